@@ -1,0 +1,271 @@
+"""The border: every argument is checked here, before any work is done.
+
+An error names the argument, what it is, what was expected, and the likely cure.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .devices import Device
+from .losses import Kind
+from .training import Data
+from .types import Array
+
+V = TypeVar("V")
+
+DTYPES = ("float32", "float64")
+
+
+def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
+    """The row of a table; an unknown name lists the valid ones."""
+    if isinstance(name, str) and name in table:
+        return table[name]
+    close = difflib.get_close_matches(str(name), table, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{hint}"
+    )
+
+
+def integer(argument: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{argument} is {value!r}, but expected a whole number.")
+    if value < least:
+        raise ValueError(f"{argument} is {value}, but expected at least {least}.")
+    return int(value)
+
+
+def number(argument: str, value: Any, low: float, high: float, *, open_high: bool = False) -> float:
+    """A finite number in [low, high], or [low, high) where `open_high`."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{argument} is {value!r}, but expected a number.")
+    checked = float(value)
+    inside = low <= checked < high if open_high else low <= checked <= high
+    if not (math.isfinite(checked) and inside):
+        end = ")" if open_high or math.isinf(high) else "]"
+        raise ValueError(f"{argument} is {value}, but expected a number in [{low}, {high}{end}.")
+    return checked
+
+
+def sizes(value: Any) -> tuple[int, ...]:
+    """n_features, hidden widths, n_outputs."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"sizes is {value!r}, but expected the number of features, the hidden widths and "
+            "the number of outputs, such as (64, 32, 10)."
+        )
+    widths = tuple(integer(f"sizes[{i}]", n, 1) for i, n in enumerate(value))
+    if len(widths) < 2:
+        raise ValueError(
+            f"sizes is {widths}, but expected at least two numbers: features and outputs."
+        )
+    return widths
+
+
+def per_layer(argument: str, value: Any, n_hidden: int) -> tuple[Any, ...]:
+    """One value for all hidden layers, or a list or tuple of one a layer."""
+    if not isinstance(value, list | tuple):
+        return (value,) * n_hidden
+    if len(value) != n_hidden:
+        raise ValueError(
+            f"{argument} has {len(value)} entries, but there are {n_hidden} hidden layers: "
+            "expected one value for all, or one for each."
+        )
+    return tuple(value)
+
+
+def _as_array(argument: str, value: Any, device: Device) -> Array:
+    """Anything array-like as an array of numbers, on the host or already on the device."""
+    if not hasattr(value, "ndim") or not hasattr(value, "dtype"):
+        try:
+            value = np.asarray(value)
+        except ValueError as error:
+            raise ValueError(
+                f"{argument} cannot be made into an array ({error}): expected rows of equal length."
+            ) from None
+    elif hasattr(value, "to_numpy"):  # a data frame
+        value = value.to_numpy()
+    if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{argument} has dtype {value.dtype}, but expected numbers. "
+            "Encode text as numbers first; a numeric array read as objects wants .astype(float)."
+        )
+    return value
+
+
+def _put(argument: str, value: Array, device: Device) -> Array:
+    try:
+        return device.put(value)
+    except TypeError as error:
+        raise TypeError(
+            f"{argument} is a {type(value).__module__}.{type(value).__name__}, which the device "
+            f"{device.name!r} cannot take ({error}). Convert it first, or choose another device."
+        ) from None
+
+
+def _rows(array: Array, device: Device) -> Array:
+    """Columns (n, m) as C-ordered rows (m, n): a view where memory already lies so."""
+    xp = device.xp
+    rows = xp.matrix_transpose(array)
+    return xp.reshape(xp.reshape(rows, (-1,)), rows.shape)
+
+
+def _finite(argument: str, array: Array, device: Device, dtype: str) -> None:
+    xp = device.xp
+    if bool(xp.all(xp.isfinite(array))):
+        return
+    host = device.get(array)
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(host))[0])
+    count = int(np.sum(~np.isfinite(host)))
+    raise ValueError(
+        f"{argument} holds {host[place]} at {list(place)} ({count} such values in all), but "
+        f"expected finite numbers that fit {dtype}. Remove or impute them first."
+    )
+
+
+def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str) -> Array:
+    """X (n_features, m) as rows (m, n_features) on the device, in the model's dtype."""
+    X = _as_array(argument, X, device)
+    shape = tuple(X.shape)
+    if X.ndim != 2:
+        raise ValueError(
+            f"{argument} has shape {shape}, but expected 2 axes, ({n_features}, n_examples). "
+            "One example x is a column: pass x[:, None]."
+        )
+    if shape[0] != n_features:
+        hint = " Are your examples rows? Pass X.T." if shape[1] == n_features else ""
+        raise ValueError(
+            f"{argument} has shape {shape}, but the first layer takes {n_features} features: "
+            f"expected ({n_features}, n_examples).{hint}"
+        )
+    if shape[1] == 0:
+        raise ValueError(f"{argument} has shape {shape}: there are no examples.")
+    xp = device.xp
+    with np.errstate(over="ignore"):  # an overflow in the cast is reported below
+        columns = xp.astype(_put(argument, X, device), getattr(xp, dtype), copy=False)
+    _finite(argument, columns, device, dtype)
+    return _rows(columns, device)
+
+
+def targets(
+    argument: str, Y: Any, kind: Kind, n_out: int, m: int, device: Device, dtype: str
+) -> Array:
+    """Y as `training.Data` wants it: labels (m,), or rows (m, n_out) in the model's dtype."""
+    Y = _as_array(argument, Y, device)
+    shape = tuple(Y.shape)
+    if kind == "multiclass" and (Y.ndim == 1 or (Y.ndim == 2 and shape[0] == 1)):
+        return _labels(argument, Y, n_out, m, device)
+    expected = f"({n_out}, {m})" + (f" or ({m},)" if n_out == 1 else "")
+    if kind == "multiclass":
+        expected = f"labels ({m},) or one-hot columns ({n_out}, {m})"
+    if Y.ndim == 1 and n_out == 1:
+        Y = Y[None, :]
+    if tuple(Y.shape) != (n_out, m):
+        hint = " Are your targets rows? Pass Y.T." if shape == (m, n_out) else ""
+        raise ValueError(f"{argument} has shape {shape}, but expected {expected}.{hint}")
+    xp = device.xp
+    T = xp.astype(_put(argument, Y, device), getattr(xp, dtype), copy=False)
+    _finite(argument, T, device, dtype)
+    low = float(xp.min(T))
+    high = float(xp.max(T))
+    if kind in ("binary", "multilabel", "multiclass") and (low < 0 or high > 1):
+        raise ValueError(
+            f"{argument} runs from {low:g} to {high:g}, but a loss for {kind} targets takes "
+            "0, 1, or probabilities between."
+        )
+    if kind == "count" and low < 0:
+        raise ValueError(f"{argument} holds {low:g}, but a loss for counts takes numbers ≥ 0.")
+    if kind == "multiclass":
+        total = xp.sum(T, axis=0)
+        if float(xp.max(xp.abs(total - 1))) > 1e-3:
+            raise ValueError(
+                f"{argument} has columns that do not sum to 1, but one-hot columns or "
+                "probabilities do. For independent labels use loss='multilabel'."
+            )
+    return _rows(T, device)
+
+
+def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device) -> Array:
+    xp = device.xp
+    if math.prod(Y.shape) != m:
+        raise ValueError(
+            f"{argument} has shape {tuple(Y.shape)}, but expected a label for each of the "
+            f"{m} examples of X."
+        )
+    Y = xp.reshape(_put(argument, Y, device), (-1,))
+    if not xp.isdtype(Y.dtype, "integral"):
+        raise TypeError(
+            f"{argument} has dtype {Y.dtype}, but labels are whole numbers 0 … {n_out - 1}. "
+            "Convert them with Y.astype(int); for numbers to be predicted use another loss, "
+            "such as 'squared_error'."
+        )
+    low, high = int(xp.min(Y)), int(xp.max(Y))
+    if low < 0 or high >= n_out:
+        raise ValueError(
+            f"{argument} holds labels from {low} to {high}, but the network has {n_out} outputs: "
+            f"expected labels 0 … {n_out - 1}. np.unique(Y, return_inverse=True)[1] numbers "
+            "the classes so."
+        )
+    return xp.astype(Y, xp.int64, copy=False)
+
+
+def weights(argument: str, value: Any, m: int, device: Device, dtype: str) -> Array | None:
+    """Sample weights (m,) ≥ 0, not all 0; None stays None."""
+    if value is None:
+        return None
+    value = _as_array(argument, value, device)
+    if tuple(value.shape) != (m,):
+        raise ValueError(
+            f"{argument} has shape {tuple(value.shape)}, but expected ({m},): a weight an example."
+        )
+    xp = device.xp
+    w = xp.astype(_put(argument, value, device), getattr(xp, dtype), copy=False)
+    _finite(argument, w, device, dtype)
+    if float(xp.min(w)) < 0 or float(xp.sum(w)) == 0:
+        raise ValueError(
+            f"{argument} runs from {float(xp.min(w)):g} to {float(xp.max(w)):g}, but expected "
+            "weights ≥ 0 that are not all 0."
+        )
+    return w
+
+
+def several_classes(argument: str, Y: Array, kind: Kind, device: Device) -> None:
+    """A classifier needs to see more than one class."""
+    if kind not in ("multiclass", "binary"):
+        return
+    xp = device.xp
+    labels = Y if Y.ndim == 1 else (Y[:, 0] if kind == "binary" else xp.argmax(Y, axis=1))
+    low, high = float(xp.min(labels)), float(xp.max(labels))
+    if low == high:
+        raise ValueError(
+            f"{argument} holds one class only ({low:g}), but a classifier learns from at least "
+            "two. Is the file sorted by class, or the wrong column chosen?"
+        )
+
+
+def data(
+    X: Any,
+    Y: Any,
+    sample_weight: Any,
+    widths: tuple[int, ...],
+    kind: Kind,
+    device: Device,
+    dtype: str,
+    names: tuple[str, str, str] = ("X", "Y", "sample_weight"),
+) -> Data:
+    """Examples, targets and weights, checked and on the device."""
+    rows = examples(names[0], X, widths[0], device, dtype)
+    m = int(rows.shape[0])
+    return Data(
+        rows,
+        targets(names[1], Y, kind, widths[-1], m, device, dtype),
+        weights(names[2], sample_weight, m, device, dtype),
+    )

@@ -1,0 +1,310 @@
+"""The loop over epochs: history, early stopping, callbacks, progress.
+
+`train` repeats `training.train_step` and keeps in a `Run` whatever has been reached, so
+that an interruption at any moment leaves the weights of the last whole step. Numbers
+are read from the device once an epoch.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .devices import Device
+from .schedules import Plateau, ReduceOnPlateau, Schedule
+from .training import Data, Recipe, batch, bits_for, evaluate, shuffled, train_step
+from .types import Array, State
+
+
+class TrainingDiverged(FloatingPointError):
+    """The loss or the weights stopped being finite; the model keeps the last good weights."""
+
+
+class Epoch(NamedTuple):
+    """What is known at the end of an epoch; numbers, or (n_networks,) arrays.
+
+    epoch             counted from 1 over the life of the model
+    step              updates done so far
+    rate              learning rate of the epoch's last update
+    loss              mean objective of the epoch's batches, each before its update
+    validation_loss   the objective on the validation data, or None
+    validation_score  accuracy or R² there, or None
+    seconds           since `fit` began
+    """
+
+    epoch: int
+    step: int
+    rate: Any
+    loss: Any
+    validation_loss: Any
+    validation_score: Any
+    seconds: float
+
+
+Callback = Callable[[Any, Epoch], Any]
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop after `patience` epochs without an improvement of more than `threshold`.
+
+    Watches the validation loss, or the training loss where there is no validation data.
+    The best weights are restored. Each of several networks stops by itself.
+    """
+
+    patience: int = 10
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call of `fit` is asked to do.
+
+    seeds    one for each network
+    leading  () for one network, (n_networks,) for several
+    """
+
+    epochs: int
+    batch_size: int
+    seeds: tuple[int, ...]
+    leading: tuple[int, ...]
+    schedule: Schedule
+    shuffle: bool = True
+    early_stopping: EarlyStopping | None = None
+    callbacks: tuple[Callback, ...] = ()
+    progress: bool = True
+
+
+@dataclass
+class Run:
+    """What a training has reached: the one object that changes.
+
+    Its `state` is replaced after every step, its `history` grows by one entry an epoch.
+    """
+
+    state: State
+    epoch: int = 0
+    history: dict[str, list[Any]] = field(default_factory=dict)
+
+    def record(self, epoch: Epoch) -> None:
+        """Add an epoch to the history: a list for each field that is known."""
+        self.epoch = epoch.epoch
+        for name, value in epoch._asdict().items():
+            if value is not None:
+                self.history.setdefault(name, []).append(value)
+
+
+class _Best:
+    """The best weights seen, for each network."""
+
+    def __init__(self, rule: EarlyStopping, device: Device, state: State, n: int) -> None:
+        self.rule, self.device, self.state = rule, device, state
+        self.loss = np.full(n, np.inf)
+        self.waited = np.zeros(n, dtype=int)
+        self.stopped = np.zeros(n, dtype=bool)
+
+    def observe(self, loss: npt.NDArray[np.float64], state: State) -> bool:
+        """Take in an epoch's loss (n_networks,); whether every network has stopped."""
+        better = (loss < self.loss - self.rule.threshold) & ~self.stopped
+        self.loss = np.where(better, loss, self.loss)
+        self.waited = np.where(better, 0, self.waited + 1)
+        self.stopped |= self.waited >= self.rule.patience
+        if better.all():
+            self.state = state
+        elif better.any():
+            chosen, where = self.device.put(better[:, None]), self.device.xp.where
+            self.state = state._replace(
+                theta=where(chosen, state.theta, self.state.theta),
+                running=where(chosen, state.running, self.state.running),
+            )
+        return bool(self.stopped.all())
+
+
+class Rates:
+    """The learning rate of every step of one `fit`: the optimiser's × schedule × plateau."""
+
+    def __init__(self, base: float, plan: Plan, steps_per_epoch: int) -> None:
+        self.base, self.plan, self.steps_per_epoch = base, plan, steps_per_epoch
+        self.n_steps = plan.epochs * steps_per_epoch
+        self.plateau: Plateau | None = None
+        if isinstance(plan.schedule, ReduceOnPlateau):
+            self.plateau = plan.schedule.begin(len(plan.seeds))
+
+    def at(self, step: int) -> Any:
+        """The rate of update `step`: a float, or (n_networks,) where networks differ."""
+        rate = self.base * self.plan.schedule.factor(step, self.n_steps, self.steps_per_epoch)
+        if self.plateau is None:
+            return rate
+        reduction = self.plateau.reduction
+        return rate * (reduction if self.plan.leading else float(reduction[0]))
+
+    def observe(self, loss: npt.NDArray[np.float64]) -> None:
+        """Take in the monitored loss of an epoch, (n_networks,)."""
+        if self.plateau is not None and isinstance(self.plan.schedule, ReduceOnPlateau):
+            self.plateau = self.plan.schedule.observe(self.plateau, loss)
+
+
+def train(
+    recipe: Recipe,
+    device: Device,
+    run: Run,
+    plan: Plan,
+    data: Data,
+    validation: Data | None = None,
+    model: Any = None,
+) -> None:
+    """Train `run` by `plan`; everything reached is in `run`, also after an exception.
+
+    model  what callbacks get as their first argument
+    """
+    rates = Rates(recipe.optimizer.rate, plan, -(-data.m // plan.batch_size))
+    best = None
+    if plan.early_stopping is not None:
+        best = _Best(plan.early_stopping, device, run.state, len(plan.seeds))
+    weights = None if data.weights is None else device.get(data.weights)
+    began = time.perf_counter()
+    with progress_bar(rates.n_steps, plan.progress) as bar:
+        for number in range(plan.epochs):
+            loss = _epoch(recipe, device, run, plan, data, weights, rates, number, bar)
+            found = None
+            if validation is not None:
+                found = evaluate(recipe, device.xp, run.state, validation)
+                found = found._replace(
+                    loss=_number(device.get(found.loss)), score=_number(device.get(found.score))
+                )
+            result = Epoch(
+                epoch=run.epoch + 1,
+                step=run.state.step,
+                rate=_number(rates.at((number + 1) * rates.steps_per_epoch - 1)),
+                loss=_number(loss),
+                validation_loss=None if found is None else found.loss,
+                validation_score=None if found is None else found.score,
+                seconds=time.perf_counter() - began,
+            )
+            run.record(result)
+            bar.set_postfix_str(describe(result), refresh=False)
+            monitored = np.reshape(loss if found is None else np.asarray(found.loss), (-1,))
+            rates.observe(monitored)
+            stops = [bool(callback(model, result)) for callback in plan.callbacks]
+            if (best is not None and best.observe(monitored, run.state)) or any(stops):
+                break
+    if best is not None and np.isfinite(best.loss).any():
+        run.state = run.state._replace(theta=best.state.theta, running=best.state.running)
+
+
+def _epoch(
+    recipe: Recipe,
+    device: Device,
+    run: Run,
+    plan: Plan,
+    data: Data,
+    weights: npt.NDArray[Any] | None,
+    rates: Rates,
+    number: int,
+    bar: Any,
+) -> npt.NDArray[np.float64]:
+    """One pass over the data: the mean objective of its batches, () or (n_networks,)."""
+    xp, network = device.xp, recipe.network
+    good = run.state  # finite: so the last epoch's end found
+    order = np.arange(data.m)
+    if plan.shuffle:
+        order = shuffled(plan.seeds, plan.leading, run.epoch, data.m)
+    index = device.put(order)
+    losses: list[Array] = []
+    starts = range(0, data.m, plan.batch_size)
+    for start in starts:
+        rate = rates.at(number * rates.steps_per_epoch + len(losses))
+        if isinstance(rate, np.ndarray):
+            rate = device.xp.astype(device.put(rate[:, None]), good.theta.dtype)
+        X, T, w = batch(recipe, xp, data, index[..., start : start + plan.batch_size])
+        bits = bits_for(device, network, plan.seeds, plan.leading, run.state.step, X.shape[-1])
+        state = train_step(recipe, xp, run.state, X, T, w, bits, rate)
+        losses.append(state.loss)
+        if not device.reads_wait and not np.isfinite(device.get(state.loss)).all():
+            break
+        run.state = state
+        bar.update(1)
+    table = device.get(xp.stack(losses)).astype(np.float64).T  # (…, n_batches)
+    finite = np.isfinite(table).reshape(-1, len(losses)).all(axis=0)
+    if not finite.all() or not bool(xp.all(xp.isfinite(run.state.theta))):
+        run.state = good
+        bad = len(losses) if finite.all() else int(np.argmin(finite)) + 1
+        raise TrainingDiverged(_divergence(run.epoch + 1, bad, rates, number, data, device))
+    sizes = np.ones(data.m) if weights is None else weights
+    share = np.add.reduceat(sizes[order].astype(np.float64), list(starts), axis=-1)
+    return np.asarray(np.sum(table * share, axis=-1) / np.sum(share, axis=-1))
+
+
+def _divergence(
+    epoch: int, step: int, rates: Rates, number: int, data: Data, device: Device
+) -> str:
+    xp = device.xp
+    rate = np.max(rates.at(number * rates.steps_per_epoch + step - 1))
+    largest = float(xp.max(xp.abs(data.rows)))
+    cure = "lower the learning rate or set clip_norm=1.0"
+    if largest > 100:
+        cure = f"scale the features (the largest is {largest:.3g} in size), or " + cure
+    return (
+        f"The loss stopped being finite in epoch {epoch}, step {step}, at a learning rate of "
+        f"{rate:.3g}. The model keeps its weights from the end of epoch {epoch - 1}. "
+        f"Likely cure: {cure}."
+    )
+
+
+def _number(value: Any) -> Any:
+    """A float for one network, a float64 array for several."""
+    array = np.asarray(value, dtype=np.float64)
+    return float(array) if array.ndim == 0 else array
+
+
+def describe(epoch: Epoch) -> str:
+    """One line for the progress bar, the best network standing for several."""
+    parts = [f"loss {np.min(epoch.loss):.4f}"]
+    if epoch.validation_loss is not None:
+        parts.append(f"validation {np.min(epoch.validation_loss):.4f}")
+        parts.append(f"score {np.max(epoch.validation_score):.4f}")
+    return ", ".join(parts)
+
+
+class _Silent:
+    """A progress bar that shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    def update(self, n: int) -> None:
+        return None
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+        return None
+
+
+def progress_bar(n_steps: int, shown: bool) -> Any:
+    """A tqdm bar on standard error, or nothing; tqdm is imported only when shown."""
+    if not shown:
+        return _Silent()
+    from tqdm import tqdm
+
+    return tqdm(total=n_steps, unit="step", file=sys.stderr, dynamic_ncols=True)
+
+
+__all__ = [
+    "Callback",
+    "EarlyStopping",
+    "Epoch",
+    "Plan",
+    "Rates",
+    "Run",
+    "TrainingDiverged",
+    "describe",
+    "train",
+]

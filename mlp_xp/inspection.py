@@ -1,0 +1,165 @@
+"""Looking inside: every array of one step by name, and gradients checked numerically."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import checks
+from .kernels import Kernels
+from .model import MLP
+from .network import connections, forward, split
+from .training import Recipe, batch, bits_for, gradient, objective
+from .types import Array
+
+CHUNK = 1 << 22  # entries of perturbed parameters evaluated at once
+
+
+def inspect_step(model: MLP, X: Any, Y: Any, sample_weight: Any = None) -> dict[str, Array]:
+    """Every array of the next training step on (X, Y), by name; the model is unchanged.
+
+    A0 is X. Layer l = 1 … L adds Zl, Al (its output), deltal = ∂J/∂Zl, and the gradients
+    dWl, dbl, dgainl, dPl of the parameters it has; maskl where it drops. "loss" is the
+    objective. Shapes are those of the mathematics: (n_out, m) for Z, A and delta. All
+    arrays are on the model's device, float64 or float32 as the model is.
+    """
+    data = checks.data(
+        X, Y, sample_weight, model.network.sizes, model.loss.kind, model.device, model.dtype
+    )
+    device, network, state = model.device, model.network, model._run.state
+    index = device.put(np.arange(data.m))
+    X_, T, w = batch(model._recipe, device.xp, data, index)
+    bits = bits_for(device, network, model.seeds, model.leading, state.step, data.m)
+    found = gradient(model._recipe, device.xp, state.theta, X_, T, w, bits)
+    seen: dict[str, Array] = {"loss": found.J, "A0": X_}
+    for i, (memory, delta) in enumerate(zip(found.memories, found.deltas, strict=True), 1):
+        seen[f"Z{i}"], seen[f"A{i}"], seen[f"delta{i}"] = memory.Z, memory.A, delta
+        if memory.mask is not None:
+            seen[f"mask{i}"] = memory.mask
+    by_layer = split(network, device.xp, found.g)
+    for slot in network.slots:
+        seen[f"d{slot.name}"] = getattr(by_layer[slot.layer], slot.field)
+    return seen
+
+
+class GradientCheck(NamedTuple):
+    """The result of `check_gradients`.
+
+    passed          whether the worst error is within the tolerance
+    worst           name of the worst parameter, such as "W2[3, 1]"
+    error           its error: |backward - numerical| / max(|backward|, |numerical|, floor)
+    backward, numerical  its two gradients
+    checked, kinks  how many parameters were compared, and how many were passed over
+                    because the objective has a kink within the step (relu at 0)
+    """
+
+    passed: bool
+    worst: str
+    error: float
+    backward: float
+    numerical: float
+    checked: int
+    kinks: int
+
+
+def check_gradients(
+    model: MLP,
+    X: Any,
+    Y: Any,
+    sample_weight: Any = None,
+    *,
+    step: float = 1e-5,
+    tolerance: float = 1e-5,
+    kernels: Kernels | None = None,
+) -> GradientCheck:
+    """Compare the backward pass with central differences, in float64 on the model's device.
+
+    step       half the distance between the two points of a difference
+    tolerance  largest relative error that passes
+    kernels    a kernel set to check instead of the device's own
+
+    The model's parameters and one training batch (X, Y) are used, with the dropout mask of
+    the next step held fixed. Parameters are perturbed as independent networks along a
+    leading axis, many in one forward pass. Where the second difference shows a kink, the
+    parameter is passed over and counted.
+    """
+    device, network, xp = model.device, model.network, model.device.xp
+    data = checks.data(X, Y, sample_weight, network.sizes, model.loss.kind, device, "float64")
+    theta_host = np.reshape(device.get(model._run.state.theta), (-1, network.n_parameters))[0]
+    theta_host = theta_host.astype(np.float64)
+    theta = device.put(theta_host)
+    decayed = np.zeros(network.n_parameters)
+    decayed[: network.n_weights] = 1
+    connected = connections(network, model.seeds[0])
+    recipe = replace(
+        model._recipe,
+        kernels=kernels or model._recipe.kernels,
+        decayed=device.put(decayed),
+        connected=None if connected is None else device.put(connected),
+    )
+    X_, T, w = batch(recipe, xp, data, device.put(np.arange(data.m)))
+    bits = bits_for(device, network, model.seeds[:1], (), model._run.state.step, data.m)
+    backward = device.get(gradient(recipe, xp, theta, X_, T, w, bits).g)
+    present = np.arange(network.n_parameters)
+    if connected is not None:
+        present = np.flatnonzero(connected)
+
+    def J(thetas: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return _objectives(recipe, model, thetas, X_, T, w, bits)
+
+    centre = float(J(theta_host[None])[0])
+    above, below = np.empty(len(present)), np.empty(len(present))
+    many = max(1, CHUNK // network.n_parameters)
+    for start in range(0, len(present), many):
+        part = present[start : start + many]
+        shift = np.zeros((len(part), network.n_parameters))
+        shift[np.arange(len(part)), part] = step
+        above[start : start + many] = J(theta_host + shift)
+        below[start : start + many] = J(theta_host - shift)
+    numerical = (above - below) / (2 * step)
+    exact = backward[present]
+    scale = np.maximum(np.abs(exact), np.abs(numerical))
+    floor = max(1e-3 * float(np.max(scale)), 1e-7)
+    error = np.abs(exact - numerical) / np.maximum(scale, floor)
+    # At a kink within the step the error is half of |second difference| / step; where J is
+    # smooth, that quotient is only step · J'' and explains no error.
+    bend = np.abs(above - 2 * centre + below) / step
+    kinks = (error > tolerance) & (bend >= np.abs(exact - numerical))
+    error = np.where(kinks, -1.0, np.where(np.isfinite(error), error, np.inf))
+    place = int(np.argmax(error))
+    index = int(present[place])
+    slot = next(slot for slot in network.slots if slot.start <= index < slot.stop)
+    row, column = divmod(index - slot.start, slot.shape[1])
+    return GradientCheck(
+        passed=bool(error[place] <= tolerance) and not kinks.all(),
+        worst=f"{slot.name}[{row}, {column}]",
+        error=float(error[place]),
+        backward=float(exact[place]),
+        numerical=float(numerical[place]),
+        checked=int(len(present) - kinks.sum()),
+        kinks=int(kinks.sum()),
+    )
+
+
+def _objectives(
+    recipe: Recipe,
+    model: MLP,
+    thetas: npt.NDArray[np.float64],
+    X: Array,
+    T: Array,
+    w: Array | None,
+    bits: Array | None,
+) -> npt.NDArray[np.float64]:
+    """The training objective of many parameter vectors (k, n_parameters): (k,)."""
+    device, xp = model.device, model.device.xp
+    theta = device.put(thetas)
+    layers = split(recipe.network, xp, theta)
+    scores = forward(recipe.network, recipe.kernels, xp, layers, X, bits=bits).scores
+    J, _, _ = recipe.kernels.score(xp, recipe.loss, scores, T, w)
+    return device.get(objective(recipe, xp, theta, J)).astype(np.float64)
+
+
+__all__ = ["GradientCheck", "check_gradients", "inspect_step"]

@@ -1,0 +1,238 @@
+"""THE SPECIFICATION: every computation of a training step, as the formula it is.
+
+Kernels are pure functions of arrays that take the namespace `xp` first and follow the
+array API standard. They use the last two axes only, so that arrays with one more
+leading axis are many networks at once. `SPEC` collects them; a faster set for some
+device is `SPEC._replace(layer=…)`, held equal to SPEC by tests.
+
+`out` names arrays a fast version may fill instead of allocating; the specification
+ignores it. Callers use only what is returned.
+
+Notation (the README's table): m examples, W weights, A activations, Z pre-activations,
+δ = ∂J/∂Z, dA = ∂J/∂A. The mean over examples is inside δ from the start (`score`), so
+that no later kernel divides by m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .activations import Activation
+from .losses import Loss
+from .optimizers import Moments, Optimizer
+from .types import Array, Namespace, Normalised
+
+EPSILON = 1e-5  # added to variances, as in Ioffe & Szegedy 2015
+
+
+def product(xp: Namespace, W: Array, A: Array, *, out: Array | None = None) -> Array:
+    """W A: (n_out, n_in), (n_in, m) → (n_out, m)."""
+    return xp.matmul(W, A)
+
+
+def layer(
+    xp: Namespace,
+    W: Array,
+    A: Array,
+    b: Array,
+    activation: Activation,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """Z = W A + b and H = f(Z).
+
+    W  (n_out, n_in), A (n_in, m), b (n_out, 1)
+
+    Returns Z and H, (n_out, m) each. Where the slope of f is written in its output, a
+    fast version may return H in the place of Z.
+    """
+    Z = xp.matmul(W, A) + b
+    return Z, activation.f(xp, Z)
+
+
+def activate(xp: Namespace, Z: Array, activation: Activation, *, out: Array | None = None) -> Array:
+    """H = f(Z), (n_out, m)."""
+    return activation.f(xp, Z)
+
+
+def normalise(
+    xp: Namespace, S: Array, gain: Array, b: Array, axis: int, *, out: Array | None = None
+) -> Normalised:
+    """Z = gain (S - mean) / √(variance + ε) + b, with the moments of S itself.
+
+    axis  -1: over the examples, batch normalisation (Ioffe & Szegedy 2015, algorithm 1)
+          -2: over the units, layer normalisation (Ba, Kiros & Hinton 2016, eq. 3)
+    S     (n_out, m); gain, b (n_out, 1)
+    """
+    mean = xp.mean(S, axis=axis, keepdims=True)
+    centred = S - mean
+    variance = xp.mean(centred * centred, axis=axis, keepdims=True)
+    inverse_deviation = 1 / xp.sqrt(variance + EPSILON)
+    N = centred * inverse_deviation
+    return Normalised(gain * N + b, N, inverse_deviation, mean, variance)
+
+
+def normalise_by(
+    xp: Namespace, S: Array, gain: Array, b: Array, mean: Array, variance: Array
+) -> Array:
+    """The same with given moments (n_out, 1): batch normalisation in evaluation."""
+    return gain * ((S - mean) / xp.sqrt(variance + EPSILON)) + b
+
+
+def normalise_gradient(
+    xp: Namespace,
+    delta: Array,
+    gain: Array,
+    normalised: Normalised,
+    axis: int,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """∂J/∂S and ∂J/∂gain from δ = ∂J/∂Z, through both moments.
+
+    With G = gain δ and means along `axis`:  ∂J/∂S = (G - mean G - N mean(G N)) / √(variance + ε)
+    """
+    _, N, inverse_deviation, _, _ = normalised
+    G = gain * delta
+    mean = xp.mean(G, axis=axis, keepdims=True)
+    mean_N = xp.mean(G * N, axis=axis, keepdims=True)
+    return (
+        (G - mean - N * mean_N) * inverse_deviation,
+        xp.sum(delta * N, axis=-1, keepdims=True),
+    )
+
+
+def dropout_mask(
+    xp: Namespace, bits: Array, rate: float, dtype: Any, *, out: Array | None = None
+) -> Array:
+    """0 with probability `rate`, else 1 / (1 - rate): inverted dropout (Srivastava et al. 2014).
+
+    bits  unsigned 16-bit integers, uniform; the rate is rounded to 1/65536 and the
+          scale follows the rounded rate, so that the mean is 1 to rounding
+    """
+    threshold = round(rate * 65536)
+    return xp.astype(bits >= threshold, dtype) * (65536 / (65536 - threshold))
+
+
+def dropout(xp: Namespace, H: Array, mask: Array, *, out: Array | None = None) -> Array:
+    """H ∘ mask."""
+    return H * mask
+
+
+def score(
+    xp: Namespace,
+    loss: Loss,
+    S: Array,
+    T: Array,
+    weights: Array | None,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array, Array]:
+    """The weighted mean loss of a batch, its derivative by the scores, and by the last bias.
+
+    S, T     (n_out, m)  scores and targets
+    weights  (m,) ≥ 0 or None for equal; a batch whose weights are all 0 has loss 0
+
+    Returns J = Σ wᵢ ℓᵢ / Σ wᵢ, (); δ = ∂J/∂S, (n_out, m); Σ δ over examples, (n_out, 1).
+    """
+    if weights is None:
+        J = xp.mean(loss.value(xp, S, T), axis=-1)
+        delta = loss.delta(xp, S, T) / S.shape[-1]
+    else:
+        total = xp.sum(weights, axis=-1, keepdims=True)
+        share = weights / xp.where(total > 0, total, xp.ones_like(total))
+        J = xp.sum(share * loss.value(xp, S, T), axis=-1)
+        delta = share[..., None, :] * loss.delta(xp, S, T)
+    return J, delta, xp.sum(delta, axis=-1, keepdims=True)
+
+
+def input_gradient(xp: Namespace, W: Array, dS: Array, *, out: Array | None = None) -> Array:
+    """Carry the error one layer back: dA = Wᵀ dS, (n_in, m)."""
+    return xp.matmul(xp.matrix_transpose(W), dS)
+
+
+def activation_gradient(
+    xp: Namespace,
+    dA: Array,
+    V: Array,
+    activation: Activation,
+    mask: Array | None,
+    *,
+    out: Array | None = None,
+) -> tuple[Array, Array]:
+    """δ = dA ∘ mask ∘ f', and Σ δ over examples, the gradient of the bias.
+
+    dA    (n_out, m)  ∂J/∂A of the layer
+    V     (n_out, m)  H or Z, whichever `activation.slope_of` names
+    mask  (n_out, m)  the dropout mask of the forward pass, or None
+
+    Returns δ (n_out, m) and ∂J/∂b (n_out, 1).
+    """
+    delta = dA * activation.slope(xp, V)
+    if mask is not None:
+        delta = delta * mask
+    return delta, xp.sum(delta, axis=-1, keepdims=True)
+
+
+def weight_gradient(xp: Namespace, dS: Array, A: Array, *, out: Array | None = None) -> Array:
+    """∂J/∂W = dS Aᵀ: (n_out, m), (n_in, m) → (n_out, n_in)."""
+    return xp.matmul(dS, xp.matrix_transpose(A))
+
+
+def clip_norm(xp: Namespace, g: Array, limit: float, *, out: Array | None = None) -> Array:
+    """g scaled so that its Euclidean norm is at most `limit` (Pascanu et al. 2013).
+
+    One norm over all parameters of a network; no value is read on the host.
+    """
+    norm = xp.sqrt(xp.sum(g * g, axis=-1, keepdims=True))
+    return g * (limit / xp.maximum(norm, xp.full_like(norm, limit)))
+
+
+def clip_value(xp: Namespace, g: Array, limit: float, *, out: Array | None = None) -> Array:
+    """Every entry of g held within ±limit."""
+    bound = xp.full_like(g, limit)
+    return xp.minimum(xp.maximum(g, -bound), bound)
+
+
+def update(
+    xp: Namespace,
+    optimizer: Optimizer,
+    theta: Array,
+    g: Array,
+    moments: Moments,
+    scalars: tuple[Any, ...],
+    shrink: Array | None,
+    *,
+    out: tuple[Array, Moments] | None = None,
+) -> tuple[Array, Moments]:
+    """One update of the flat vector of all parameters.
+
+    shrink  rate · weight_decay for every weight and 0 for the rest, like theta; or None
+    """
+    if shrink is not None:
+        theta = theta - shrink * theta
+    return optimizer.update(xp, theta, g, moments, *scalars)
+
+
+class Kernels(NamedTuple):
+    """A kernel set is a value: one function for each computation of a step."""
+
+    product: Callable[..., Array] = product
+    layer: Callable[..., tuple[Array, Array]] = layer
+    activate: Callable[..., Array] = activate
+    normalise: Callable[..., Normalised] = normalise
+    normalise_by: Callable[..., Array] = normalise_by
+    normalise_gradient: Callable[..., tuple[Array, Array]] = normalise_gradient
+    dropout_mask: Callable[..., Array] = dropout_mask
+    dropout: Callable[..., Array] = dropout
+    score: Callable[..., tuple[Array, Array, Array]] = score
+    input_gradient: Callable[..., Array] = input_gradient
+    activation_gradient: Callable[..., tuple[Array, Array]] = activation_gradient
+    weight_gradient: Callable[..., Array] = weight_gradient
+    clip_norm: Callable[..., Array] = clip_norm
+    clip_value: Callable[..., Array] = clip_value
+    update: Callable[..., tuple[Array, Moments]] = update
+
+
+SPEC = Kernels()

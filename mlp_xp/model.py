@@ -1,0 +1,491 @@
+"""The front of the library: a network that can be trained, asked, saved and looked into.
+
+Columns, as in the mathematics: X is (n_features, n_examples). Rows of a table enter as
+`rows.T`, which costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import checks
+from .activations import ACTIVATIONS, Activation
+from .devices import Device
+from .devices import device as find_device
+from .fitting import Callback, EarlyStopping, Plan, Run, train
+from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
+from .losses import LOSSES, Loss
+from .network import (
+    AXES,
+    Network,
+    Normalization,
+    connections,
+    initial_statistics,
+    initialise,
+    split,
+)
+from .optimizers import OPTIMIZERS, Optimizer
+from .schedules import SCHEDULES, Schedule
+from .training import (
+    Data,
+    Recipe,
+    Score,
+    batch,
+    bits_for,
+    evaluate,
+    scores_of,
+    shuffled,
+    stacked,
+    train_step,
+)
+from .types import Array, State
+
+DEFAULT_BATCH = 128
+
+
+class LearningRates(NamedTuple):
+    """The result of a learning-rate search.
+
+    rates, losses  one entry a step
+    suggestion     the rate at which the smoothed loss falls fastest
+    """
+
+    rates: npt.NDArray[np.float64]
+    losses: npt.NDArray[np.float64]
+    suggestion: float
+
+
+class MLP:
+    """A multilayer perceptron.
+
+    sizes            n_features, widths of the hidden layers, n_outputs: (64, 32, 10)
+    activation       name, `Activation`, or pair of functions (f(xp, Z), slope(xp, Z)); one
+                     for all hidden layers, or a list of one a layer
+    loss             name or `Loss`: "cross_entropy", "binary_cross_entropy", "multilabel",
+                     "squared_error", "absolute_error", "huber", "poisson"
+    normalization    "none", "batch" or "layer", before every hidden activation
+    dropout          rate of the hidden layers, one number or a list of one a layer
+    residual         skip connections round the hidden layers
+    density          share of connections that exist in the hidden layers
+    initializer      name or `Initializer`; "auto" takes the activation's match
+    optimizer        name or `Optimizer`
+    learning_rate    instead of the optimiser's own
+    l2               adds ½ l2 Σ W² to the objective; weights only
+    weight_decay     decoupled decay, instead of the optimiser's own; weights only
+    clip_norm        largest norm of a gradient, or None
+    clip_value       largest entry of a gradient, or None
+    label_smoothing  share of every target spread over the classes, in training
+    dtype            "float32" or "float64"
+    device           "cpu", or a `Device`
+    seed             a whole number: the same weights, shuffles and dropout everywhere; None
+                     draws one; a list of numbers trains as many independent networks at
+                     once, each as if it were alone, and puts one more axis in front of
+                     every result
+    """
+
+    def __init__(
+        self,
+        sizes: Iterable[int],
+        *,
+        activation: Any = "relu",
+        loss: str | Loss = "cross_entropy",
+        normalization: Normalization = "none",
+        dropout: float | Sequence[float] = 0.0,
+        residual: bool = False,
+        density: float = 1.0,
+        initializer: str | Initializer = "auto",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float | None = None,
+        l2: float = 0.0,
+        weight_decay: float | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        label_smoothing: float = 0.0,
+        dtype: str = "float32",
+        device: str | Device = "cpu",
+        seed: int | Sequence[int] | None = 0,
+    ) -> None:
+        widths = checks.sizes(sizes)
+        n_hidden = len(widths) - 2
+        activations = _activations(activation, n_hidden)
+        rates = checks.per_layer("dropout", dropout, n_hidden)
+        checks.choose("normalization", dict.fromkeys(("none", *AXES)), normalization)
+        self.loss = loss if isinstance(loss, Loss) else checks.choose("loss", LOSSES, loss)
+        _check_outputs(self.loss, loss, widths[-1])
+        checks.choose("dtype", dict.fromkeys(checks.DTYPES), dtype)
+        self.network = Network(
+            sizes=widths,
+            activations=activations,
+            dropout=tuple(checks.number("dropout", rate, 0, 1, open_high=True) for rate in rates),
+            normalization=normalization,
+            residual=bool(residual),
+            density=_positive("density", density, most=1.0),
+        )
+        self.dtype = dtype
+        self.device = find_device(device)
+        self.seeds, self.leading = _seeds(seed)
+        self.optimizer = _optimizer(optimizer, learning_rate, weight_decay)
+        self.l2 = checks.number("l2", l2, 0, math.inf)
+        self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
+        self.clip_value = None if clip_value is None else _positive("clip_value", clip_value)
+        self.label_smoothing = checks.number(
+            "label_smoothing", label_smoothing, 0, 1, open_high=True
+        )
+        if self.label_smoothing and self.loss.kind in ("real", "count"):
+            raise ValueError("label_smoothing needs a loss for classes, not for numbers.")
+        self.initializers = _initializers(initializer, activations)
+        self.config = {
+            "sizes": list(widths),
+            "activation": [_name(ACTIVATIONS, a) for a in activations],
+            "loss": _name(LOSSES, self.loss),
+            "normalization": normalization,
+            "dropout": list(self.network.dropout),
+            "residual": self.network.residual,
+            "density": self.network.density,
+            "initializer": initializer if isinstance(initializer, str) else None,
+            "optimizer": _optimizer_config(self.optimizer),
+            "l2": self.l2,
+            "clip_norm": self.clip_norm,
+            "clip_value": self.clip_value,
+            "label_smoothing": self.label_smoothing,
+            "dtype": dtype,
+            "seed": list(self.seeds) if self.leading else self.seeds[0],
+        }
+        self.reset()
+
+    # -- state ---------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Back to the initial weights, with no history."""
+        theta = [initialise(self.network, seed, self.initializers) for seed in self.seeds]
+        running = [initial_statistics(self.network) for _ in self.seeds]
+        absent = [connections(self.network, seed) for seed in self.seeds]
+        decayed = np.zeros(self.network.n_parameters)
+        decayed[: self.network.n_weights] = 1
+        dense = self.network.density == 1.0
+        self._recipe = Recipe(
+            network=self.network,
+            loss=self.loss,
+            optimizer=self.optimizer,
+            kernels=self.device.kernels,
+            decayed=self._put(decayed),
+            connected=None if dense else self._put(stacked(absent, self.leading)),  # type: ignore[arg-type]
+            classes=self.device.put(np.arange(self.network.sizes[-1])),
+            l2=self.l2,
+            label_smoothing=self.label_smoothing,
+            clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
+        )
+        start = self._put(stacked(theta, self.leading))
+        zeros = self.device.xp.zeros_like
+        moments = tuple(zeros(start) for _ in range(self.optimizer.n_moments))
+        self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
+
+    def _put(self, array: npt.NDArray[Any]) -> Array:
+        return self.device.put(array.astype(self.dtype))
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """One list a quantity, one entry an epoch: epoch, loss, validation_loss, rate, …"""
+        return self._run.history
+
+    @property
+    def epochs_trained(self) -> int:
+        """Whole epochs since the initial weights."""
+        return self._run.epoch
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters of one network, absent connections included."""
+        return self.network.n_parameters
+
+    @property
+    def parameters(self) -> dict[str, Array]:
+        """W1, b1, gain1, P1, W2 … by name, on the device: (…, n_out, n_in) each."""
+        layers = split(self.network, self.device.xp, self._run.state.theta)
+        return {slot.name: getattr(layers[slot.layer], slot.field) for slot in self.network.slots}
+
+    # -- training ------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        epochs: int = 20,
+        batch_size: int | None = None,
+        validation_data: tuple[Any, ...] | None = None,
+        sample_weight: Any = None,
+        schedule: str | Schedule = "constant",
+        early_stopping: EarlyStopping | int | None = None,
+        shuffle: bool = True,
+        callbacks: Sequence[Callback] = (),
+        progress: bool = True,
+    ) -> MLP:
+        """Train on examples X (n_features, m) with targets Y; returns the model.
+
+        Y                labels (m,) or one-hot (n_out, m) for cross_entropy; else (n_out, m),
+                         or (m,) for one output
+        batch_size       examples a step, the last batch of an epoch being what is left;
+                         None: 128, or all if there are fewer
+        validation_data  (X, Y) or (X, Y, sample_weight), measured after every epoch
+        sample_weight    (m,) ≥ 0
+        schedule         name or `Schedule` of the learning rate over this call
+        early_stopping   patience in epochs, or `EarlyStopping`
+        callbacks        functions (model, Epoch), called after every epoch; a true result
+                         ends the training after that epoch
+        progress         a progress bar on standard error
+
+        A second call goes on where the first ended, with the optimiser's moments. Raises
+        `TrainingDiverged` if the loss stops being finite, keeping the last good weights;
+        after a KeyboardInterrupt the model holds the weights of the last step.
+        """
+        kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
+        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype)
+        checks.several_classes("Y", data.targets, kind, self.device)
+        validation = None
+        if validation_data is not None:
+            validation = self._validation(validation_data)
+        if isinstance(early_stopping, int):
+            early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
+        if not isinstance(schedule, Schedule):
+            schedule = checks.choose("schedule", SCHEDULES, schedule)
+        plan = Plan(
+            epochs=checks.integer("epochs", epochs, 1),
+            batch_size=_batch_size(batch_size, data.m),
+            seeds=self.seeds,
+            leading=self.leading,
+            schedule=schedule,
+            shuffle=bool(shuffle),
+            early_stopping=early_stopping,
+            callbacks=tuple(callbacks),
+            progress=progress,
+        )
+        train(self._recipe, self.device, self._run, plan, data, validation, self)
+        return self
+
+    def _validation(self, given: tuple[Any, ...]) -> Data:
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise ValueError(
+                "validation_data takes (X, Y) or (X, Y, sample_weight), "
+                f"but a {type(given).__name__} was given."
+            )
+        X, Y, w = (*given, None)[:3]
+        names = ("validation X", "validation Y", "validation sample_weight")
+        args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
+        return checks.data(X, Y, w, *args)
+
+    def find_learning_rate(
+        self,
+        X: Any,
+        Y: Any,
+        *,
+        lowest: float = 1e-6,
+        highest: float = 10.0,
+        steps: int = 100,
+        batch_size: int | None = None,
+    ) -> LearningRates:
+        """Train a copy of the weights at rates rising from `lowest` to `highest`.
+
+        Smith 2017, "Cyclical Learning Rates for Training Neural Networks", §3.3. Stops when
+        the loss is four times its least. The model itself is left as it is.
+        """
+        data = checks.data(X, Y, None, self.network.sizes, self.loss.kind, self.device, self.dtype)
+        lowest, highest = _positive("lowest", lowest), _positive("highest", highest)
+        if lowest >= highest:
+            raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
+        steps = checks.integer("steps", steps, 3)
+        size, state = _batch_size(batch_size, data.m), self._run.state
+        rates = np.geomspace(lowest, highest, steps)
+        losses: list[float] = []
+        xp, start, epoch = self.device.xp, 0, 0
+        index = self.device.put(shuffled(self.seeds, self.leading, epoch, data.m))
+        for rate in rates:
+            X_, T, w = batch(self._recipe, xp, data, index[..., start : start + size])
+            bits = bits_for(
+                self.device, self.network, self.seeds, self.leading, state.step, X_.shape[-1]
+            )
+            with np.errstate(all="ignore"):  # the search ends by diverging
+                state = train_step(self._recipe, xp, state, X_, T, w, bits, float(rate))
+                losses.append(float(np.mean(self.device.get(state.loss))))
+            if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
+                break
+            start += size
+            if start >= data.m:
+                start, epoch = 0, epoch + 1
+                index = self.device.put(shuffled(self.seeds, self.leading, epoch, data.m))
+        return _suggest(rates[: len(losses)], np.array(losses))
+
+    # -- asking --------------------------------------------------------------
+
+    def scores(self, X: Any) -> Array:
+        """What the last layer gives: (n_out, m), before any softmax or sigmoid."""
+        rows = checks.examples("X", X, self.network.sizes[0], self.device, self.dtype)
+        return scores_of(self._recipe, self.device.xp, self._run.state, rows)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities (n_out, m): of each class; of class 1 for binary; of each label."""
+        if self.loss.kind in ("real", "count"):
+            raise ValueError("predict_proba needs a loss for classes; use predict.")
+        return self.loss.predict(self.device.xp, self.scores(X))
+
+    def predict(self, X: Any) -> Array:
+        """Class labels (m,), labels 0 or 1 (n_out, m) for multilabel, or values (n_out, m)."""
+        xp, S = self.device.xp, self.scores(X)
+        kind = self.loss.kind
+        if kind == "multiclass":
+            return xp.argmax(S, axis=-2)
+        if kind == "binary":
+            return xp.astype(S[..., 0, :] > 0, xp.int64)
+        if kind == "multilabel":
+            return xp.astype(S > 0, xp.int64)
+        return self.loss.predict(xp, S)
+
+    def evaluate(self, X: Any, Y: Any, sample_weight: Any = None) -> Score:
+        """Mean loss and score on (X, Y): accuracy for classes, R² for numbers."""
+        data = checks.data(
+            X, Y, sample_weight, self.network.sizes, self.loss.kind, self.device, self.dtype
+        )
+        found = evaluate(self._recipe, self.device.xp, self._run.state, data)
+        loss, score = (self.device.get(value) for value in found)
+        return Score(loss, score) if self.leading else Score(float(loss), float(score))
+
+    # -- keeping -------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
+        """Write the model, its optimiser state and history as safetensors, atomically.
+
+        metadata  anything JSON can hold, to come back as `model.metadata`
+        """
+        from .storage import save
+
+        save(self, path, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
+        """Read a model; training goes on from it bit for bit on the same machine."""
+        from .storage import load
+
+        return load(path, device=device)
+
+    def __repr__(self) -> str:
+        shape = "-".join(map(str, self.network.sizes))
+        several = f", {len(self.seeds)} networks" if self.leading else ""
+        return f"<MLP {shape}, {self.n_parameters:,} parameters, {self.dtype}{several}>"
+
+
+# -- arguments ---------------------------------------------------------------
+
+
+def _name(table: dict[str, Any], row: Any) -> str | None:
+    """The name under which a row stands in its table; None if it does not."""
+    return next((name for name, value in table.items() if value is row), None)
+
+
+def _activations(choice: Any, n_hidden: int) -> tuple[Activation, ...]:
+    """One activation a hidden layer, from a name, an `Activation`, a pair, or a list of them."""
+
+    def row(value: Any) -> Activation:
+        if isinstance(value, Activation):
+            return value
+        if isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
+            return Activation(*value, slope_of="Z")
+        return checks.choose("activation", ACTIVATIONS, value)
+
+    if isinstance(choice, list):
+        return tuple(row(value) for value in checks.per_layer("activation", choice, n_hidden))
+    return (row(choice),) * n_hidden
+
+
+def _positive(argument: str, value: Any, most: float = math.inf) -> float:
+    checked = checks.number(argument, value, 0, most)
+    if checked == 0:
+        raise ValueError(f"{argument} is 0, but expected more.")
+    return checked
+
+
+def _seeds(seed: int | Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The seeds, and the leading axes of the parameters: () for a single seed."""
+    if seed is None:
+        seed = secrets.randbits(32)
+    if isinstance(seed, list | tuple | range | np.ndarray):
+        seeds = tuple(checks.integer(f"seed[{i}]", s, 0) for i, s in enumerate(seed))
+        if not seeds:
+            raise ValueError("seed is an empty list, but expected at least one number.")
+        return seeds, (len(seeds),)
+    return (checks.integer("seed", seed, 0),), ()
+
+
+def _optimizer(
+    choice: str | Optimizer, rate: float | None, weight_decay: float | None
+) -> Optimizer:
+    optimizer = choice
+    if not isinstance(optimizer, Optimizer):
+        optimizer = checks.choose("optimizer", OPTIMIZERS, choice)()
+    if rate is not None:
+        optimizer = replace(optimizer, rate=_positive("learning_rate", rate))
+    if weight_decay is not None:
+        decay = checks.number("weight_decay", weight_decay, 0, math.inf)
+        optimizer = replace(optimizer, weight_decay=decay)
+    return optimizer
+
+
+def _optimizer_config(optimizer: Optimizer) -> dict[str, Any]:
+    name = _name(OPTIMIZERS, type(optimizer))
+    return {"name": name, **{f.name: getattr(optimizer, f.name) for f in fields(optimizer)}}
+
+
+def _initializers(choice: Any, activations: Sequence[Activation]) -> list[Initializer]:
+    """One initialiser a layer, the output layer's last."""
+    if choice == "auto":
+        names = [_name(ACTIVATIONS, activation) or "" for activation in activations]
+        return [MATCHED.get(name, glorot_uniform) for name in names] + [glorot_uniform]
+    if not callable(choice):
+        choice = checks.choose("initializer", {"auto": glorot_uniform, **INITIALIZERS}, choice)
+    return [choice] * (len(activations) + 1)
+
+
+def _check_outputs(loss: Loss, name: object, n_out: int) -> None:
+    if loss.kind == "multiclass" and n_out < 2:
+        raise ValueError(
+            f"loss {name!r} has {n_out} output, but expected one for each of two classes or "
+            "more. For one output use 'binary_cross_entropy' or 'squared_error'."
+        )
+    if loss.kind == "binary" and n_out != 1:
+        raise ValueError(
+            f"loss {name!r} has {n_out} outputs, but expected 1. For several classes use "
+            "'cross_entropy', for several independent labels 'multilabel'."
+        )
+
+
+def _batch_size(given: int | None, m: int) -> int:
+    if given is None:
+        return min(DEFAULT_BATCH, m)
+    size = checks.integer("batch_size", given, 1)
+    if size > m:
+        raise ValueError(
+            f"batch_size is {size}, but there are {m} examples: expected at most {m}. "
+            "Leave it out to have it chosen."
+        )
+    return size
+
+
+def _suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> LearningRates:
+    """The rate of the steepest fall of the smoothed loss against log rate."""
+    usable = np.isfinite(losses)
+    kept, seen = rates[usable], losses[usable]
+    if len(seen) < 3:
+        return LearningRates(rates, losses, float(rates[0]))
+    width = max(1, len(seen) // 20)
+    padded = np.pad(seen, width, mode="edge")
+    smoothed = np.convolve(padded, np.ones(2 * width + 1) / (2 * width + 1), mode="valid")
+    slope = np.gradient(smoothed, np.log(kept))
+    return LearningRates(rates, losses, float(kept[int(np.argmin(slope))]))

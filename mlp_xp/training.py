@@ -1,0 +1,261 @@
+"""One training step, the mini-batches it takes, and evaluation.
+
+All are functions of values: a `Recipe` (constants), a `State` (what changes), `Data`.
+Nothing here reads a number back from the device; `fitting` does, once an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .devices import Device
+from .draws import Purpose, dropout_bits, permutation
+from .kernels import Kernels
+from .losses import Loss, one_hot, smooth
+from .network import RUNNING_SHARE, Network, backward, batch_statistics, forward, join, split
+from .optimizers import Optimizer
+from .types import Array, Layer, Memory, Namespace, State
+
+CHUNK = 8192  # examples in one forward pass of an evaluation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is minimised and how: the constants of a training.
+
+    The objective is the weighted mean loss + ½ l2 Σ W². Its gradient is clipped by value,
+    then by norm, then handed to the optimiser.
+
+    decayed    (n_parameters,) 1 for weights, 0 for biases and gains, on the device
+    connected  like it, 0 for absent connections; None where all are present
+    classes    (n_out,) 0 … n_out - 1, on the device, for labels
+    """
+
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    kernels: Kernels
+    decayed: Array
+    connected: Array | None
+    classes: Array
+    l2: float = 0.0
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+
+class Gradient(NamedTuple):
+    """The objective at theta, its gradient, and what was computed on the way.
+
+    J         ()               objective
+    g         (n_parameters,)  ∂J/∂theta
+    layers    the gradient by layer
+    deltas    ∂J/∂Z by layer
+    memories  Z, H and A by layer
+    """
+
+    J: Array
+    g: Array
+    layers: list[Layer]
+    deltas: list[Array]
+    memories: tuple[Memory, ...]
+
+
+def objective(recipe: Recipe, xp: Namespace, theta: Array, J: Array) -> Array:
+    """The data's loss J with the L2 penalty of theta."""
+    if recipe.l2 == 0:
+        return J
+    return J + 0.5 * recipe.l2 * xp.sum(recipe.decayed * theta * theta, axis=-1)
+
+
+def gradient(
+    recipe: Recipe,
+    xp: Namespace,
+    theta: Array,
+    X: Array,
+    T: Array,
+    weights: Array | None = None,
+    bits: Array | None = None,
+) -> Gradient:
+    """The objective of a batch and its gradient, before any clipping.
+
+    X (n_features, m), T (n_out, m), weights (m,), bits as in `network.forward`
+    """
+    network, kernels = recipe.network, recipe.kernels
+    layers = split(network, xp, theta)
+    scores, memories = forward(network, kernels, xp, layers, X, bits=bits)
+    J, delta, db = kernels.score(xp, recipe.loss, scores, T, weights)
+    by_layer, deltas = backward(network, kernels, xp, layers, memories, delta, db)
+    g = join(network, xp, by_layer)
+    if recipe.l2 != 0:
+        g = g + recipe.l2 * (recipe.decayed * theta)
+    if recipe.connected is not None:
+        g = g * recipe.connected
+    return Gradient(objective(recipe, xp, theta, J), g, by_layer, deltas, memories)
+
+
+def train_step(
+    recipe: Recipe,
+    xp: Namespace,
+    state: State,
+    X: Array,
+    T: Array,
+    weights: Array | None = None,
+    bits: Array | None = None,
+    rate: Any = None,
+) -> State:
+    """The state after one update on one batch.
+
+    rate  overrides the optimiser's own; an array (n_networks, 1) gives each network its own
+
+    Reads nothing back: `state.loss` is an array that may still be on its way.
+    """
+    network, kernels, optimizer = recipe.network, recipe.kernels, recipe.optimizer
+    J, g, _, _, memories = gradient(recipe, xp, state.theta, X, T, weights, bits)
+    if recipe.clip_value is not None:
+        g = kernels.clip_value(xp, g, recipe.clip_value)
+    if recipe.clip_norm is not None:
+        g = kernels.clip_norm(xp, g, recipe.clip_norm)
+    rate = optimizer.rate if rate is None else rate
+    step = state.step + 1
+    shrink = None
+    if optimizer.weight_decay != 0:
+        shrink = rate * optimizer.weight_decay * recipe.decayed
+    theta, moments = kernels.update(
+        xp, optimizer, state.theta, g, state.moments, optimizer.scalars(rate, step), shrink
+    )
+    running = state.running
+    if network.normalization == "batch":
+        newest = batch_statistics(network, xp, memories)
+        running = (1 - RUNNING_SHARE) * running + RUNNING_SHARE * newest
+    return State(theta, moments, running, step, J)
+
+
+class Data(NamedTuple):
+    """Examples on the device, as rows.
+
+    rows     (m, n_features)
+    targets  (m,) labels, or (m, n_out) in the dtype of rows
+    weights  (m,) or None
+    """
+
+    rows: Array
+    targets: Array
+    weights: Array | None = None
+
+    @property
+    def m(self) -> int:
+        return int(self.rows.shape[0])
+
+
+def take(xp: Namespace, rows: Array, index: Array) -> Array:
+    """rows[index] for an index (m,) or (n_networks, m)."""
+    if index.ndim == 1:
+        return xp.take(rows, index, axis=0)
+    flat = xp.take(rows, xp.reshape(index, (-1,)), axis=0)
+    return xp.reshape(flat, (*index.shape, *rows.shape[1:]))
+
+
+def encode(recipe: Recipe, xp: Namespace, data: Data, targets: Array) -> Array:
+    """Some of the data's targets as columns (…, n_out, m): one-hot of labels, or the transpose."""
+    if data.targets.ndim == 1:
+        return one_hot(xp, targets, recipe.classes, data.rows.dtype)
+    return xp.matrix_transpose(targets)
+
+
+def batch(
+    recipe: Recipe, xp: Namespace, data: Data, index: Array
+) -> tuple[Array, Array, Array | None]:
+    """X, T and weights of the examples at `index`: X is a transposed view of a gather.
+
+    Gathering rows and viewing them as columns is many times faster than gathering
+    columns; an index (n_networks, m) gives every network its own batch.
+    """
+    X = xp.matrix_transpose(take(xp, data.rows, index))
+    T = encode(recipe, xp, data, take(xp, data.targets, index))
+    if recipe.label_smoothing > 0:
+        T = smooth(recipe.loss.kind, T, recipe.label_smoothing)
+    return X, T, None if data.weights is None else take(xp, data.weights, index)
+
+
+def stacked(arrays: Sequence[npt.NDArray[Any]], leading: tuple[int, ...]) -> npt.NDArray[Any]:
+    """One array for one network, a stack of them for several."""
+    return np.stack(arrays) if leading else arrays[0]
+
+
+def shuffled(
+    seeds: Sequence[int], leading: tuple[int, ...], epoch: int, m: int
+) -> npt.NDArray[np.int64]:
+    """The order of the examples in an epoch: (m,), or (n_networks, m)."""
+    return stacked([permutation(seed, Purpose.SHUFFLE, epoch, m) for seed in seeds], leading)
+
+
+def bits_for(
+    device: Device,
+    network: Network,
+    seeds: Sequence[int],
+    leading: tuple[int, ...],
+    step: int,
+    m: int,
+) -> Array | None:
+    """Dropout bits of one step on the device, or None where nothing is dropped."""
+    size = network.n_dropped * m
+    if size == 0:
+        return None
+    return device.put(stacked([dropout_bits(seed, step, size) for seed in seeds], leading))
+
+
+class Score(NamedTuple):
+    """How well a model does on some examples: loss and score, () or (n_networks,) each."""
+
+    loss: Any
+    score: Any
+
+
+def chunks(m: int, size: int = CHUNK) -> Iterator[slice]:
+    """0 … m in pieces."""
+    return (slice(start, min(start + size, m)) for start in range(0, m, size))
+
+
+def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array:
+    """Scores (…, n_out, m) of rows (m, n_features), in evaluation: running moments, no dropout."""
+    layers = split(recipe.network, xp, state.theta)
+
+    def part(piece: slice) -> Array:
+        X = xp.matrix_transpose(rows[piece, :])
+        return forward(recipe.network, recipe.kernels, xp, layers, X, running=state.running).scores
+
+    parts = [part(piece) for piece in chunks(rows.shape[0])]
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
+
+
+def evaluate(recipe: Recipe, xp: Namespace, state: State, data: Data) -> Score:
+    """The weighted mean loss and the score, as arrays on the device.
+
+    The score is accuracy for classes (all outputs right for multilabel) and R², the mean
+    over outputs, for numbers.
+    """
+    S = scores_of(recipe, xp, state, data.rows)
+    T = encode(recipe, xp, data, data.targets)
+    J, _, _ = recipe.kernels.score(xp, recipe.loss, S, T, data.weights)
+    J = objective(recipe, xp, state.theta, J)
+    weights = xp.ones_like(data.rows[:, 0]) if data.weights is None else data.weights
+    share = weights / xp.sum(weights)
+    kind = recipe.loss.kind
+    if kind in ("real", "count"):
+        prediction = recipe.loss.predict(xp, S)
+        mean = xp.sum(share * T, axis=-1, keepdims=True)
+        spread = xp.sum(share * (T - mean) * (T - mean), axis=-1)
+        error = xp.sum(share * (T - prediction) * (T - prediction), axis=-1)
+        tiny = xp.full_like(spread, float(xp.finfo(spread.dtype).smallest_normal))
+        return Score(J, xp.mean(1 - error / xp.maximum(spread, tiny), axis=-1))
+    if kind == "multiclass":
+        right = xp.argmax(S, axis=-2) == xp.argmax(T, axis=-2)
+    else:
+        right = xp.all((S > 0) == (T > 0.5), axis=-2)
+    return Score(J, xp.sum(share * xp.astype(right, share.dtype), axis=-1))

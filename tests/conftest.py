@@ -1,0 +1,158 @@
+"""One fixture over every array library that can run here: `backend`.
+
+    numpy             arrays as they are
+    numpy-readonly    every input refuses to be written to
+    strict            array-api-strict on its default device, strictest flags
+    strict-device1    on a device that refuses NumPy and mixing, as a GPU does
+    torch             PyTorch on the CPU, where installed
+    cupy              CuPy, where it can run
+
+A library that is missing skips its tests, naming itself; `--require NAME` turns that
+skip into a failure, so that no run passes by skipping.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from mlp_xp.devices import Device
+from mlp_xp.devices import device as find_device
+from mlp_xp.kernels import SPEC
+
+BACKENDS = ("numpy", "numpy-readonly", "strict", "strict-device1", "torch", "cupy")
+
+
+class Backend(NamedTuple):
+    """An array library as a test sees it.
+
+    asarray  NumPy array → the library's array
+    get      the library's array → NumPy array
+    device   to give to `MLP(device=…)`
+    """
+
+    name: str
+    xp: Any
+    asarray: Callable[[Any], Any]
+    get: Callable[[Any], np.ndarray]
+    device: Device
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="LIBRARY",
+        help="fail instead of skipping where this library (torch, cupy) cannot run",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in config.getoption("--require"):
+        if name not in ("torch", "cupy"):
+            raise pytest.UsageError(f"--require {name}: expected torch or cupy")
+
+
+def need(request: pytest.FixtureRequest, name: str) -> Any:
+    """Import a library, or skip the test, or fail it under --require."""
+    try:
+        module = importlib.import_module(name)
+        if name == "cupy" and not module.cuda.is_available():
+            raise ImportError("cupy finds no CUDA device")
+        return module
+    except ImportError as error:
+        message = f"{name} cannot run here: {error}"
+        if name in request.config.getoption("--require"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+def _numpy(name: str) -> Backend:
+    cpu = find_device("cpu")
+
+    def readonly(array: Any) -> np.ndarray:
+        copy = np.array(array)
+        copy.flags.writeable = False
+        return copy
+
+    if name == "numpy":
+        return Backend(name, cpu.xp, np.array, np.asarray, cpu)
+    device = cpu._replace(name=name, put=lambda array: readonly(array))
+    return Backend(name, cpu.xp, readonly, np.asarray, device)
+
+
+def _strict(name: str) -> Backend:
+    import array_api_strict as xp
+
+    xp.set_array_api_strict_flags(boolean_indexing=False, data_dependent_shapes=False)
+    where = xp.Device("device1" if name == "strict-device1" else "CPU_DEVICE")
+
+    def put(array: Any) -> Any:
+        if hasattr(array, "__array_namespace__") and not isinstance(array, np.ndarray):
+            return array
+        return xp.asarray(np.array(array), device=where)
+
+    def get(array: Any) -> np.ndarray:
+        return np.asarray(array.to_device(xp.Device("CPU_DEVICE")))
+
+    return Backend(name, xp, put, get, Device(name, xp, SPEC, put, get, lambda: None))
+
+
+def _torch(torch: Any) -> Backend:
+    import array_api_compat.torch as xp
+
+    def put(array: Any) -> Any:
+        if isinstance(array, torch.Tensor):
+            return array
+        array = np.array(array)
+        return torch.from_numpy(array.astype(np.int32) if array.dtype == np.uint16 else array)
+
+    def get(array: Any) -> np.ndarray:
+        return array.numpy()
+
+    return Backend("torch", xp, put, get, Device("torch", xp, SPEC, put, get, lambda: None))
+
+
+def _cupy(cupy: Any) -> Backend:
+    import array_api_compat.cupy as xp
+
+    def get(array: Any) -> np.ndarray:
+        return cupy.asnumpy(array)
+
+    synchronize = cupy.cuda.get_current_stream().synchronize
+    device = Device("cupy", xp, SPEC, cupy.asarray, get, synchronize, reads_wait=True)
+    return Backend("cupy", xp, cupy.asarray, get, device)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each array library in turn."""
+    name: str = request.param
+    if name.startswith("numpy"):
+        return _numpy(name)
+    if name.startswith("strict"):
+        return _strict(name)
+    return {"torch": _torch, "cupy": _cupy}[name](need(request, name))
+
+
+@pytest.fixture
+def torch(request: pytest.FixtureRequest) -> Any:
+    """PyTorch as a reference to compare with."""
+    return need(request, "torch")
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    """Random inputs, the same in every run."""
+    return np.random.default_rng(20220530)
+
+
+def tolerance(dtype: Any, terms: int = 1) -> dict[str, float]:
+    """rtol and atol for results of `terms` summed terms of size one."""
+    eps = float(np.finfo(dtype).eps)
+    return {"rtol": 16 * eps * terms**0.5, "atol": 16 * eps * terms**0.5}
