@@ -5,7 +5,6 @@ An error names the argument, what it is, what was expected, and the likely cure.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -27,7 +26,9 @@ def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
     """The row of a table; an unknown name lists the valid ones."""
     if isinstance(name, str) and name in table:
         return table[name]
-    close = difflib.get_close_matches(str(name), table, n=1)
+    from difflib import get_close_matches
+
+    close = get_close_matches(str(name), table, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
         f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{hint}"

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from .devices import Device
 from .schedules import Plateau, ReduceOnPlateau, Schedule
-from .training import Data, Recipe, batch, bits_for, evaluate, shuffled, train_step
+from .training import Data, Recipe, batch, bits_for, evaluate, pieces, shuffled, train_step
 from .types import Array, State
 
 
@@ -217,12 +217,11 @@ def _epoch(
         order = shuffled(plan.seeds, plan.leading, run.epoch, data.m)
     index = device.put(order)
     losses: list[Array] = []
-    starts = range(0, data.m, plan.batch_size)
-    for start in starts:
+    for piece in pieces(data.m, plan.batch_size):
         rate = rates.at(number * rates.steps_per_epoch + len(losses))
         if isinstance(rate, np.ndarray):
             rate = device.xp.astype(device.put(rate[:, None]), good.theta.dtype)
-        X, T, w = batch(recipe, xp, data, index[..., start : start + plan.batch_size])
+        X, T, w = batch(recipe, xp, data, index[..., piece])
         bits = bits_for(device, network, plan.seeds, plan.leading, run.state.step, X.shape[-1])
         state = train_step(recipe, xp, run.state, X, T, w, bits, rate)
         losses.append(state.loss)
@@ -237,7 +236,8 @@ def _epoch(
         bad = len(losses) if finite.all() else int(np.argmin(finite)) + 1
         raise TrainingDiverged(_divergence(run.epoch + 1, bad, rates, number, data, device))
     sizes = np.ones(data.m) if weights is None else weights
-    share = np.add.reduceat(sizes[order].astype(np.float64), list(starts), axis=-1)
+    starts = range(0, data.m, plan.batch_size)
+    share = np.add.reduceat(sizes[order].astype(np.float64), starts, axis=-1)
     return np.asarray(np.sum(table * share, axis=-1) / np.sum(share, axis=-1))
 
 

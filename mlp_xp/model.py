@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
@@ -159,6 +158,7 @@ class MLP:
             "dtype": dtype,
             "seed": list(self.seeds) if self.leading else self.seeds[0],
         }
+        self.metadata: dict[str, Any] = {}
         self.reset()
 
     # -- state ---------------------------------------------------------------
@@ -309,7 +309,7 @@ class MLP:
         xp, start, epoch = self.device.xp, 0, 0
         index = self.device.put(shuffled(self.seeds, self.leading, epoch, data.m))
         for rate in rates:
-            X_, T, w = batch(self._recipe, xp, data, index[..., start : start + size])
+            X_, T, w = batch(self._recipe, xp, data, index[..., start : min(start + size, data.m)])
             bits = bits_for(
                 self.device, self.network, self.seeds, self.leading, state.step, X_.shape[-1]
             )
@@ -363,7 +363,8 @@ class MLP:
     def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
         """Write the model, its optimiser state and history as safetensors, atomically.
 
-        metadata  anything JSON can hold, to come back as `model.metadata`
+        metadata  anything JSON can hold, to come back as `model.metadata`; None keeps the
+                  model's own
         """
         from .storage import save
 
@@ -415,7 +416,7 @@ def _positive(argument: str, value: Any, most: float = math.inf) -> float:
 def _seeds(seed: int | Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The seeds, and the leading axes of the parameters: () for a single seed."""
     if seed is None:
-        seed = secrets.randbits(32)
+        seed = int.from_bytes(os.urandom(4), "little")
     if isinstance(seed, list | tuple | range | np.ndarray):
         seeds = tuple(checks.integer(f"seed[{i}]", s, 0) for i, s in enumerate(seed))
         if not seeds:

@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,7 +81,7 @@ class Network:
         """All parameters in the order they lie in the flat vector."""
         weights: list[tuple[str, int, tuple[int, int]]] = []
         others: list[tuple[str, int, tuple[int, int]]] = []
-        for i, (n_in, n_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+        for i, (n_in, n_out) in enumerate(pairwise(self.sizes)):
             hidden = i < self.n_hidden
             weights.append(("W", i, (n_out, n_in)))
             if hidden and self.residual and n_in != n_out:
@@ -312,6 +313,6 @@ def batch_statistics(network: Network, xp: Namespace, memories: Sequence[Memory]
 
 def initial_statistics(network: Network) -> npt.NDArray[np.float64]:
     """Running moments before any batch: mean 0, variance 1."""
-    if network.normalization != "batch":
+    if network.n_statistics == 0:
         return np.zeros(0)
     return np.concatenate([part for n in network.sizes[1:-1] for part in (np.zeros(n), np.ones(n))])

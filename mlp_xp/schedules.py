@@ -118,13 +118,13 @@ class ReduceOnPlateau(Schedule):
     lowest: float = 1e-4
 
     def begin(self, n_networks: int) -> Plateau:
-        """Nothing seen yet."""
-        return Plateau(np.full(n_networks, np.inf), np.zeros(n_networks, int), np.ones(n_networks))
+        """Nothing seen yet: any loss is an improvement."""
+        worst = np.full(n_networks, np.finfo(np.float64).max)
+        return Plateau(worst, np.zeros(n_networks, int), np.ones(n_networks))
 
     def observe(self, plateau: Plateau, loss: npt.NDArray[np.float64]) -> Plateau:
         """The memory after an epoch that ended with `loss` (n_networks,)."""
         better = loss < plateau.best - self.threshold * np.abs(plateau.best)
-        better |= ~np.isfinite(plateau.best)
         waited = np.where(better, 0, plateau.waited + 1)
         drop = waited > self.patience
         reduction = np.where(

@@ -130,7 +130,7 @@ def train_step(
         xp, optimizer, state.theta, g, state.moments, optimizer.scalars(rate, step), shrink
     )
     running = state.running
-    if network.normalization == "batch":
+    if network.n_statistics > 0:
         newest = batch_statistics(network, xp, memories)
         running = (1 - RUNNING_SHARE) * running + RUNNING_SHARE * newest
     return State(theta, moments, running, step, J)
@@ -151,6 +151,11 @@ class Data(NamedTuple):
     @property
     def m(self) -> int:
         return int(self.rows.shape[0])
+
+
+def pieces(m: int, size: int) -> Iterator[slice]:
+    """0 … m in slices of `size`, the last one being what is left."""
+    return (slice(start, min(start + size, m)) for start in range(0, m, size))
 
 
 def take(xp: Namespace, rows: Array, index: Array) -> Array:
@@ -217,11 +222,6 @@ class Score(NamedTuple):
     score: Any
 
 
-def chunks(m: int, size: int = CHUNK) -> Iterator[slice]:
-    """0 … m in pieces."""
-    return (slice(start, min(start + size, m)) for start in range(0, m, size))
-
-
 def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array:
     """Scores (…, n_out, m) of rows (m, n_features), in evaluation: running moments, no dropout."""
     layers = split(recipe.network, xp, state.theta)
@@ -230,7 +230,7 @@ def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array
         X = xp.matrix_transpose(rows[piece, :])
         return forward(recipe.network, recipe.kernels, xp, layers, X, running=state.running).scores
 
-    parts = [part(piece) for piece in chunks(rows.shape[0])]
+    parts = [part(piece) for piece in pieces(rows.shape[0], CHUNK)]
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 

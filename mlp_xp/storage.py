@@ -1,0 +1,330 @@
+"""Models as safetensors files: no pickle, nothing that could run, one atomic write.
+
+    tensors   W1, b1, gain1, P1, W2 …          (…, n_out, n_in), as in `MLP.parameters`
+              mean1, variance1, mean2 …        (…, n_out, 1), batch normalisation's running
+              moment1, moment2 …               (…, n_parameters), the optimiser's
+    header    format, version, config, step, epoch, history, metadata: JSON each
+              sha256                           of all the above, names and bytes
+
+Absent connections of a sparse network are drawn again from its seed; the zeros that stand
+in their place in the file prove that the same ones were drawn. The checksum finds damage;
+it is no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .devices import Device
+from .devices import device as find_device
+from .fitting import Run
+from .optimizers import OPTIMIZERS
+from .types import State
+
+if TYPE_CHECKING:
+    from .model import MLP
+
+FORMAT = "mlp_xp"
+VERSION = "1"
+SUFFIX = ".safetensors"
+HEADER = ("config", "step", "epoch", "history", "metadata")
+
+Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
+
+
+class ModelFileError(ValueError):
+    """A file that is not a whole, unaltered model of this version."""
+
+
+# -- models --------------------------------------------------------------------
+
+
+def save(
+    model: MLP, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model, its optimiser's state and its history, or leave `path` as it was.
+
+    metadata  anything JSON can hold; None takes `model.metadata`
+
+    Raises ValueError, before anything is written, for a part that has no name and for
+    metadata that JSON cannot hold; OSError where the file cannot be written.
+    """
+    _check_named(model.config)
+    run = model._run
+    values = {
+        "config": model.config,
+        "step": run.state.step,
+        "epoch": run.epoch,
+        "history": run.history,
+        "metadata": dict(model.metadata if metadata is None else metadata),
+    }
+    header = {"format": FORMAT, "version": VERSION}
+    header |= {name: _to_json(name, value) for name, value in values.items()}
+    tensors = _tensors(model)
+    header["sha256"] = _checksum(header, tensors)
+    write_atomically(path, _serialise(tensors, header))
+
+
+def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
+    """Read a model back; it trains on bit for bit as if it had never been written.
+
+    Raises `ModelFileError` for a file that is truncated, altered, of another version or
+    no model at all; FileNotFoundError; ValueError for an unknown device.
+    """
+    from .model import MLP
+
+    where = find_device(device)
+    header, tensors = _read(path)
+    try:
+        values = {name: json.loads(header[name]) for name in HEADER}
+        choice = dict(values["config"].pop("optimizer"))
+        optimizer = OPTIMIZERS[choice.pop("name")](**choice)
+        model = MLP(**values["config"], optimizer=optimizer, device=where)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} describes a model that cannot be built here: {error} If it was saved "
+            "with rows of your own (say, in ACTIVATIONS), add them before loading."
+        ) from None
+    _check_layout(path, tensors, _layout(model), model.dtype)
+    state = _state(model, tensors, values["step"])
+    _check_connections(path, model, state)
+    history = values["history"]
+    if model.leading:
+        history = {name: [_entry(value) for value in h] for name, h in history.items()}
+    model._run = Run(state, values["epoch"], history)
+    model.metadata = values["metadata"]
+    return model
+
+
+def _check_named(config: Mapping[str, Any]) -> None:
+    """Only what stands in a table under a name can be found again by name."""
+    for part in ("activation", "loss", "initializer", "optimizer"):
+        value = config[part]
+        named = value["name"] if part == "optimizer" else value
+        if named is None or (isinstance(named, list) and None in named):
+            table = f"{part.upper()}S" if part != "loss" else "LOSSES"
+            raise ValueError(
+                f"The model's {part} stands in no table, so a file cannot name it: expected "
+                f"a row of {table}. Add yours, {table}['mine'] = …, build the model with "
+                f"{part}='mine', and do the same before loading."
+            )
+
+
+def _to_json(name: str, value: Any) -> str:
+    """JSON with arrays as lists; NaN and infinities as Python writes and reads them."""
+
+    def plain(thing: Any) -> Any:
+        if isinstance(thing, np.ndarray | np.generic):
+            return thing.tolist()
+        raise TypeError(f"a {type(thing).__name__} has no JSON form")
+
+    try:
+        return json.dumps(value, default=plain, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be written as JSON ({error}): expected dicts, lists, text, "
+            "numbers, true, false and null."
+        ) from None
+
+
+def _entry(value: Any) -> Any:
+    return np.asarray(value, dtype=np.float64) if isinstance(value, list) else value
+
+
+# -- tensors -------------------------------------------------------------------
+
+
+def _running_names(model: MLP) -> list[tuple[str, int]]:
+    """Name and length of each part of `State.running`, in order."""
+    if model.network.n_statistics == 0:
+        return []
+    widths = enumerate(model.network.sizes[1:-1], 1)
+    return [(f"{kind}{i}", n) for i, n in widths for kind in ("mean", "variance")]
+
+
+def _layout(model: MLP) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of a model's file."""
+    network, leading = model.network, model.leading
+    shapes: dict[str, tuple[int, ...]] = {slot.name: slot.shape for slot in network.slots}
+    shapes |= {name: (n, 1) for name, n in _running_names(model)}
+    for i in range(model.optimizer.n_moments):
+        shapes[f"moment{i + 1}"] = (network.n_parameters,)
+    return {name: (*leading, *shape) for name, shape in shapes.items()}
+
+
+def _tensors(model: MLP) -> Tensors:
+    get, state = model.device.get, model._run.state
+    tensors = {name: get(W) for name, W in model.parameters.items()}
+    running, start = get(state.running), 0
+    for name, n in _running_names(model):
+        tensors[name] = running[..., start : start + n, None]
+        start += n
+    for i, moment in enumerate(state.moments, 1):
+        tensors[f"moment{i}"] = get(moment)
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def _state(model: MLP, tensors: Tensors, step: int) -> State:
+    """The tensors as flat vectors of their own on the model's device."""
+
+    def flat(names: list[str]) -> npt.NDArray[Any]:
+        parts = [tensors[name].reshape(*model.leading, -1) for name in names]
+        return np.concatenate([np.zeros((*model.leading, 0), model.dtype), *parts], axis=-1)
+
+    put = model.device.put
+    theta = flat([slot.name for slot in model.network.slots])
+    running = flat([name for name, _ in _running_names(model)])
+    moments = [flat([f"moment{i + 1}"]) for i in range(model.optimizer.n_moments)]
+    return State(put(theta), tuple(put(moment) for moment in moments), put(running), step)
+
+
+def _serialise(tensors: Tensors, header: dict[str, str]) -> bytes:
+    """The file's bytes, the same for the same model: the library orders its header at random."""
+    from safetensors.numpy import save as serialise
+
+    content = serialise(tensors, header)
+    start = 8 + int.from_bytes(content[:8], "little")
+    entries = json.loads(content[8:start])
+    entries["__metadata__"] = header
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+# -- reading and its checks ----------------------------------------------------
+
+
+def _checksum(header: Mapping[str, str], tensors: Tensors) -> str:
+    """SHA-256 of everything in the file but itself."""
+    shapes = {name: [T.dtype.str, list(T.shape)] for name, T in tensors.items()}
+    kept = {name: text for name, text in header.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps([kept, shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].data)
+    return digest.hexdigest()
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], Tensors]:
+    """Header and tensors of a file whose checksum is right."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        why = "is not a file" if Path(path).exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {why}, but a model file ({SUFFIX}) was expected.")
+    with open(path, "rb"):
+        pass  # an unreadable file says so itself
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            _check_version(path, header)
+            tensors = {name: np.ascontiguousarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            found = _checksum(header, tensors)
+    except ModelFileError:
+        raise
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} cannot be read as safetensors ({error}): it is truncated, damaged or "
+            "another kind of file. Take it from a backup, or train again."
+        ) from None
+    if header.get("sha256") != found:
+        raise ModelFileError(
+            f"{path} is damaged or was altered: its contents do not match its checksum. "
+            "Take it from a backup, or train again."
+        )
+    return header, tensors
+
+
+def _check_version(path: str | os.PathLike[str], header: Mapping[str, str]) -> None:
+    if header.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path} is a safetensors file, but no model of mlp_xp: its header says format "
+            f"{header.get('format')!r}, but {FORMAT!r} was expected."
+        )
+    if header.get("version") != VERSION:
+        raise ModelFileError(
+            f"{path} has format version {header.get('version')!r}, but this mlp_xp reads "
+            f"version {VERSION!r}. Use the release of mlp_xp that wrote it."
+        )
+    missing = [name for name in HEADER if name not in header]
+    if missing:
+        raise ModelFileError(f"{path} is incomplete: its header lacks {', '.join(missing)}.")
+
+
+def _check_layout(
+    path: str | os.PathLike[str],
+    tensors: Tensors,
+    layout: Mapping[str, tuple[int, ...]],
+    dtype: str,
+) -> None:
+    found = {name: (T.shape, str(T.dtype)) for name, T in tensors.items()}
+    for name in sorted({*layout, *found}):
+        expected = (layout[name], dtype) if name in layout else "no such tensor"
+        if found.get(name, "nothing") != expected:
+            raise ModelFileError(
+                f"{path} does not fit its own config: tensor {name} is "
+                f"{found.get(name, 'missing')}, but expected {expected}."
+            )
+
+
+def _check_connections(path: str | os.PathLike[str], model: MLP, state: State) -> None:
+    connected = model._recipe.connected
+    if connected is None:
+        return
+    get = model.device.get
+    if np.any(get(state.theta)[get(connected) == 0]):
+        raise ModelFileError(
+            f"{path} has other connections than its seed gives here, so it cannot be trained "
+            "on. Use the release of mlp_xp that wrote it."
+        )
+
+
+# -- writing -------------------------------------------------------------------
+
+
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """Where a file will really lie, links followed; an OSError says why it cannot."""
+    place = Path(os.path.realpath(path))
+    folder = place.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {folder}.")
+    if place.exists() and not place.is_file():
+        raise FileExistsError(f"{path} cannot be written: it exists and is not a file.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} cannot be written: folder {folder} refuses new files.")
+    return place
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a whole file or nothing: a reader sees the old file or the new, never a part.
+
+    An existing file's permissions are kept; a new one gets the usual ones.
+    """
+    place = check_writable(path)
+    spare = place.parent / f".{FORMAT}-{os.urandom(4).hex()}.tmp"
+    try:
+        # O_EXCL: never through a link laid there; 0o666: the umask decides.
+        with open(os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            if place.exists():
+                os.chmod(spare, stat.S_IMODE(place.stat().st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(spare, place)
+    except BaseException:
+        spare.unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # make the new name itself last
+        folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,133 @@
+"""Gradients and whole trainings against PyTorch, on random architectures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from test_activations import TORCH
+from test_losses import targets
+
+from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS, inspect_step
+from mlp_xp.draws import Purpose, permutation
+
+N_ARCHITECTURES = 24
+
+
+def architecture(seed: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Settings of an MLP, X and targets."""
+    rng = np.random.default_rng(seed)
+    loss = str(rng.choice(list(LOSSES)))
+    n_out = 1 if LOSSES[loss].kind == "binary" else int(rng.integers(2, 5))
+    hidden = rng.integers(2, 7, rng.integers(0, 4)).tolist()
+    settings = {
+        "sizes": (int(rng.integers(1, 6)), *hidden, n_out),
+        "activation": [str(rng.choice(list(TORCH))) for _ in hidden],
+        "normalization": str(rng.choice(["none", "batch", "layer"])),
+        "residual": bool(rng.integers(2)),
+        "loss": loss,
+        "dtype": "float64",
+        "seed": seed,
+    }
+    m = int(rng.integers(3, 12))
+    return settings, rng.normal(size=(settings["sizes"][0], m)), targets(loss, rng, n_out, m)
+
+
+def torch_scores(torch: Any, model: MLP, parameters: dict[str, Any], X: Any) -> Any:
+    """The same network written with torch's own layers, examples as rows."""
+    nn = torch.nn.functional
+    A = X
+    for i, activation in enumerate(model.network.activations, 1):
+        W, b = parameters[f"W{i}"], parameters[f"b{i}"][:, 0]
+        if model.network.normalization == "none":
+            Z = nn.linear(A, W, b)
+        else:
+            S, gain = nn.linear(A, W), parameters[f"gain{i}"][:, 0]
+            if model.network.normalization == "batch":
+                Z = nn.batch_norm(S, None, None, gain, b, training=True, eps=1e-5)
+            else:
+                Z = nn.layer_norm(S, S.shape[1:], gain, b, eps=1e-5)
+        name = next(name for name, row in ACTIVATIONS.items() if row is activation)
+        function, arguments = TORCH[name]
+        H = getattr(nn, function)(Z, **arguments)
+        if model.network.residual:
+            P = parameters.get(f"P{i}")
+            H = H + (A if P is None else nn.linear(A, P))
+        A = H
+    last = len(model.network.sizes) - 1
+    return nn.linear(A, parameters[f"W{last}"], parameters[f"b{last}"][:, 0])
+
+
+def torch_loss(torch: Any, name: str, S: Any, T: Any) -> Any:
+    """The mean over examples (rows) of the sum over outputs."""
+    nn = torch.nn.functional
+    if name == "cross_entropy":
+        return nn.cross_entropy(S, T)
+    each = {
+        "squared_error": lambda: 0.5 * nn.mse_loss(S, T, reduction="none"),
+        "absolute_error": lambda: nn.l1_loss(S, T, reduction="none"),
+        "huber": lambda: nn.huber_loss(S, T, reduction="none"),
+        "poisson": lambda: nn.poisson_nll_loss(S, T, reduction="none"),
+        "binary_cross_entropy": lambda: nn.binary_cross_entropy_with_logits(S, T, reduction="none"),
+        "multilabel": lambda: nn.binary_cross_entropy_with_logits(S, T, reduction="none"),
+    }[name]()
+    return each.sum(1).mean()
+
+
+def as_torch(torch: Any, model: MLP) -> dict[str, Any]:
+    return {
+        name: torch.tensor(np.array(value), requires_grad=True)
+        for name, value in model.parameters.items()
+    }
+
+
+@pytest.mark.parametrize("seed", range(N_ARCHITECTURES))
+def test_gradients_are_those_of_autograd(torch: Any, seed: int) -> None:
+    settings, X, Y = architecture(seed)
+    model = MLP(**settings)
+    seen = inspect_step(model, X, Y)
+    parameters = as_torch(torch, model)
+    S = torch_scores(torch, model, parameters, torch.tensor(X.T))
+    J = torch_loss(torch, settings["loss"], S, torch.tensor(Y.T))
+    J.backward()
+    np.testing.assert_allclose(seen["loss"], J.item(), rtol=1e-10)
+    for name, parameter in parameters.items():
+        np.testing.assert_allclose(
+            seen[f"d{name}"], parameter.grad, rtol=1e-7, atol=1e-10, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "lion"])
+@pytest.mark.parametrize("seed", [3, 7])
+def test_whole_trainings_are_those_of_torch(torch: Any, optimizer: str, seed: int) -> None:
+    settings, X, Y = architecture(seed)
+    model = MLP(**settings, optimizer=optimizer, learning_rate=0.01, weight_decay=0.0)
+    parameters = as_torch(torch, model)
+    optim, values = torch.optim, list(parameters.values())
+    reference = {
+        "sgd": lambda: optim.SGD(values, 0.01),
+        "momentum": lambda: optim.SGD(values, 0.01, momentum=0.9),
+        "nesterov": lambda: optim.SGD(values, 0.01, momentum=0.9, nesterov=True),
+        "adagrad": lambda: optim.Adagrad(values, 0.01),
+        "rmsprop": lambda: optim.RMSprop(values, 0.01),
+        "adam": lambda: optim.Adam(values, 0.01),
+        "adamw": lambda: optim.AdamW(values, 0.01, weight_decay=0.0),
+    }[optimizer]()
+    epochs, m = 6, X.shape[1]
+    model.fit(X, Y, epochs=epochs, batch_size=m, progress=False)
+    losses = []
+    for epoch in range(epochs):
+        order = permutation(settings["seed"], Purpose.SHUFFLE, epoch, m).copy()
+        reference.zero_grad()
+        S = torch_scores(torch, model, parameters, torch.tensor(X.T[order]))
+        J = torch_loss(torch, settings["loss"], S, torch.tensor(Y.T[order]))
+        J.backward()
+        reference.step()
+        losses.append(J.item())
+    np.testing.assert_allclose(model.history["loss"], losses, rtol=1e-7)
+    for name, value in model.parameters.items():
+        # a bias without effect on the loss may carry rounding noise through 1 / √s
+        np.testing.assert_allclose(
+            value, parameters[name].detach(), rtol=1e-5, atol=1e-7, err_msg=name
+        )

@@ -1,0 +1,73 @@
+"""Imports point one way, and `import mlp_xp` is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mlp_xp
+
+PACKAGE = Path(mlp_xp.__file__).parent
+
+# a module may import from those before it
+ORDER = [
+    "types",
+    "activations",
+    "losses",
+    "draws",
+    "initializers",
+    "schedules",
+    "optimizers",
+    "kernels",
+    "devices",
+    "network",
+    "training",
+    "fitting",
+    "checks",
+    "model",
+    "inspection",
+    "storage",
+    "tutorial",
+    "data",
+    "cli",
+    "__main__",
+    "__init__",
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            if node.module is None:
+                found |= {alias.name for alias in node.names}
+            else:
+                found.add(node.module.split(".")[0])
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
+    place = ORDER.index(path.stem)
+    later = {name for name in imported(path) if ORDER.index(name) >= place}
+    # MLP.save and MLP.load reach forward to storage, when called
+    assert later <= ({"storage"} if path.stem == "model" else set())
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def test_importing_brings_no_other_library() -> None:
+    code = "import sys, numpy; a = set(sys.modules); import mlp_xp; print(*set(sys.modules) - a)"
+    packages = {name.split(".")[0] for name in run(code).split()}
+    heavy = packages - set(sys.stdlib_module_names) - {"mlp_xp", "numpy"}
+    assert heavy == set()
+    assert "numpy.testing" not in run(code)

@@ -1,0 +1,68 @@
+"""Every row of INITIALIZERS."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mlp_xp.draws import Draw, Purpose
+from mlp_xp.initializers import INITIALIZERS, normal
+
+# variance as a function of fan_in and fan_out; None: not by variance
+VARIANCE = {
+    "zeros": lambda i, o: 0.0,
+    "normal": lambda i, o: 1e-4,
+    "he": lambda i, o: 2 / i,
+    "lecun": lambda i, o: 1 / i,
+    "glorot_uniform": lambda i, o: 2 / (i + o),
+    "glorot_normal": lambda i, o: 2 / (i + o),
+    "xavier_uniform": lambda i, o: 2 / (i + o),
+    "xavier_normal": lambda i, o: 2 / (i + o),
+    "orthogonal": None,
+}
+
+
+def make(name: str, n_out: int, n_in: int, density: float = 1.0) -> np.ndarray:
+    draw = Draw(0, Purpose.WEIGHTS, 0)
+    return INITIALIZERS[name](draw, n_out, n_in, density * n_in, density * n_out)
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_variance_is_that_of_the_paper(name: str) -> None:
+    rule = VARIANCE[name]
+    if rule is None:
+        return  # orthogonal: its own test below
+    for density in (1.0, 0.25):
+        W = make(name, 300, 500, density)
+        assert W.shape == (300, 500)
+        assert W.dtype == np.float64
+        expected = rule(density * 500, density * 300)
+        np.testing.assert_allclose(W.var(), expected, rtol=0.02)
+        np.testing.assert_allclose(W.mean(), 0, atol=4 * np.sqrt(expected / W.size) + 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (20, 20), (1, 5), (5, 1)])
+def test_orthogonal_rows_or_columns(shape: tuple[int, int]) -> None:
+    W = make("orthogonal", *shape)
+    assert W.shape == shape
+    gram = W @ W.T if shape[0] <= shape[1] else W.T @ W
+    np.testing.assert_allclose(gram, np.eye(min(shape)), atol=1e-12)
+
+
+def test_orthogonal_is_uniform_over_signs() -> None:
+    corners = [
+        INITIALIZERS["orthogonal"](Draw(seed, Purpose.WEIGHTS, 0), 3, 3, 3, 3)[0, 0]
+        for seed in range(400)
+    ]
+    assert abs(np.mean(np.sign(corners))) < 0.15
+
+
+def test_normal_takes_its_scale() -> None:
+    W = normal(0.5)(Draw(0, Purpose.WEIGHTS, 0), 200, 200, 200, 200)
+    np.testing.assert_allclose(W.std(), 0.5, rtol=0.02)
+
+
+def test_glorot_uniform_is_bounded_as_in_the_paper() -> None:
+    limit = np.sqrt(6 / (300 + 500))
+    W = make("glorot_uniform", 300, 500)
+    assert 0.999 * limit < np.abs(W).max() < limit

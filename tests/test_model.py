@@ -1,0 +1,249 @@
+"""The front: what it refuses, what it answers, what it shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Backend
+from mlp_xp import LOSSES, MLP, Activation, inspect_step
+from mlp_xp.initializers import normal
+from mlp_xp.optimizers import Momentum
+
+Random = np.random.Generator
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"sizes": (4,)}, ValueError, "at least two numbers"),
+        ({"sizes": (4, 0, 3)}, ValueError, r"sizes\[1\] is 0, but expected at least 1"),
+        ({"sizes": (4, 2.5, 3)}, TypeError, r"sizes\[1\] is 2.5, but expected a whole number"),
+        ({"sizes": 4}, TypeError, "such as"),
+        ({"activation": "rellu"}, ValueError, "expected one of 'identity', 'relu'.*mean 'relu'"),
+        ({"activation": ["relu"] * 3}, ValueError, "3 entries, but there are 2 hidden layers"),
+        ({"loss": "mse"}, ValueError, "loss is 'mse', but expected one of 'squared_error'"),
+        ({"optimizer": "adamm"}, ValueError, "Did you mean 'adam'"),
+        ({"initializer": "heh"}, ValueError, "expected one of 'auto', 'zeros'"),
+        ({"normalization": "group"}, ValueError, "'none', 'batch', 'layer'"),
+        ({"dtype": "float16"}, ValueError, "'float32', 'float64'"),
+        ({"device": "gpu"}, ValueError, "device is 'gpu'.*mlp-xp devices"),
+        ({"dropout": 1.0}, ValueError, r"dropout is 1.0, but expected a number in \[0, 1\)"),
+        ({"dropout": "some"}, TypeError, "expected a number"),
+        ({"density": 0}, ValueError, "density is 0, but expected more"),
+        ({"density": 1.5}, ValueError, r"in \[0, 1.0\]"),
+        ({"l2": -1}, ValueError, "l2 is -1"),
+        ({"l2": float("nan")}, ValueError, "l2 is nan"),
+        ({"learning_rate": 0}, ValueError, "learning_rate is 0"),
+        ({"clip_norm": -1}, ValueError, "clip_norm"),
+        ({"seed": -1}, ValueError, "seed is -1"),
+        ({"seed": []}, ValueError, "empty"),
+        ({"seed": 1.5}, TypeError, "whole number"),
+        ({"loss": "cross_entropy", "sizes": (4, 1)}, ValueError, "binary_cross_entropy"),
+        ({"loss": "binary_cross_entropy"}, ValueError, "3 outputs, but expected 1"),
+        ({"loss": "huber", "label_smoothing": 0.1}, ValueError, "needs a loss for classes"),
+    ],
+)
+def test_a_bad_setting_is_named_with_what_was_expected(
+    settings: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        MLP(**{"sizes": (4, 8, 8, 3), **settings})
+
+
+X = np.random.default_rng(0).normal(size=(4, 10))
+y = np.arange(10) % 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"X": X.T}, ValueError, r"takes 4 features: expected \(4, n_examples\).*Pass X\.T"),
+        ({"X": X[:3]}, ValueError, r"X has shape \(3, 10\), but the first layer takes 4"),
+        ({"X": X[:, 0]}, ValueError, r"x\[:, None\]"),
+        ({"X": X[:, :0]}, ValueError, "there are no examples"),
+        ({"X": [[1.0], [2.0, 3.0]]}, ValueError, "rows of equal length"),
+        ({"X": X.astype(str)}, TypeError, "expected numbers"),
+        ({"X": X.astype(object)}, TypeError, "astype"),
+        ({"X": np.where(X > 1, np.nan, X)}, ValueError, r"X holds nan at \[\d+, \d+\]"),
+        ({"X": np.where(X > 1, np.inf, X)}, ValueError, "such values in all"),
+        ({"X": X * 1e300}, ValueError, "fit float32"),
+        ({"Y": y[:5]}, ValueError, "a label for each of the 10 examples"),
+        ({"Y": y + 1}, ValueError, "labels from 1 to 3, but the network has 3 outputs"),
+        ({"Y": y - 1}, ValueError, "labels from -1"),
+        ({"Y": y.astype(float)}, TypeError, "labels are whole numbers"),
+        ({"Y": y.astype(str)}, TypeError, "Encode text"),
+        ({"Y": np.zeros(10, int)}, ValueError, r"one class only \(0\)"),
+        ({"Y": np.eye(3)[y]}, ValueError, r"Are your targets rows\? Pass Y.T"),
+        ({"Y": np.eye(3)[y].T * 2}, ValueError, "from 0 to 2"),
+        ({"Y": np.ones((3, 10))}, ValueError, "do not sum to 1"),
+        ({"batch_size": 11}, ValueError, "batch_size is 11, but there are 10 examples"),
+        ({"batch_size": 0}, ValueError, "batch_size is 0"),
+        ({"epochs": 0}, ValueError, "epochs is 0"),
+        ({"epochs": 1.5}, TypeError, "whole number"),
+        ({"schedule": "cosin"}, ValueError, "Did you mean 'cosine'"),
+        ({"sample_weight": -np.ones(10)}, ValueError, "weights ≥ 0"),
+        ({"sample_weight": np.zeros(10)}, ValueError, "not all 0"),
+        ({"sample_weight": np.ones(9)}, ValueError, r"expected \(10,\)"),
+        ({"validation_data": X}, ValueError, r"takes \(X, Y\)"),
+        ({"validation_data": (X.T, y)}, ValueError, "validation X has shape"),
+        ({"early_stopping": 0}, ValueError, "early_stopping is 0"),
+    ],
+)
+def test_a_bad_argument_of_fit_is_refused_before_any_work(
+    arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    model = MLP((4, 8, 3))
+    before = np.array(model.parameters["W1"])
+    with pytest.raises(error, match=message):
+        model.fit(**{"X": X, "Y": y, "progress": False, **arguments})
+    np.testing.assert_array_equal(model.parameters["W1"], before)
+    assert model.history == {}
+
+
+def test_counts_and_shares_are_checked() -> None:
+    with pytest.raises(ValueError, match="numbers ≥ 0"):
+        MLP((4, 1), loss="poisson").fit(X, y - 1.0, progress=False)
+    with pytest.raises(ValueError, match="probabilities between"):
+        MLP((4, 1), loss="binary_cross_entropy").fit(X, y, progress=False)
+    with pytest.raises(ValueError, match="use predict"):
+        MLP((4, 1), loss="poisson").predict_proba(X)
+
+
+def test_rows_and_columns_in_memory_give_the_same_model(random: Random) -> None:
+    fit = {"epochs": 2, "batch_size": 4, "progress": False}
+    results = []
+    for layout in (np.ascontiguousarray(X), np.asfortranarray(X), X[:, ::-1][:, ::-1], X.tolist()):
+        results.append(MLP((4, 8, 3)).fit(layout, y, **fit).parameters["W1"])
+    for other in results[1:]:
+        np.testing.assert_array_equal(results[0], other)
+
+
+def test_inputs_are_never_written_to(random: Random) -> None:
+    inputs = [X.astype(np.float32), y.copy(), np.ones(10, np.float32)]
+    copies = [a.copy() for a in inputs]
+    for array in inputs:
+        array.flags.writeable = False
+    MLP((4, 8, 3), normalization="layer").fit(
+        inputs[0], inputs[1], sample_weight=inputs[2], progress=False
+    )
+    for array, copy in zip(inputs, copies, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_labels_and_one_hot_columns_give_the_same_model() -> None:
+    labels = MLP((4, 8, 3)).fit(X, y, progress=False)
+    columns = MLP((4, 8, 3)).fit(X, np.eye(3)[y].T, progress=False)
+    np.testing.assert_array_equal(labels.parameters["W2"], columns.parameters["W2"])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+def test_answers_have_the_shapes_of_the_mathematics(loss: str, seed: Any) -> None:
+    kind = LOSSES[loss].kind
+    n_out = 1 if kind == "binary" else 3
+    model = MLP((4, 5, n_out), loss=loss, seed=seed, dtype="float64")
+    leading = (2,) if isinstance(seed, list) else ()
+    assert model.scores(X).shape == (*leading, n_out, 10)
+    if kind in ("real", "count"):
+        assert model.predict(X).shape == (*leading, n_out, 10)
+        return
+    proba = model.predict_proba(X)
+    assert proba.shape == (*leading, n_out, 10)
+    assert ((proba >= 0) & (proba <= 1)).all()
+    prediction = model.predict(X)
+    assert prediction.dtype == np.int64
+    if kind == "multiclass":
+        np.testing.assert_allclose(proba.sum(axis=-2), 1)
+        np.testing.assert_array_equal(prediction, proba.argmax(axis=-2))
+    else:
+        flat = proba[..., 0, :] if kind == "binary" else proba
+        np.testing.assert_array_equal(prediction, flat > 0.5)
+
+
+def test_large_inputs_are_evaluated_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MLP((4, 6, 3), normalization="batch", dtype="float64").fit(X, y, progress=False)
+    whole = model.scores(X)
+    monkeypatch.setattr("mlp_xp.training.CHUNK", 3)
+    np.testing.assert_allclose(model.scores(X), whole, rtol=1e-12)
+
+
+def test_r2_is_that_of_scikit_learn(random: Random) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    model = MLP((4, 5, 2), loss="squared_error", dtype="float64")
+    Y, w = random.normal(size=(2, 10)), random.uniform(0, 1, 10)
+    expected = metrics.r2_score(Y.T, model.predict(X).T, sample_weight=w)
+    np.testing.assert_allclose(model.evaluate(X, Y, w).score, expected)
+
+
+def test_own_functions_train_like_the_table(backend: Backend) -> None:
+    xp = backend.xp
+
+    def f(xp: Any, Z: Any) -> Any:
+        return xp.tanh(Z)
+
+    pair = (f, lambda xp, Z: 1 - xp.tanh(Z) * xp.tanh(Z))
+    row = Activation(f=f, slope=lambda xp, A: 1 - A * A)
+    expected = MLP((4, 6, 3), activation="tanh", dtype="float64", device=backend.device)
+    expected.fit(X, y, progress=False)
+    for own in (pair, row, [row]):
+        model = MLP(
+            (4, 6, 3),
+            activation=own,
+            initializer="glorot_uniform",
+            dtype="float64",
+            device=backend.device,
+        ).fit(X, y, progress=False)
+        np.testing.assert_allclose(
+            backend.get(model.parameters["W1"]),
+            backend.get(expected.parameters["W1"]),
+            rtol=1e-9,
+        )
+    assert xp is backend.xp
+
+
+def test_own_optimizer_and_initializer_values() -> None:
+    model = MLP(
+        (4, 200, 3), optimizer=Momentum(rate=0.1, momentum=0.5), initializer=normal(0.5), l2=0.1
+    )
+    np.testing.assert_allclose(np.std(model.parameters["W1"]), 0.5, rtol=0.1)
+    assert model.optimizer.rate == 0.1
+    assert MLP((4, 3), optimizer=Momentum(), learning_rate=0.3).optimizer.rate == 0.3
+    model.fit(X, y, epochs=3, progress=False)
+    assert model.history["loss"][-1] < model.history["loss"][0]
+
+
+def test_a_drawn_seed_is_kept() -> None:
+    model = MLP((4, 5, 3), seed=None)
+    again = MLP((4, 5, 3), seed=model.seeds[0])
+    np.testing.assert_array_equal(model.parameters["W1"], again.parameters["W1"])
+
+
+def test_every_array_of_a_step_can_be_seen_by_name(backend: Backend) -> None:
+    model = MLP(
+        (4, 6, 5, 3),
+        activation="tanh",
+        residual=True,
+        dropout=0.5,
+        dtype="float64",
+        device=backend.device,
+    )
+    seen = {name: backend.get(value) for name, value in inspect_step(model, X, y).items()}
+    expected = {"loss", "A0", "mask1", "mask2"}
+    for i in (1, 2, 3):
+        expected |= {f"{letter}{i}" for letter in ("Z", "A", "delta", "dW", "db")}
+    assert set(seen) == expected | {"dP1", "dP2"}
+    W = {name: backend.get(value) for name, value in model.parameters.items()}
+    np.testing.assert_allclose(seen["Z1"], W["W1"] @ X + W["b1"], rtol=1e-12)
+    skip = np.tanh(seen["Z1"]) * seen["mask1"] + W["P1"] @ X
+    np.testing.assert_allclose(seen["A1"], skip, rtol=1e-12)
+    np.testing.assert_allclose(seen["dW3"], seen["delta3"] @ seen["A2"].T, rtol=1e-9)
+    np.testing.assert_allclose(seen["db1"][:, 0], seen["delta1"].sum(axis=1), rtol=1e-9)
+
+
+def test_repr_says_what_it_is() -> None:
+    assert repr(MLP((64, 32, 10), seed=[1, 2])) == (
+        "<MLP 64-32-10, 2,410 parameters, float32, 2 networks>"
+    )
