@@ -218,6 +218,17 @@ def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device) -> Arra
     return xp.astype(Y, xp.int64, copy=False)
 
 
+def parameter(name: str, value: Any, shape: tuple[int, ...], device: Device, dtype: str) -> Array:
+    """A parameter of the given shape, finite, on the device in the model's dtype."""
+    value = _as_array(name, value, device)
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, but expected {shape}.")
+    xp = device.xp
+    array = xp.astype(_put(name, value, device), getattr(xp, dtype), copy=False)
+    _finite(name, array, device, dtype)
+    return array
+
+
 def weights(argument: str, value: Any, m: int, device: Device, dtype: str) -> Array | None:
     """Sample weights (m,) ≥ 0, not all 0; None stays None."""
     if value is None:

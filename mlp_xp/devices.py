@@ -27,6 +27,7 @@ class Device(NamedTuple):
     get          array on the device → NumPy array; waits for the device
     synchronize  wait until all work is done
     reads_wait   whether reading a number stops the device, as on a GPU
+    stepper      (recipe, device, data) → a faster `training.Step`, or None
     """
 
     name: str
@@ -36,6 +37,7 @@ class Device(NamedTuple):
     get: Callable[[Array], npt.NDArray[Any]]
     synchronize: Callable[[], None]
     reads_wait: bool = False
+    stepper: Callable[..., Any] | None = None
 
 
 class DeviceStatus(NamedTuple):

@@ -1,13 +1,15 @@
 """The loop over epochs: history, early stopping, callbacks, progress.
 
-`train` repeats `training.train_step` and keeps in a `Run` whatever has been reached, so
+`train` repeats one step and keeps in a `Run` whatever has been reached, so
 that an interruption at any moment leaves the weights of the last whole step. Numbers
 are read from the device once an epoch.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ import numpy.typing as npt
 
 from .devices import Device
 from .schedules import Plateau, ReduceOnPlateau, Schedule
-from .training import Data, Recipe, batch, bits_for, evaluate, pieces, shuffled, train_step
+from .training import Data, Recipe, Step, bits_for, evaluate, pieces, shuffled, stepper
 from .types import Array, State
 
 
@@ -116,7 +118,7 @@ class _Best:
         self.waited = np.where(better, 0, self.waited + 1)
         self.stopped |= self.waited >= self.rule.patience
         if better.all():
-            self.state = state
+            self.state = copied(self.device, state)
         elif better.any():
             chosen, where = self.device.put(better[:, None]), self.device.xp.where
             self.state = state._replace(
@@ -144,6 +146,10 @@ class Rates:
         reduction = self.plateau.reduction
         return rate * (reduction if self.plan.leading else float(reduction[0]))
 
+    def since(self, first: int) -> Callable[[int], Any]:
+        """The rates counted from update `first`."""
+        return lambda i: self.at(first + i)
+
     def observe(self, loss: npt.NDArray[np.float64]) -> None:
         """Take in the monitored loss of an epoch, (n_networks,)."""
         if self.plateau is not None and isinstance(self.plan.schedule, ReduceOnPlateau):
@@ -168,10 +174,41 @@ def train(
     if plan.early_stopping is not None:
         best = _Best(plan.early_stopping, device, run.state, len(plan.seeds))
     weights = None if data.weights is None else device.get(data.weights)
+    run.state = copied(device, run.state)  # steps may write over what they are given
+    step = stepper(recipe, device, data)
     began = time.perf_counter()
-    with progress_bar(rates.n_steps, plan.progress) as bar:
+    with progress_bar(rates.n_steps, plan.progress) as bar, _Interrupts() as interrupts:
+
+        def bits_at(step: int, m: int) -> Array | None:
+            return bits_for(device, recipe.network, plan.seeds, plan.leading, step, m)
+
+        def after_step() -> None:
+            bar.update(1)
+            interrupts.check()
+
         for number in range(plan.epochs):
-            loss = _epoch(recipe, device, run, plan, data, weights, rates, number, bar)
+            good = copied(device, run.state)  # finite: so the last epoch's end found
+            first = number * rates.steps_per_epoch
+            order = np.arange(data.m)
+            if plan.shuffle:
+                order = shuffled(plan.seeds, plan.leading, run.epoch, data.m)
+            losses = one_epoch(
+                device,
+                run,
+                step,
+                order,
+                plan.batch_size,
+                rates.since(first),
+                bits_at,
+                after_step,
+            )
+            finite = np.all(np.isfinite(losses).reshape(-1, losses.shape[-1]), axis=0)
+            if not finite.all() or not _all_finite(device, run.state):
+                run.state = good
+                bad = losses.shape[-1] if finite.all() else int(np.argmin(finite)) + 1
+                rate = float(np.max(rates.at(first + bad - 1)))
+                raise TrainingDiverged(_divergence(run.epoch + 1, bad, rate, data, device))
+            loss = epoch_mean(losses, order, plan.batch_size, weights)
             found = None
             if validation is not None:
                 found = evaluate(recipe, device.xp, run.state, validation)
@@ -181,7 +218,7 @@ def train(
             result = Epoch(
                 epoch=run.epoch + 1,
                 step=run.state.step,
-                rate=_number(rates.at((number + 1) * rates.steps_per_epoch - 1)),
+                rate=_number(rates.at(first + rates.steps_per_epoch - 1)),
                 loss=_number(loss),
                 validation_loss=None if found is None else found.loss,
                 validation_score=None if found is None else found.score,
@@ -198,54 +235,75 @@ def train(
         run.state = run.state._replace(theta=best.state.theta, running=best.state.running)
 
 
-def _epoch(
-    recipe: Recipe,
+def one_epoch(
     device: Device,
     run: Run,
-    plan: Plan,
-    data: Data,
-    weights: npt.NDArray[Any] | None,
-    rates: Rates,
-    number: int,
-    bar: Any,
+    step: Step,
+    order: npt.NDArray[np.int64],
+    batch_size: int,
+    rate_at: Callable[[int], Any],
+    bits_at: Callable[[int, int], Array | None],
+    after_step: Callable[[], object],
 ) -> npt.NDArray[np.float64]:
-    """One pass over the data: the mean objective of its batches, () or (n_networks,)."""
-    xp, network = device.xp, recipe.network
-    good = run.state  # finite: so the last epoch's end found
-    order = np.arange(data.m)
-    if plan.shuffle:
-        order = shuffled(plan.seeds, plan.leading, run.epoch, data.m)
+    """One pass over the data in the given order: the objective of every batch.
+
+    order       (m,), or (n_networks, m) where every network has its own
+    rate_at     number of the batch in this pass → rate, a float or (n_networks,)
+    bits_at     (number of the update over the life of the model, m) → dropout bits
+    after_step  called between steps
+
+    `run.state` is replaced after every step. Returns (…, n_batches) float64, and ends
+    early, that batch the last, where a device whose numbers are free to read meets a loss
+    that is not finite. Otherwise nothing is read before the pass ends.
+    """
     index = device.put(order)
     losses: list[Array] = []
-    for piece in pieces(data.m, plan.batch_size):
-        rate = rates.at(number * rates.steps_per_epoch + len(losses))
+    for piece in pieces(order.shape[-1], batch_size):
+        rate = rate_at(len(losses))
         if isinstance(rate, np.ndarray):
-            rate = device.xp.astype(device.put(rate[:, None]), good.theta.dtype)
-        X, T, w = batch(recipe, xp, data, index[..., piece])
-        bits = bits_for(device, network, plan.seeds, plan.leading, run.state.step, X.shape[-1])
-        state = train_step(recipe, xp, run.state, X, T, w, bits, rate)
-        losses.append(state.loss)
-        if not device.reads_wait and not np.isfinite(device.get(state.loss)).all():
+            rate = device.xp.astype(device.put(rate[:, None]), run.state.theta.dtype)
+        bits = bits_at(run.state.step, piece.stop - piece.start)
+        run.state = step(run.state, index[..., piece], bits, rate)
+        losses.append(run.state.loss)
+        if not device.reads_wait and not np.isfinite(device.get(run.state.loss)).all():
             break
-        run.state = state
-        bar.update(1)
-    table = device.get(xp.stack(losses)).astype(np.float64).T  # (…, n_batches)
-    finite = np.isfinite(table).reshape(-1, len(losses)).all(axis=0)
-    if not finite.all() or not bool(xp.all(xp.isfinite(run.state.theta))):
-        run.state = good
-        bad = len(losses) if finite.all() else int(np.argmin(finite)) + 1
-        raise TrainingDiverged(_divergence(run.epoch + 1, bad, rates, number, data, device))
-    sizes = np.ones(data.m) if weights is None else weights
-    starts = range(0, data.m, plan.batch_size)
-    share = np.add.reduceat(sizes[order].astype(np.float64), starts, axis=-1)
-    return np.asarray(np.sum(table * share, axis=-1) / np.sum(share, axis=-1))
+        after_step()
+    return device.get(device.xp.stack(losses)).astype(np.float64).T
 
 
-def _divergence(
-    epoch: int, step: int, rates: Rates, number: int, data: Data, device: Device
-) -> str:
+def epoch_mean(
+    losses: npt.NDArray[np.float64],
+    order: npt.NDArray[np.int64],
+    batch_size: int,
+    weights: npt.NDArray[Any] | None,
+) -> npt.NDArray[np.float64]:
+    """The weighted mean of the batches' objectives (…, n_batches): () or (n_networks,)."""
+    sizes = np.ones(order.shape[-1]) if weights is None else weights.astype(np.float64)
+    share = np.add.reduceat(sizes[order], range(0, order.shape[-1], batch_size), axis=-1)
+    return np.asarray(np.sum(losses * share, axis=-1) / np.sum(share, axis=-1))
+
+
+def copied(device: Device, state: State) -> State:
+    """A state whose arrays are its own."""
     xp = device.xp
-    rate = np.max(rates.at(number * rates.steps_per_epoch + step - 1))
+
+    def copy(array: Array) -> Array:
+        return xp.asarray(array, copy=True)
+
+    return state._replace(
+        theta=copy(state.theta),
+        moments=tuple(map(copy, state.moments)),
+        running=copy(state.running),
+    )
+
+
+def _all_finite(device: Device, state: State) -> bool:
+    xp = device.xp
+    return bool(xp.all(xp.isfinite(state.theta)))
+
+
+def _divergence(epoch: int, step: int, rate: float, data: Data, device: Device) -> str:
+    xp = device.xp
     largest = float(xp.max(xp.abs(data.rows)))
     cure = "lower the learning rate or set clip_norm=1.0"
     if largest > 100:
@@ -270,6 +328,40 @@ def describe(epoch: Epoch) -> str:
         parts.append(f"validation {np.min(epoch.validation_loss):.4f}")
         parts.append(f"score {np.max(epoch.validation_score):.4f}")
     return ", ".join(parts)
+
+
+class _Interrupts:
+    """Holds Ctrl-C back until a step is whole: `check` then raises KeyboardInterrupt.
+
+    Only in the main thread, and only in the place of Python's own handler: whoever has
+    installed another one keeps it. A second Ctrl-C is not held back.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.ours = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        )
+
+    def __enter__(self) -> Self:
+        if self.ours:
+            signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _ask(self, *_: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed since the last step."""
+        if self.asked:
+            raise KeyboardInterrupt
 
 
 class _Silent:

@@ -12,7 +12,7 @@ from . import checks
 from .kernels import Kernels
 from .model import MLP
 from .network import connections, forward, split
-from .training import Recipe, batch, bits_for, gradient, objective
+from .training import Recipe, batch, bits_for, gradient, objective, penalty
 from .types import Array
 
 CHUNK = 1 << 22  # entries of perturbed parameters evaluated at once
@@ -159,7 +159,9 @@ def _objectives(
     layers = split(recipe.network, xp, theta)
     scores = forward(recipe.network, recipe.kernels, xp, layers, X, bits=bits).scores
     J, _, _ = recipe.kernels.score(xp, recipe.loss, scores, T, w)
-    return device.get(objective(recipe, xp, theta, J)).astype(np.float64)
+    return device.get(objective(recipe, xp, theta, J, penalty(recipe, xp, X.shape[-1], w))).astype(
+        np.float64
+    )
 
 
 __all__ = ["GradientCheck", "check_gradients", "inspect_step"]

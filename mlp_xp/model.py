@@ -29,6 +29,7 @@ from .network import (
     connections,
     initial_statistics,
     initialise,
+    join,
     split,
 )
 from .optimizers import OPTIMIZERS, Optimizer
@@ -45,7 +46,7 @@ from .training import (
     stacked,
     train_step,
 )
-from .types import Array, State
+from .types import Array, Layer, State
 
 DEFAULT_BATCH = 128
 
@@ -209,9 +210,33 @@ class MLP:
 
     @property
     def parameters(self) -> dict[str, Array]:
-        """W1, b1, gain1, P1, W2 … by name, on the device: (…, n_out, n_in) each."""
-        layers = split(self.network, self.device.xp, self._run.state.theta)
+        """W1, b1, gain1, P1, W2 … by name, on the device, (…, n_out, n_in) each: a copy."""
+        xp = self.device.xp
+        layers = split(self.network, xp, xp.asarray(self._run.state.theta, copy=True))
         return {slot.name: getattr(layers[slot.layer], slot.field) for slot in self.network.slots}
+
+    def set_parameters(self, **parameters: Any) -> None:
+        """Replace parameters by name: arrays of the shapes in `parameters`, any kind of float.
+
+        The optimiser's moments stay. The zeros of absent connections must be zeros.
+        """
+        xp, network = self.device.xp, self.network
+        known = {slot.name: slot for slot in network.slots}
+        layers = [layer._asdict() for layer in split(network, xp, self._run.state.theta)]
+        for name, value in parameters.items():
+            slot = checks.choose("the parameter's name", known, name)
+            shape = (*self.leading, *slot.shape)
+            layers[slot.layer][slot.field] = checks.parameter(
+                name, value, shape, self.device, self.dtype
+            )
+        theta = join(network, xp, [Layer(**layer) for layer in layers])
+        absent = self._recipe.connected
+        if absent is not None and bool(xp.any((absent == 0) & (theta != 0))):
+            raise ValueError(
+                "The parameters hold numbers where the network has no connection: expected 0 "
+                "there. `parameters` shows where."
+            )
+        self._run.state = self._run.state._replace(theta=theta)
 
     # -- training ------------------------------------------------------------
 

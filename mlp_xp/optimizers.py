@@ -133,16 +133,19 @@ class Adam(Optimizer):
     """m ← β₁ m + (1 - β₁) g;  s ← β₂ s + (1 - β₂) g²;  θ ← θ - rate m̂ / (√ŝ + ε).
 
     Kingma & Ba 2015, algorithm 1; m̂ = m / (1 - β₁ᵗ) and ŝ = s / (1 - β₂ᵗ) are folded
-    into two scalars of the step.
+    into two scalars of the step. `epsilon_hat` takes the form at the end of their §2,
+    θ ← θ - rate √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√s + ε̂), which is scikit-learn's.
     """
 
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    epsilon_hat: bool = False
     n_moments: ClassVar[int] = 2
 
     def scalars(self, rate: float, step: int) -> tuple[float, ...]:
-        return rate / (1 - self.beta1**step), (1 - self.beta2**step) ** -0.5
+        first, second = 1 - self.beta1**step, (1 - self.beta2**step) ** 0.5
+        return (rate * second / first, 1.0) if self.epsilon_hat else (rate / first, 1 / second)
 
     def update(
         self, xp: Namespace, theta: Array, g: Array, moments: Moments, *scalars: float

@@ -6,9 +6,9 @@ Nothing here reads a number back from the device; `fitting` does, once an epoch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,8 @@ class Recipe:
     The objective is the weighted mean loss + ½ l2 Σ W². Its gradient is clipped by value,
     then by norm, then handed to the optimiser.
 
+    l2_shared  whether l2 is divided by the total weight of the batch (its size, where
+               examples have none): scikit-learn's objective
     decayed    (n_parameters,) 1 for weights, 0 for biases and gains, on the device
     connected  like it, 0 for absent connections; None where all are present
     classes    (n_out,) 0 … n_out - 1, on the device, for labels
@@ -44,6 +46,7 @@ class Recipe:
     connected: Array | None
     classes: Array
     l2: float = 0.0
+    l2_shared: bool = False
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     clip_value: float | None = None
@@ -66,11 +69,18 @@ class Gradient(NamedTuple):
     memories: tuple[Memory, ...]
 
 
-def objective(recipe: Recipe, xp: Namespace, theta: Array, J: Array) -> Array:
+def penalty(recipe: Recipe, xp: Namespace, m: int, weights: Array | None) -> Any:
+    """The factor of ½ Σ W² in the objective of a batch of m examples."""
+    if not recipe.l2_shared:
+        return recipe.l2
+    return recipe.l2 / (m if weights is None else xp.sum(weights, axis=-1, keepdims=True))
+
+
+def objective(recipe: Recipe, xp: Namespace, theta: Array, J: Array, l2: Any) -> Array:
     """The data's loss J with the L2 penalty of theta."""
     if recipe.l2 == 0:
         return J
-    return J + 0.5 * recipe.l2 * xp.sum(recipe.decayed * theta * theta, axis=-1)
+    return J + xp.sum((0.5 * l2) * (recipe.decayed * theta * theta), axis=-1)
 
 
 def gradient(
@@ -92,11 +102,12 @@ def gradient(
     J, delta, db = kernels.score(xp, recipe.loss, scores, T, weights)
     by_layer, deltas = backward(network, kernels, xp, layers, memories, delta, db)
     g = join(network, xp, by_layer)
+    l2 = penalty(recipe, xp, X.shape[-1], weights)
     if recipe.l2 != 0:
-        g = g + recipe.l2 * (recipe.decayed * theta)
+        g = g + l2 * (recipe.decayed * theta)
     if recipe.connected is not None:
         g = g * recipe.connected
-    return Gradient(objective(recipe, xp, theta, J), g, by_layer, deltas, memories)
+    return Gradient(objective(recipe, xp, theta, J, l2), g, by_layer, deltas, memories)
 
 
 def train_step(
@@ -188,6 +199,26 @@ def batch(
     return X, T, None if data.weights is None else take(xp, data.weights, index)
 
 
+# (state, index of the batch's examples, dropout bits, rate) → the next state; the arrays
+# of the state given may become those of the state returned
+Step: TypeAlias = Callable[[State, Array, Array | None, Any], State]
+
+
+def stepper(recipe: Recipe, device: Device, data: Data) -> Step:
+    """A step on batches of `data`, everything resolved that stays the same.
+
+    The device's own way of building one, or `batch` and `train_step` one after the other.
+    """
+    if device.stepper is not None:
+        return cast(Step, device.stepper(recipe, device, data))
+
+    def step(state: State, index: Array, bits: Array | None, rate: Any) -> State:
+        X, T, weights = batch(recipe, device.xp, data, index)
+        return train_step(recipe, device.xp, state, X, T, weights, bits, rate)
+
+    return step
+
+
 def stacked(arrays: Sequence[npt.NDArray[Any]], leading: tuple[int, ...]) -> npt.NDArray[Any]:
     """One array for one network, a stack of them for several."""
     return np.stack(arrays) if leading else arrays[0]
@@ -243,7 +274,7 @@ def evaluate(recipe: Recipe, xp: Namespace, state: State, data: Data) -> Score:
     S = scores_of(recipe, xp, state, data.rows)
     T = encode(recipe, xp, data, data.targets)
     J, _, _ = recipe.kernels.score(xp, recipe.loss, S, T, data.weights)
-    J = objective(recipe, xp, state.theta, J)
+    J = objective(recipe, xp, state.theta, J, penalty(recipe, xp, data.m, data.weights))
     weights = xp.ones_like(data.rows[:, 0]) if data.weights is None else data.weights
     share = weights / xp.sum(weights)
     kind = recipe.loss.kind

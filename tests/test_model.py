@@ -247,3 +247,29 @@ def test_repr_says_what_it_is() -> None:
     assert repr(MLP((64, 32, 10), seed=[1, 2])) == (
         "<MLP 64-32-10, 2,410 parameters, float32, 2 networks>"
     )
+
+
+def test_parameters_are_a_copy_and_can_be_set(backend: Backend) -> None:
+    model = MLP((4, 6, 3), seed=[0, 1], device=backend.device)
+    before = {name: backend.get(value) for name, value in model.parameters.items()}
+    model.fit(X, y, epochs=1, progress=False)
+    other = MLP((4, 6, 3), seed=[0, 1], device=backend.device)
+    other.set_parameters(**model.parameters)
+    np.testing.assert_array_equal(backend.get(other.predict(X)), backend.get(model.predict(X)))
+    other.set_parameters(W1=before["W1"].astype(float))
+    np.testing.assert_array_equal(backend.get(other.parameters["W1"]), before["W1"])
+    for name in ("W2", "b1"):
+        mine, theirs = other.parameters[name], model.parameters[name]
+        np.testing.assert_array_equal(backend.get(mine), backend.get(theirs))
+
+
+def test_parameters_that_do_not_fit_are_refused() -> None:
+    model = MLP((4, 6, 3), density=0.5)
+    with pytest.raises(ValueError, match="expected one of 'W1', 'W2', 'b1', 'b2'"):
+        model.set_parameters(W3=np.zeros((3, 3)))
+    with pytest.raises(ValueError, match=r"W1 has shape \(4, 6\), but expected \(6, 4\)"):
+        model.set_parameters(W1=np.zeros((4, 6)))
+    with pytest.raises(ValueError, match="b1 holds nan"):
+        model.set_parameters(b1=np.full((6, 1), np.nan))
+    with pytest.raises(ValueError, match="no connection"):
+        model.set_parameters(W1=np.ones((6, 4)))

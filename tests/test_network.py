@@ -139,7 +139,7 @@ def test_the_check_names_the_worst_parameter() -> None:
 def test_a_kink_is_counted_and_not_blamed() -> None:
     X = np.array([[1.0, -1.0, 0.5]])
     model = MLP((1, 2, 1), loss="squared_error", dtype="float64")
-    model.parameters["W1"][...] = 0.0  # every Z1 is exactly at the kink of relu
+    model.set_parameters(W1=np.zeros((2, 1)))  # every Z1 is exactly at the kink of relu
     check = check_gradients(model, X, np.ones(3))
     assert check.kinks > 0
     assert check.passed

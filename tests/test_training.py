@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Any
 
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 
 from conftest import Backend
-from mlp_xp import LOSSES, MLP, OPTIMIZERS, SCHEDULES, EarlyStopping, Epoch, TrainingDiverged
+from mlp_xp import (
+    LOSSES,
+    MLP,
+    OPTIMIZERS,
+    SCHEDULES,
+    Activation,
+    EarlyStopping,
+    Epoch,
+    TrainingDiverged,
+)
 from mlp_xp.draws import Purpose, dropout_bits, permutation
 from mlp_xp.schedules import ReduceOnPlateau
 from mlp_xp.training import shuffled
@@ -246,7 +256,7 @@ def test_a_loss_that_turns_nan_stops_with_epoch_step_and_cure(
     reckless = MLP(
         (4, 8, 3), loss="squared_error", optimizer="sgd", learning_rate=1e12, device=backend.device
     )
-    reckless._run.state = model._run.state
+    reckless.set_parameters(**model.parameters)
     reckless._run.epoch = 2
     with (
         np.errstate(all="ignore"),
@@ -274,6 +284,23 @@ def test_an_interruption_leaves_the_weights_of_a_whole_step(random: Random) -> N
     straight = MLP((4, 8, 3)).fit(X, y, epochs=2, progress=False)
     np.testing.assert_array_equal(model.parameters["W1"], straight.parameters["W1"])
     assert model.epochs_trained == 2
+
+
+def test_ctrl_c_waits_for_the_end_of_the_step(random: Random) -> None:
+    X, y = blobs(random)
+    model, caught = MLP((4, 8, 3)), []
+
+    def f(xp: Any, Z: Any) -> Any:
+        if model.epochs_trained == 1 and not caught:  # in the middle of a step
+            caught.append(model._run.state.step)
+            signal.raise_signal(signal.SIGINT)
+        return xp.tanh(Z)
+
+    model = MLP((4, 8, 3), activation=Activation(f, lambda xp, A: 1 - A * A))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, epochs=5, batch_size=20, progress=False)
+    assert model._run.state.step == caught[0] + 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_progress_bar_can_be_seen_and_turned_off(
