@@ -61,8 +61,22 @@ def _numpy_namespace() -> Namespace:
     return xp
 
 
+def _numpy_stepper(*arguments: Any) -> Any:
+    from .fast.numpy import stepper
+
+    return stepper(*arguments)
+
+
 def _cpu() -> Device:
-    return Device("cpu", _numpy_namespace(), SPEC, np.asarray, np.asarray, lambda: None)
+    return Device(
+        "cpu",
+        _numpy_namespace(),
+        SPEC,
+        np.asarray,
+        np.asarray,
+        lambda: None,
+        stepper=_numpy_stepper,
+    )
 
 
 DEVICES: dict[str, Callable[[], Device]] = {"cpu": _cpu}

@@ -5,8 +5,8 @@ array API standard. They use the last two axes only, so that arrays with one mor
 leading axis are many networks at once. `SPEC` collects them; a faster set for some
 device is `SPEC._replace(layer=…)`, held equal to SPEC by tests.
 
-`out` names arrays a fast version may fill instead of allocating; the specification
-ignores it. Callers use only what is returned.
+No kernel writes to its arguments. What is faster in place is a `training.Step` of its
+own, such as `fast.numpy`'s, held equal to a step of these.
 
 Notation (the README's table): m examples, W weights, A activations, Z pre-activations,
 δ = ∂J/∂Z, dA = ∂J/∂A. The mean over examples is inside δ from the start (`score`), so
@@ -26,7 +26,7 @@ from .types import Array, Namespace, Normalised
 EPSILON = 1e-5  # added to variances, as in Ioffe & Szegedy 2015
 
 
-def product(xp: Namespace, W: Array, A: Array, *, out: Array | None = None) -> Array:
+def product(xp: Namespace, W: Array, A: Array) -> Array:
     """W A: (n_out, n_in), (n_in, m) → (n_out, m)."""
     return xp.matmul(W, A)
 
@@ -37,8 +37,6 @@ def layer(
     A: Array,
     b: Array,
     activation: Activation,
-    *,
-    out: Array | None = None,
 ) -> tuple[Array, Array]:
     """Z = W A + b and H = f(Z).
 
@@ -51,13 +49,20 @@ def layer(
     return Z, activation.f(xp, Z)
 
 
-def activate(xp: Namespace, Z: Array, activation: Activation, *, out: Array | None = None) -> Array:
+def activate(xp: Namespace, Z: Array, activation: Activation) -> Array:
     """H = f(Z), (n_out, m)."""
     return activation.f(xp, Z)
 
 
 def normalise(
-    xp: Namespace, S: Array, gain: Array, b: Array, axis: int, *, out: Array | None = None
+    xp: Namespace,
+    S: Array,
+    gain: Array,
+    b: Array,
+    axis: int,
+    *,
+    epsilon: float = EPSILON,
+    out: Array | None = None,
 ) -> Normalised:
     """Z = gain (S - mean) / √(variance + ε) + b, with the moments of S itself.
 
@@ -68,16 +73,23 @@ def normalise(
     mean = xp.mean(S, axis=axis, keepdims=True)
     centred = S - mean
     variance = xp.mean(centred * centred, axis=axis, keepdims=True)
-    inverse_deviation = 1 / xp.sqrt(variance + EPSILON)
+    inverse_deviation = 1 / xp.sqrt(variance + epsilon)
     N = centred * inverse_deviation
     return Normalised(gain * N + b, N, inverse_deviation, mean, variance)
 
 
 def normalise_by(
-    xp: Namespace, S: Array, gain: Array, b: Array, mean: Array, variance: Array
+    xp: Namespace,
+    S: Array,
+    gain: Array,
+    b: Array,
+    mean: Array,
+    variance: Array,
+    *,
+    epsilon: float = EPSILON,
 ) -> Array:
     """The same with given moments (n_out, 1): batch normalisation in evaluation."""
-    return gain * ((S - mean) / xp.sqrt(variance + EPSILON)) + b
+    return gain * ((S - mean) / xp.sqrt(variance + epsilon)) + b
 
 
 def normalise_gradient(
@@ -86,8 +98,6 @@ def normalise_gradient(
     gain: Array,
     normalised: Normalised,
     axis: int,
-    *,
-    out: Array | None = None,
 ) -> tuple[Array, Array]:
     """∂J/∂S and ∂J/∂gain from δ = ∂J/∂Z, through both moments.
 
@@ -103,9 +113,7 @@ def normalise_gradient(
     )
 
 
-def dropout_mask(
-    xp: Namespace, bits: Array, rate: float, dtype: Any, *, out: Array | None = None
-) -> Array:
+def dropout_mask(xp: Namespace, bits: Array, rate: float, dtype: Any) -> Array:
     """0 with probability `rate`, else 1 / (1 - rate): inverted dropout (Srivastava et al. 2014).
 
     bits  unsigned 16-bit integers, uniform; the rate is rounded to 1/65536 and the
@@ -115,7 +123,7 @@ def dropout_mask(
     return xp.astype(bits >= threshold, dtype) * (65536 / (65536 - threshold))
 
 
-def dropout(xp: Namespace, H: Array, mask: Array, *, out: Array | None = None) -> Array:
+def dropout(xp: Namespace, H: Array, mask: Array) -> Array:
     """H ∘ mask."""
     return H * mask
 
@@ -126,8 +134,6 @@ def score(
     S: Array,
     T: Array,
     weights: Array | None,
-    *,
-    out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """The weighted mean loss of a batch, its derivative by the scores, and by the last bias.
 
@@ -147,7 +153,7 @@ def score(
     return J, delta, xp.sum(delta, axis=-1, keepdims=True)
 
 
-def input_gradient(xp: Namespace, W: Array, dS: Array, *, out: Array | None = None) -> Array:
+def input_gradient(xp: Namespace, W: Array, dS: Array) -> Array:
     """Carry the error one layer back: dA = Wᵀ dS, (n_in, m)."""
     return xp.matmul(xp.matrix_transpose(W), dS)
 
@@ -158,8 +164,6 @@ def activation_gradient(
     V: Array,
     activation: Activation,
     mask: Array | None,
-    *,
-    out: Array | None = None,
 ) -> tuple[Array, Array]:
     """δ = dA ∘ mask ∘ f', and Σ δ over examples, the gradient of the bias.
 
@@ -175,12 +179,12 @@ def activation_gradient(
     return delta, xp.sum(delta, axis=-1, keepdims=True)
 
 
-def weight_gradient(xp: Namespace, dS: Array, A: Array, *, out: Array | None = None) -> Array:
+def weight_gradient(xp: Namespace, dS: Array, A: Array) -> Array:
     """∂J/∂W = dS Aᵀ: (n_out, m), (n_in, m) → (n_out, n_in)."""
     return xp.matmul(dS, xp.matrix_transpose(A))
 
 
-def clip_norm(xp: Namespace, g: Array, limit: float, *, out: Array | None = None) -> Array:
+def clip_norm(xp: Namespace, g: Array, limit: float) -> Array:
     """g scaled so that its Euclidean norm is at most `limit` (Pascanu et al. 2013).
 
     One norm over all parameters of a network; no value is read on the host.
@@ -189,7 +193,7 @@ def clip_norm(xp: Namespace, g: Array, limit: float, *, out: Array | None = None
     return g * (limit / xp.maximum(norm, xp.full_like(norm, limit)))
 
 
-def clip_value(xp: Namespace, g: Array, limit: float, *, out: Array | None = None) -> Array:
+def clip_value(xp: Namespace, g: Array, limit: float) -> Array:
     """Every entry of g held within ±limit."""
     bound = xp.full_like(g, limit)
     return xp.minimum(xp.maximum(g, -bound), bound)
@@ -203,8 +207,6 @@ def update(
     moments: Moments,
     scalars: tuple[Any, ...],
     shrink: Array | None,
-    *,
-    out: tuple[Array, Moments] | None = None,
 ) -> tuple[Array, Moments]:
     """One update of the flat vector of all parameters.
 

@@ -130,11 +130,17 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """m ← β₁ m + (1 - β₁) g;  s ← β₂ s + (1 - β₂) g²;  θ ← θ - rate m̂ / (√ŝ + ε).
+    """m ← β₁ m + g;  s ← β₂ s + g²;  θ ← θ - a m / (√s + ε').
 
-    Kingma & Ba 2015, algorithm 1; m̂ = m / (1 - β₁ᵗ) and ŝ = s / (1 - β₂ᵗ) are folded
-    into two scalars of the step. `epsilon_hat` takes the form at the end of their §2,
-    θ ← θ - rate √(1 - β₂ᵗ) / (1 - β₁ᵗ) · m / (√s + ε̂), which is scikit-learn's.
+    Kingma & Ba 2015, algorithm 1, with its constant factors taken out of the loop over
+    parameters, which saves two multiplications of the twelve operations: m and s are the
+    paper's moments divided by 1 - β₁ and 1 - β₂, and
+
+        a  = rate (1 - β₁) / (1 - β₁ᵗ) · √((1 - β₂ᵗ) / (1 - β₂))
+        ε' = ε √((1 - β₂ᵗ) / (1 - β₂))
+
+    `epsilon_hat` takes the form at the end of the paper's §2, where ε is not corrected
+    for the step: ε' = ε / √(1 - β₂). That is scikit-learn's.
     """
 
     beta1: float = 0.9
@@ -144,17 +150,19 @@ class Adam(Optimizer):
     n_moments: ClassVar[int] = 2
 
     def scalars(self, rate: float, step: int) -> tuple[float, ...]:
-        first, second = 1 - self.beta1**step, (1 - self.beta2**step) ** 0.5
-        return (rate * second / first, 1.0) if self.epsilon_hat else (rate / first, 1 / second)
+        corrected = ((1 - self.beta2**step) / (1 - self.beta2)) ** 0.5
+        plain = (1 - self.beta2) ** -0.5
+        a = rate * (1 - self.beta1) / (1 - self.beta1**step) * corrected
+        return a, self.epsilon * (plain if self.epsilon_hat else corrected)
 
     def update(
         self, xp: Namespace, theta: Array, g: Array, moments: Moments, *scalars: float
     ) -> tuple[Array, Moments]:
-        rate, root = scalars
+        a, epsilon = scalars
         m, s = moments
-        m = self.beta1 * m + (1 - self.beta1) * g
-        s = self.beta2 * s + (1 - self.beta2) * (g * g)
-        return theta - rate * m / (root * xp.sqrt(s) + self.epsilon), (m, s)
+        m = self.beta1 * m + g
+        s = self.beta2 * s + g * g
+        return theta - a * (m / (xp.sqrt(s) + epsilon)), (m, s)
 
 
 @dataclass(frozen=True)

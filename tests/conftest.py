@@ -82,7 +82,7 @@ def _numpy(name: str) -> Backend:
 
     if name == "numpy":
         return Backend(name, cpu.xp, np.array, np.asarray, cpu)
-    device = cpu._replace(name=name, put=lambda array: readonly(array))
+    device = cpu._replace(name=name, put=readonly, stepper=None)
     return Backend(name, cpu.xp, readonly, np.asarray, device)
 
 

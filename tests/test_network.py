@@ -125,7 +125,7 @@ def test_the_check_names_the_worst_parameter() -> None:
     n_out, X, Y = problem("squared_error")
     model = MLP((4, 3, n_out), activation="tanh", loss="squared_error")
 
-    def wrong(xp: Any, dS: Any, A: Any, *, out: Any = None) -> Any:
+    def wrong(xp: Any, dS: Any, A: Any) -> Any:
         dW = np.array(SPEC.weight_gradient(xp, dS, A))
         if dW.shape == (3, 4):
             dW[2, 1] += 1.0

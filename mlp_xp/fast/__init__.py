@@ -1,0 +1,1 @@
+"""Fast versions of what the specification computes; only `devices` imports them."""

@@ -1,0 +1,193 @@
+"""Fast steps against the specification's: every part of a network, sampled together."""
+
+from __future__ import annotations
+
+import random as stdlib_random
+from typing import Any
+
+import numpy as np
+import pytest
+from test_losses import targets
+
+from conftest import tolerance
+from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS
+from mlp_xp.draws import dropout_bits
+from mlp_xp.fast import numpy as fast
+from mlp_xp.training import Data, Step, stepper
+from mlp_xp.types import State
+
+SAMPLE_SEED = 1986
+N_SAMPLES = 150
+CHOICES: dict[str, list[Any]] = {
+    "activation": list(ACTIVATIONS),
+    "loss": list(LOSSES),
+    "normalization": ["none", "batch", "layer"],
+    "dropout": [0.0, 0.3, [0.5, 0.0]],
+    "residual": [False, True],
+    "density": [1.0, 0.5],
+    "optimizer": list(OPTIMIZERS),
+    "weight_decay": [0.0, 0.1],
+    "l2": [0.0, 0.1],
+    "clip_norm": [None, 0.5],
+    "clip_value": [None, 0.1],
+    "label_smoothing": [0.0, 0.2],
+    "dtype": ["float32", "float64"],
+    "seed": [3, [3, 4]],
+    "sizes": [(4, 5, 5), (4, 6, 3)],
+    "weighted": [False, True],
+    "l2_shared": [False, True],
+}
+
+
+def sample(number: int) -> dict[str, Any]:
+    """A row of the product; every value of every choice comes up in some row."""
+    chosen = stdlib_random.Random(f"{SAMPLE_SEED} {number}")
+    settings = {name: chosen.choice(values) for name, values in CHOICES.items()}
+    for name in ("activation", "loss", "optimizer"):
+        settings[name] = CHOICES[name][number % len(CHOICES[name])]
+    if LOSSES[settings["loss"]].kind in ("real", "count"):
+        settings["label_smoothing"] = 0.0
+    return settings
+
+
+def build(settings: dict[str, Any]) -> tuple[MLP, Data, State]:
+    """A model, data of 23 examples, and a state with moments that are not zero."""
+    settings = dict(settings)
+    rng = np.random.default_rng(7)
+    n_out = 1 if LOSSES[settings["loss"]].kind == "binary" else 3
+    weighted, shared = settings.pop("weighted", False), settings.pop("l2_shared", False)
+    model = MLP((*settings.pop("sizes"), n_out), **settings)
+    model._recipe = model._recipe.__class__(**{**vars(model._recipe), "l2_shared": shared})
+    T = targets(settings["loss"], rng, n_out, 23)
+    labels = LOSSES[settings["loss"]].kind == "multiclass" and bool(rng.integers(2))
+    data = Data(
+        rng.normal(size=(23, 4)).astype(model.dtype),
+        T.argmax(axis=0) if labels else np.ascontiguousarray(T.T.astype(model.dtype)),
+        rng.uniform(0, 2, 23).astype(model.dtype) if weighted else None,
+    )
+    state = model._run.state
+    moments = tuple(
+        rng.uniform(0.5, 1, np.shape(state.theta)).astype(model.dtype) for _ in state.moments
+    )
+    running = rng.uniform(0.5, 2, np.shape(state.running)).astype(model.dtype)
+    return model, data, state._replace(moments=moments, running=running)
+
+
+def walk(model: MLP, data: Data, state: State, step: Step) -> list[State]:
+    """Four steps: batches of 8, 8, 7 and again 8, at changing rates."""
+    rng, states = np.random.default_rng(1), []
+    order = np.stack([rng.permutation(23) for _ in model.seeds])
+    index = order if model.leading else order[0]
+    for number, piece in enumerate([slice(0, 8), slice(8, 16), slice(16, 23), slice(3, 11)]):
+        part = index[..., piece]
+        n = model.network.n_dropped * part.shape[-1]
+        bits = np.stack([dropout_bits(seed, number, n) for seed in model.seeds]) if n else None
+        if bits is not None and not model.leading:
+            bits = bits[0]
+        rate: Any = 0.01 / (number + 1)
+        if model.leading:
+            rate = np.array([[rate], [2 * rate]]).astype(model.dtype)
+        state = step(state, part, bits, rate)
+        copies = (np.array(state.theta), tuple(map(np.array, state.moments)))
+        states.append(State(*copies, np.array(state.running), state.step, state.loss))
+    return states
+
+
+def specified(model: MLP, data: Data, state: State) -> list[State]:
+    """The same walk by `training.train_step`."""
+    spec = stepper(model._recipe, model.device._replace(stepper=None), data)
+    return walk(model, data, state, spec)
+
+
+@pytest.mark.parametrize("number", range(N_SAMPLES))
+def test_a_fast_step_equals_the_specification(number: int) -> None:
+    settings = sample(number)
+    model, data, state = build(settings)
+    expected = specified(model, data, state)
+    before = np.array(state.theta)
+    found = walk(model, data, state, fast.NumpyStep(model._recipe, data))
+    np.testing.assert_array_equal(state.theta, before)  # the first state is copied, not taken
+    close = tolerance(model.dtype, 1024)
+    if settings["optimizer"] in ("adagrad", "lion", "rmsprop"):
+        close = {name: 50 * value for name, value in close.items()}  # g / |g| where g ≈ 0
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.step == theirs.step
+        assert mine.theta.dtype == theirs.theta.dtype == model.dtype
+        assert np.shape(mine.loss) == np.shape(theirs.loss) == model.leading
+        np.testing.assert_allclose(mine.loss, theirs.loss, **close)
+        np.testing.assert_allclose(mine.running, theirs.running, **close)
+        np.testing.assert_allclose(mine.theta, theirs.theta, **close)
+        for moment, reference in zip(mine.moments, theirs.moments, strict=True):
+            scale = max(1.0, float(np.abs(reference).max()))
+            np.testing.assert_allclose(moment / scale, reference / scale, **close)
+
+
+def test_the_sample_holds_every_value_of_every_choice() -> None:
+    rows = [sample(number) for number in range(N_SAMPLES)]
+    for name, values in CHOICES.items():
+        for value in values:
+            assert any(row[name] == value for row in rows), (name, value)
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    settings = {name: values[0] for name, values in CHOICES.items()}
+    return {
+        **settings,
+        "activation": "tanh",
+        "loss": "cross_entropy",
+        "optimizer": "adam",
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("subtract", np.add), ("exp", np.exp2), ("tanh", np.sin), ("sqrt", np.abs)],
+)
+def test_a_fast_step_broken_on_purpose_is_caught(
+    name: str, function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data, state = build(plain())
+    expected = specified(model, data, state)
+    original = fast.Tape.op
+
+    def wrong(self: fast.Tape, called: Any, *arguments: Any) -> Any:
+        return original(self, function if called is getattr(np, name) else called, *arguments)
+
+    monkeypatch.setattr(fast.Tape, "op", wrong)
+    found = walk(model, data, state, fast.NumpyStep(model._recipe, data))
+    assert not np.allclose(found[-1].theta, expected[-1].theta, **tolerance(model.dtype, 64))
+
+
+def test_a_state_from_elsewhere_is_taken_over() -> None:
+    model, data, state = build(plain())
+    step = fast.NumpyStep(model._recipe, data)
+    first = walk(model, data, state, step)
+    again = walk(model, data, state, step)  # back to the first state
+    np.testing.assert_array_equal(first[-1].theta, again[-1].theta)
+    np.testing.assert_array_equal(first[-1].moments[1], again[-1].moments[1])
+
+
+def test_other_data_can_take_the_place_of_a_steps_own() -> None:
+    model, data, state = build(plain())
+    step = fast.NumpyStep(model._recipe, data)
+    walk(model, data, state, step)
+    other = data._replace(rows=data.rows + 1)
+    step.data = other
+    fresh = walk(model, other, state, fast.NumpyStep(model._recipe, other))
+    np.testing.assert_array_equal(walk(model, other, state, step)[-1].theta, fresh[-1].theta)
+
+
+def test_a_step_allocates_next_to_nothing() -> None:
+    import tracemalloc
+
+    model, data, state = build(plain(sizes=(4, 300, 300)))
+    step = fast.NumpyStep(model._recipe, data)
+    index = np.arange(8)
+    state = step(state, index, None, 0.01)
+    tracemalloc.start()
+    for _ in range(3):
+        state = step(state, index, None, 0.01)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000 < model.n_parameters
