@@ -32,6 +32,8 @@ ORDER = [
     "model",
     "inspection",
     "storage",
+    "tutorial_steps",
+    "tutorial_layers",
     "tutorial",
     "data",
     "cli",

@@ -1,0 +1,786 @@
+"""The documents' systems: what is right where the documents are not.
+
+`docs/documents.md` refers to these tests by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import test_documents
+
+from conftest import Backend, tolerance
+from mlp_xp import tutorial as t
+from mlp_xp.kernels import EPSILON
+
+
+def numeric(f: Callable[[np.ndarray], Any], x: np.ndarray, h: float = 1e-5) -> np.ndarray:
+    """∂f/∂x by central differences."""
+    D = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        step = np.zeros_like(x)
+        step[i] = h
+        D[i] = (float(f(x + step)) - float(f(x - step))) / (2 * h)
+    return D
+
+
+def close(got: Any, expected: Any, rtol: float = 1e-7) -> None:
+    np.testing.assert_allclose(got, expected, rtol=rtol, atol=1e-9)
+
+
+def on(backend: Backend, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    return {name: backend.asarray(array) for name, array in arrays.items()}
+
+
+def off(backend: Backend, arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: backend.get(array) for name, array in arrays.items()}
+
+
+@pytest.fixture
+def X(random: np.random.Generator) -> np.ndarray:
+    """Three features, five examples."""
+    return random.standard_normal((3, 5))
+
+
+Y1 = np.array([[0, 1, 1, 0, 1]])
+Y2 = np.array([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
+
+
+# --- Gradients -------------------------------------------------------------------------
+
+
+def cost_of(
+    parameters: dict[str, np.ndarray], X: np.ndarray, Y: np.ndarray, hidden: str, output: str
+) -> float:
+    AL, _ = t.L_model_forward(X, parameters, hidden=hidden, output=output)
+    cost = t.compute_cost(AL, Y) if output == "sigmoid" else t.squared_cost(X.shape[1], AL, Y)
+    return float(cost)
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "none"])
+@pytest.mark.parametrize("hidden", ["relu", "sigmoid", "none"])
+@pytest.mark.parametrize("Y", [Y1, Y2], ids=["one output", "two outputs"])
+def test_L_model_backward_is_the_derivative_of_the_cost(
+    backend: Backend, X: np.ndarray, Y: np.ndarray, hidden: str, output: str
+) -> None:
+    sizes = [3, 4, 3, len(Y)]
+    parameters = {  # biases other than zero: a dead layer would put relu on its kink
+        name: value + 0.1 if name[0] == "b" else value
+        for name, value in t.initialize_parameters_deep(sizes, seed=4, initializer="he").items()
+    }
+    AL, caches = t.L_model_forward(
+        backend.asarray(X), on(backend, parameters), hidden=hidden, output=output
+    )
+    Yb = backend.asarray(Y)
+    grads = off(backend, t.L_model_backward(AL, Yb, caches, hidden=hidden, output=output))
+    for name, value in parameters.items():
+
+        def cost(value: np.ndarray, name: str = name) -> float:
+            return cost_of(parameters | {name: value}, X, Y, hidden, output)
+
+        close(grads["d" + name], numeric(cost, value), rtol=1e-6)
+    m = X.shape[1]
+    dX = numeric(lambda X: cost_of(parameters, X, Y, hidden, output), X)
+    close(grads["dA0"], m * dX, rtol=1e-6)  # of each example's own loss
+
+
+def test_several_outputs_pass_where_the_third_document_asserts_one(
+    backend: Backend, X: np.ndarray
+) -> None:
+    parameters = t.initialize_parameters_deep([3, 4, 2], initializer="lecun")
+    AL, _ = t.L_model_forward(backend.asarray(X), on(backend, parameters))
+    assert tuple(AL.shape) == (2, 5)
+    each = [float(t.compute_cost(AL[k : k + 1, :], backend.asarray(Y2[k]))) for k in (0, 1)]
+    close(float(t.compute_cost(AL, backend.asarray(Y2))), sum(each))
+
+
+def test_relu_passes_no_error_where_its_input_is_negative(backend: Backend) -> None:
+    """The first document's `Z.any() < 0` is never true, so that its dZ is dA everywhere."""
+    A_prev = np.array([[1.0, -1.0, 0.5], [2.0, 0.3, -2.0]])
+    W, b = np.array([[1.0, 0.5], [-1.0, 0.4]]), np.array([[0.1], [-0.2]])
+    arrays = [backend.asarray(array) for array in (A_prev, W, b)]
+    A, cache = t.linear_activation_forward(*arrays, "relu")
+    dA = np.ones((2, 3))
+    dA_prev, dW, db = t.linear_activation_backward(backend.asarray(dA), cache, "relu")
+
+    def mean(A_prev: np.ndarray = A_prev, W: np.ndarray = W, b: np.ndarray = b) -> float:
+        return float(np.sum(np.maximum(W @ A_prev + b, 0))) / 3
+
+    assert np.any(backend.get(A) == 0)
+    close(backend.get(dA_prev), 3 * numeric(lambda v: mean(A_prev=v), A_prev))
+    close(backend.get(dW), numeric(lambda v: mean(W=v), W))
+    close(backend.get(db), numeric(lambda v: mean(b=v), b))
+    assert not np.allclose(dA @ A_prev.T / 3, backend.get(dW))  # the document's
+
+
+def test_relu_and_sigmoid_gradients_are_the_derivatives(backend: Backend) -> None:
+    Z = np.array([[-2.0, -0.5, 0.7, 3.0]])
+    for f, gradient, backward in (
+        (t.relu, t.relu_gradient, t.relu_backward),
+        (t.sigmoid, t.sigmoid_gradient, t.sigmoid_backward),
+    ):
+        _, cache = f(backend.asarray(Z))
+        slope = numeric(lambda Z, f=f: f(Z)[0].sum(), Z)
+        close(backend.get(gradient(backend.asarray(Z))), slope, rtol=1e-6)
+        dA = backend.asarray(np.array([[2.0, -3.0, 0.5, 1.0]]))
+        dZ = backward(dA, cache)
+        close(backend.get(dZ), backend.get(dA) * slope, rtol=1e-6)
+    zero = backend.asarray(np.zeros((1, 1)))
+    assert float(t.relu_gradient(zero)[0, 0]) == 0
+
+
+def test_dA_of_the_second_document_has_the_wrong_sign(backend: Backend) -> None:
+    """∂E/∂A is -(y/a - (1-y)/(1-a)); only that, through the sigmoid, gives its own A - Y."""
+    Z = np.array([[-1.0, 0.5, 2.0, 0.1, -0.3]])
+    A, cache = t.sigmoid(backend.asarray(Z))
+    a = backend.get(A)
+    formula = Y1 / a - (1 - Y1) / (1 - a)
+    dA = 5 * numeric(lambda a: t.compute_cost(a, Y1), a)
+    close(dA, -formula, rtol=1e-6)
+    close(backend.get(t.sigmoid_backward(backend.asarray(-formula), cache)), a - Y1)
+    assert not np.allclose(a * (1 - a) * formula, a - Y1)
+
+
+def test_the_squared_cost_is_the_number_whose_gradient_is_descended(
+    backend: Backend, X: np.ndarray
+) -> None:
+    """The first document's cost is (1, m), and its sum has m times the gradient used."""
+    parameters = t.initialize_parameters_deep([3, 1], seed=4, initializer="lecun")
+    AL, caches = t.L_model_forward(backend.asarray(X), on(backend, parameters), output="none")
+    Y = backend.asarray(Y1)
+    cost = t.squared_cost(5, AL, Y)
+    assert tuple(cost.shape) == ()
+    errors = (Y1 - backend.get(AL)) ** 2
+    close(float(cost), errors.mean())
+    dW = backend.get(t.L_model_backward(AL, Y, caches, output="none")["dW1"])
+
+    def total(W: np.ndarray) -> float:
+        return float(np.sum((Y1 - W @ X) ** 2))
+
+    close(5 * dW, numeric(total, parameters["W1"]), rtol=1e-6)
+
+
+# --- Costs -----------------------------------------------------------------------------
+
+
+def test_compute_error_adds_both_terms_of_the_cross_entropy(backend: Backend) -> None:
+    """With the minus of the second document, being wrong about 0 lowers the error."""
+    AL, Y = np.array([[0.2, 0.7]]), np.array([[0, 1]])
+    error = float(t.compute_error(backend.asarray(AL), backend.asarray(Y)))
+    close(error, -(np.log(0.8) + np.log(0.7)) / 2)
+    document = -(Y @ np.log(AL).T - (1 - Y) @ np.log(1 - AL).T).sum() / 2
+    assert document < 0.1 < error
+    worse = float(t.compute_error(backend.asarray(np.array([[0.9, 0.7]])), backend.asarray(Y)))
+    assert worse > error
+
+
+def test_the_error_of_several_outputs_is_the_sum_of_each(backend: Backend) -> None:
+    """Y · log(AL)ᵀ, summed, as in the second document, mixes every output with every other."""
+    AL, Y = np.array([[0.2, 0.7], [0.6, 0.9]]), np.array([[0, 1], [1, 1]])
+    own = -(np.log([0.8, 0.7]).sum() + np.log([0.6, 0.9]).sum()) / 2
+    close(float(t.compute_error(backend.asarray(AL), backend.asarray(Y))), own)
+    mixed = -(Y @ np.log(AL).T + (1 - Y) @ np.log(1 - AL).T).sum() / 2
+    assert not np.isclose(mixed, own)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_cost_is_finite_and_right_at_probabilities_0_and_1(
+    backend: Backend, dtype: type
+) -> None:
+    def cost(AL: list[float], Y: list[int]) -> float:
+        a = backend.asarray(np.array([AL], dtype=dtype))
+        return float(t.compute_cost(a, backend.asarray(np.array([Y]))))
+
+    assert cost([0, 1, 1, 0], [0, 1, 1, 0]) == 0
+    np.testing.assert_allclose(cost([0, 0.5], [0, 1]), np.log(2) / 2, **tolerance(dtype, 2))
+    tiny = float(np.finfo(dtype).tiny)
+    assert np.isfinite(cost([0], [1]))
+    assert cost([0], [1]) == cost([1], [0]) > cost([tiny], [1]) > 80
+    assert np.isnan(cost([np.nan], [1]))
+
+
+def test_a_cost_of_what_is_no_probability_is_refused(backend: Backend) -> None:
+    with pytest.raises(ValueError, match=r"outside \[0, 1\].*sigmoid"):
+        t.compute_cost(backend.asarray(np.array([[1.2]])), backend.asarray(np.array([[1]])))
+
+
+def test_gradients_are_right_where_outputs_are_rounded_to_0_and_1(backend: Backend) -> None:
+    """Y/A - (1-Y)/(1-A) is 0/0 there, in the third and fifth documents."""
+    X = backend.asarray(np.array([[800.0, -800.0, 800.0, -800.0]]))
+    parameters = on(backend, {"W1": np.array([[1.0]]), "b1": np.zeros((1, 1))})
+    AL, caches = t.L_model_forward(X, parameters)
+    assert backend.get(AL).tolist() == [[1, 0, 1, 0]]
+    grads = off(backend, t.L_model_backward(AL, backend.asarray(np.array([[1, 0, 0, 1]])), caches))
+    np.testing.assert_array_equal(grads["dA0"], [[0, 0, 1, -1]])
+    np.testing.assert_array_equal(grads["dW1"], [[400.0]])
+    np.testing.assert_array_equal(grads["db1"], [[0.0]])
+
+
+def test_sigmoid_of_large_scores_neither_overflows_nor_warns(backend: Backend) -> None:
+    Z = backend.asarray(np.array([[-1e4, -800.0, 0.0, 800.0, 1e4]]))
+    A, _ = t.sigmoid(Z)
+    np.testing.assert_array_equal(backend.get(A), [[0, 0, 0.5, 1, 1]])
+    a, _ = t.DenseLayer(1, 1, "sigmoid").forward_propagation(Z, Z[:, :1] * 0 + 1, Z[:, 2])
+    np.testing.assert_array_equal(backend.get(a), [[0, 0, 0.5, 1, 1]])
+
+
+# --- Shapes, names and arguments -------------------------------------------------------
+
+
+def test_targets_of_another_shape_are_refused_not_reshaped(backend: Backend, X: np.ndarray) -> None:
+    """reshape turns (m, n_out) into (n_out, m) without complaint, and out of order."""
+    assert not np.array_equal(Y2.T.reshape(2, 5), Y2)
+    parameters = on(backend, t.initialize_parameters_deep([3, 2]))
+    AL, caches = t.L_model_forward(backend.asarray(X), parameters)
+    rows = backend.asarray(np.ascontiguousarray(Y2.T))
+    for call in (
+        lambda: t.compute_cost(AL, rows),
+        lambda: t.squared_cost(5, AL, rows),
+        lambda: t.L_model_backward(AL, rows, caches),
+    ):
+        with pytest.raises(ValueError, match=r"\(5, 2\).*\(2, 5\).*Pass Y.T"):
+            call()
+
+
+def test_a_vector_of_targets_is_the_row_of_one_output(backend: Backend, X: np.ndarray) -> None:
+    parameters = on(backend, t.initialize_parameters_deep([3, 1]))
+    AL, caches = t.L_model_forward(backend.asarray(X), parameters)
+    row, vector = backend.asarray(Y1), backend.asarray(Y1[0])
+    assert float(t.compute_cost(AL, row)) == float(t.compute_cost(AL, vector))
+    for a, b in zip(
+        t.L_model_backward(AL, row, caches).values(),
+        t.L_model_backward(AL, vector, caches).values(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(backend.get(a), backend.get(b))
+
+
+def test_an_unknown_activation_is_named_with_those_that_exist(X: np.ndarray) -> None:
+    W, b = np.ones((1, 3)), np.zeros((1, 1))
+    _, cache = t.linear_activation_forward(X, W, b, "none")
+    for call in (
+        lambda: t.linear_activation_forward(X, W, b, "tanh"),
+        lambda: t.linear_activation_backward(X[:1], cache, "tanh"),
+        lambda: t.DenseLayer(2, 1, "tanh"),  # a sigmoid in the fourth document
+        lambda: t.L_layer_model(X, Y1, [3, 2, 1], hidden="tanh"),
+    ):
+        with pytest.raises(ValueError, match=r"'tanh'.*'sigmoid', 'relu', 'none'"):
+            call()
+    with pytest.raises(ValueError, match="output is 'relu'"):
+        t.L_layer_model(X, Y1, [3, 2, 1], output="relu")
+    with pytest.raises(ValueError, match=r"initializer is 'xavier'.*'xavier_normal'"):
+        fourth_network(initializer="xavier")
+
+
+def test_examples_as_rows_are_refused(backend: Backend, X: np.ndarray) -> None:
+    rows = backend.asarray(np.ascontiguousarray(X.T))
+    W, b = backend.asarray(np.ones((2, 3))), backend.asarray(np.zeros((2, 1)))
+    for call in (
+        lambda: t.linear_forward(rows, W, b),
+        lambda: t.linear_combination(rows, W, b),
+        lambda: t.L_layer_model(rows, backend.asarray(Y1), [3, 2, 1]),
+        lambda: t.generate_mini_batches(rows, backend.asarray(Y1)),
+    ):
+        with pytest.raises(ValueError, match=r"Pass X.T"):
+            call()
+
+
+def test_the_cache_of_an_activation_is_Z(backend: Backend) -> None:
+    Z = backend.asarray(np.array([[-1.0, 2.0]]))
+    assert t.relu(Z)[1] is Z
+    assert t.sigmoid(Z)[1] is Z
+    one, zero = backend.asarray(np.ones((1, 1))), backend.asarray(np.zeros((1, 1)))
+    _, (linear_cache, activation_cache) = t.linear_activation_forward(Z, one, zero, "relu")
+    assert all(a is b for a, b in zip(linear_cache, (Z, one, zero), strict=True))
+    np.testing.assert_array_equal(backend.get(activation_cache), [[-1.0, 2.0]])
+
+
+def test_a_network_has_one_layer_less_than_layer_dims_has_numbers(X: np.ndarray) -> None:
+    """[5, 4, 3, 1] is two hidden layers, three layers in all."""
+    parameters = t.initialize_parameters_deep([5, 4, 3, 1])
+    assert len(parameters) // 2 == 3
+    _, caches = t.L_model_forward(np.zeros((5, 2)), parameters)
+    assert len(caches) == 3
+
+
+def test_forward_propagation_is_L_model_forward_with_flat_caches(
+    backend: Backend, X: np.ndarray
+) -> None:
+    """It runs, where the second document's names L, A, cache_list and params are undefined."""
+    parameters = on(backend, t.initialize_parameters_deep([3, 4, 1], initializer="he"))
+    AL, caches = t.L_model_forward(backend.asarray(X), parameters)
+    AL2, cache_list = t.forward_propagation(backend.asarray(X), parameters)
+    np.testing.assert_array_equal(backend.get(AL2), backend.get(AL))
+    for (A_prev, W, b, Z), (linear_cache, Z_same) in zip(cache_list, caches, strict=True):
+        np.testing.assert_array_equal(backend.get(Z), backend.get(Z_same))
+        np.testing.assert_array_equal(
+            backend.get(t.linear_combination(A_prev, W, b)), backend.get(Z)
+        )
+        Z_linear, same = t.linear_forward(A_prev, W, b)
+        np.testing.assert_array_equal(backend.get(Z_linear), backend.get(Z))
+        assert all(a is b for a, b in zip(same, (A_prev, W, b), strict=True))
+        for got, expected in zip(
+            t.backward_linear_combination(Z, A_prev, W, b),
+            t.linear_backward(Z, linear_cache),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(backend.get(got), backend.get(expected))
+
+
+@pytest.mark.parametrize("update", [t.update_parameters, t.update_parameters_sgd])
+def test_updating_returns_new_parameters_and_keeps_the_old(
+    backend: Backend, update: Callable[..., dict[str, Any]]
+) -> None:
+    before = {"W1": np.ones((2, 2)), "b1": np.ones((2, 1))}
+    parameters, grads = on(backend, before), {"dW1": before["W1"] * 2, "db1": before["b1"] * 3}
+    kept = dict(parameters)
+    after = off(backend, update(parameters, on(backend, grads), 0.1))
+    close(after["W1"], 0.8 * np.ones((2, 2)))
+    close(after["b1"], 0.7 * np.ones((2, 1)))
+    for name, value in before.items():
+        assert parameters[name] is kept[name]
+        np.testing.assert_array_equal(backend.get(parameters[name]), value)
+
+
+def test_results_stay_in_the_library_and_dtype_of_their_inputs(
+    backend: Backend, X: np.ndarray
+) -> None:
+    X32, Y = backend.asarray(X.astype(np.float32)), backend.asarray(Y1)
+    for output in ("sigmoid", "none"):
+        parameters, _ = t.L_layer_model(X32, Y, [3, 4, 1], output=output, num_iterations=2)
+        AL, caches = t.L_model_forward(X32, parameters, output=output)
+        grads = t.L_model_backward(AL, Y, caches, output=output)
+        for array in (AL, *parameters.values(), *grads.values()):
+            assert type(array) is type(X32)
+            assert array.dtype == X32.dtype
+    labels = backend.asarray(np.array([1, 2]))
+    W1 = t.init_parameters([2, 1], like=labels)["W1"]
+    assert np.any(backend.get(W1) != 0)  # weights are not cut to integers
+
+
+# --- Draws -----------------------------------------------------------------------------
+
+
+def test_the_global_random_state_is_left_alone(X: np.ndarray) -> None:
+    before = np.random.get_state(legacy=False)
+    t.initialize_parameters(3, 2, 1)
+    t.initialize_parameters_deep([3, 2, 1])
+    t.init_parameters([3, 2, 1])
+    t.generate_mini_batches(X, Y1, 2)
+    t.L_layer_model(X, Y1, [3, 2, 1], num_iterations=1)
+    fourth_network()
+    after = np.random.get_state(legacy=False)
+    np.testing.assert_array_equal(after["state"]["key"], before["state"]["key"])
+    assert after["state"]["pos"] == before["state"]["pos"]
+
+
+def test_draws_repeat_with_a_seed_and_differ_without() -> None:
+    for initialize in (t.initialize_parameters_deep, t.init_parameters):
+        once, again = (initialize([3, 2], seed=7)["W1"] for _ in range(2))
+        np.testing.assert_array_equal(once, again)
+        once, again = (initialize([3, 2], seed=None)["W1"] for _ in range(2))
+        assert not np.array_equal(once, again)
+    once, again = (fourth_network(seed=None).params_values["W1"] for _ in range(2))
+    assert not np.array_equal(once, again)
+
+
+def test_he_initialisation_counts_inputs() -> None:
+    """Var = 2 / n of the layer before; with n of the layer itself the scores change size."""
+    n_in, n_out = 400, 25
+    W = t.initialize_parameters_deep([n_in, n_out], initializer="he")["W1"]
+    np.testing.assert_allclose(W.var(), 2 / n_in, rtol=0.05)
+    A = np.maximum(np.random.RandomState(0).standard_normal((n_in, 2000)), 0)
+    np.testing.assert_allclose((W @ A).var(), 2 * (A**2).mean(), rtol=0.1)
+    document = W * np.sqrt(n_in / n_out)
+    assert (document @ A).var() > 10 * 2 * (A**2).mean()
+
+
+def test_weights_of_a_fixed_scale_lose_the_signal_layer_by_layer() -> None:
+    """0.01 randn on six layers of 100: the fifth document's draw, beside He's."""
+    X = np.random.RandomState(0).standard_normal((100, 50))
+
+    def spread(initializer: str) -> float:
+        parameters = t.initialize_parameters_deep([100] * 7, initializer=initializer)
+        _, caches = t.L_model_forward(X, parameters)
+        return float(caches[-1][1].std())
+
+    assert spread("normal") < 1e-6
+    assert spread("he") > 0.1
+
+
+def test_of_zero_weights_only_the_last_bias_learns(backend: Backend, X: np.ndarray) -> None:
+    parameters = on(backend, t.initialize_parameters_deep([3, 4, 1], initializer="zeros"))
+    AL, caches = t.L_model_forward(backend.asarray(X), parameters)
+    grads = off(backend, t.L_model_backward(AL, backend.asarray(Y1), caches))
+    assert {name for name, value in grads.items() if np.any(value != 0)} == {"db2"}
+
+
+def test_mini_batches_hold_every_example_once(backend: Backend) -> None:
+    m = 10
+    X, Y = np.arange(2 * m).reshape(2, m) * 1.0, np.arange(2 * m).reshape(2, m)
+    batches = t.generate_mini_batches(backend.asarray(X), backend.asarray(Y), batch_size=4)
+    pairs = [(backend.get(x), backend.get(y)) for x, y in batches]
+    assert [x.shape for x, _ in pairs] == [(2, 4), (2, 4), (2, 2)]
+    xs, ys = (np.concatenate(part, axis=1) for part in zip(*pairs, strict=True))
+    np.testing.assert_array_equal(xs, ys)  # pairs stay together, and both rows of Y
+    order = np.random.RandomState(0).permutation(m)  # as legacy numpy.random.seed(0)
+    np.testing.assert_array_equal(xs[0], order)
+
+    X1, y = backend.asarray(X), backend.asarray(Y[0])
+    assert tuple(t.generate_mini_batches(X1, y, batch_size=4)[0][1].shape) == (1, 4)
+    assert len(t.generate_mini_batches(X1, y, batch_size=10)) == 1
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        t.generate_mini_batches(X1, y, batch_size=0)
+
+
+def test_another_seed_gives_other_mini_batches() -> None:
+    X = np.arange(20.0)[None, :]
+    first, same, other = (
+        np.concatenate([x for x, _ in t.generate_mini_batches(X, X, 8, seed=seed)], axis=1)
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+
+
+# --- L_layer_model ---------------------------------------------------------------------
+
+
+def test_L_layer_model_follows_the_gradient_of_its_cost(backend: Backend, X: np.ndarray) -> None:
+    for output in ("none", "sigmoid"):
+        parameters, costs = t.L_layer_model(
+            backend.asarray(X),
+            backend.asarray(Y1),
+            [3, 4, 1],
+            0.05,
+            num_iterations=2,
+            output=output,
+            initializer="he",
+        )
+        start = t.init_parameters([3, 4, 1], seed=2, initializer="he")
+        close(costs[0], cost_of(start, X, Y1, "relu", output))
+        AL, caches = t.L_model_forward(X, start, output=output)
+        first = t.update_parameters(start, t.L_model_backward(AL, Y1, caches, output=output), 0.05)
+        close(costs[1], cost_of(first, X, Y1, "relu", output))
+        assert costs[1] < costs[0]
+        assert all(isinstance(cost, float) for cost in costs)
+        assert cost_of(off(backend, parameters), X, Y1, "relu", output) < costs[1]
+
+
+def test_the_cost_of_L_layer_model_is_exact_where_outputs_are_rounded(
+    backend: Backend,
+) -> None:
+    """σ(800) is 1, but the cost of a wrong score of 800 is 800 and no other number."""
+    X, Y = np.array([[4e5, -4e5]]), np.array([[0, 1]])
+    W = t.init_parameters([1, 1], seed=2)["W1"]
+    if W[0, 0] < 0:
+        X = -X
+    _, costs = t.L_layer_model(
+        backend.asarray(X), backend.asarray(Y), [1, 1], 0.0, 1, output="sigmoid"
+    )
+    close(costs[0], 4e5 * abs(W[0, 0]))
+    assert costs[0] > 1500
+
+
+def test_hidden_layers_of_L_layer_model_are_not_linear(backend: Backend) -> None:
+    """With 'none' in every layer, as in the first document, |x| cannot be learnt."""
+    x = np.linspace(-1, 1, 21)[None, :]
+    X, Y = backend.asarray(x), backend.asarray(np.abs(x))
+    final = {}
+    for hidden in ("relu", "none"):
+        parameters, costs = t.L_layer_model(
+            X, Y, [1, 8, 1], 0.1, 200, hidden=hidden, initializer="he"
+        )
+        AL, _ = t.L_model_forward(X, parameters, hidden=hidden, output="none")
+        bend = np.diff(backend.get(AL)[0], n=2)
+        assert (np.abs(bend).max() > 1e-3) == (hidden == "relu")
+        final[hidden] = costs[-1]
+    best_line = np.var(np.abs(x))
+    assert final["relu"] < 0.1 * best_line < 0.99 * best_line < final["none"]
+
+
+def test_L_layer_model_prints_only_when_asked(
+    capsys: pytest.CaptureFixture[str], X: np.ndarray
+) -> None:
+    t.L_layer_model(X, Y1, [3, 2, 1], num_iterations=3)
+    assert capsys.readouterr().out == ""
+    _, costs = t.L_layer_model(X, Y1, [3, 2, 1], num_iterations=3, print_cost=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"iteration {i}: cost {cost:.6g}" for i, cost in enumerate(costs)]
+
+
+# --- The layer objects -----------------------------------------------------------------
+
+
+def two_layers(hidden: str = "relu", output: str = "sigmoid", n_out: int = 1) -> list[Any]:
+    return [t.DenseLayer(3, 4, hidden), t.DenseLayer(4, n_out, output)]
+
+
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [
+        ("sigmoid", "binary_cross_entropy"),
+        ("sigmoid", "squared_error"),
+        ("none", "squared_error"),
+    ],
+)
+@pytest.mark.parametrize("hidden", ["relu", "sigmoid"])
+@pytest.mark.parametrize("Y", [Y1, Y2], ids=["one output", "two outputs"])
+def test_backward_propagation_of_NN_is_the_derivative_of_its_loss(
+    backend: Backend, X: np.ndarray, Y: np.ndarray, hidden: str, output: str, loss: str
+) -> None:
+    def make(like: Any = None) -> t.NN:
+        layers = two_layers(hidden, output, len(Y))
+        return t.NN(layers, initializer="xavier_normal", loss=loss, like=like)
+
+    nn, reference = make(backend.asarray(X)), make()
+    y_hat, memory = nn.forward_propagation(backend.asarray(X))
+    grads = off(backend, nn.backward_propagation(y_hat, backend.asarray(Y), memory))
+    start = dict(reference.params_values)
+    for name, value in start.items():
+
+        def cost(value: np.ndarray, name: str = name) -> Any:
+            reference.params_values = start | {name: value}
+            return reference.loss(reference.predict(X), Y)
+
+        close(grads["d" + name], numeric(cost, value), rtol=1e-6)
+    np.testing.assert_allclose(
+        float(nn.loss(y_hat, backend.asarray(Y))),
+        float(nn.loss(y_hat, backend.asarray(Y), memory)),
+        rtol=1e-12,
+    )
+
+
+def test_the_fourth_documents_deltas_are_not_the_derivative(X: np.ndarray) -> None:
+    """(a - y) g' of the last layer is for ½ (a - y)²; cross-entropy has a - y.
+
+    ∂J/∂W takes the layer's input, not its output, and ∂J/∂b the mean over the examples.
+    """
+    nn = t.NN([t.DenseLayer(3, 2, "sigmoid")], initializer="xavier_normal")
+    y_hat, memory = nn.forward_propagation(X)
+    grads = nn.backward_propagation(y_hat, Y2, memory)
+    delta = y_hat - Y2
+    close(grads["dW1"], delta @ X.T / 5)
+    close(grads["db1"], delta.mean(axis=1, keepdims=True))
+    document = delta * y_hat * (1 - y_hat)
+    assert not np.allclose(document @ X.T / 5, grads["dW1"])
+    assert (delta @ y_hat.T).shape != grads["dW1"].shape  # δ of layer l times a of layer l
+    assert delta.shape != grads["db1"].shape
+
+    squared = t.NN(nn.layers, initializer="xavier_normal", loss="squared_error")
+    grads = squared.backward_propagation(y_hat, Y2, memory)
+    close(grads["dW1"], document @ X.T / 5)
+
+
+def test_the_slope_of_a_layer_is_taken_at_scores_with_their_bias(backend: Backend) -> None:
+    """relu(x + 2) at x = -1 has slope 1; at W a without b, as in the fourth document, 0."""
+    layer = t.DenseLayer(1, 1, "relu")
+    x, W, b = (backend.asarray(np.array([[v]])) for v in (-1.0, 1.0, 2.0))
+    _, z = layer.forward_propagation(x, W, b)
+    dx, _, _ = layer.backward_propagation(W, x, W, b, z)
+    assert float(dx[0, 0]) == 1
+
+
+def test_an_error_reaches_a_unit_by_every_path(backend: Backend) -> None:
+    """d f(u(x), v(x)) = ∂f/∂u u' + ∂f/∂v v': a sum, which Wᵀ dZ takes."""
+    W = np.array([[2.0], [3.0]])  # one unit, two units above
+    A_prev = np.array([[0.5]])
+    dZ = np.array([[10.0], [100.0]])
+    arrays = [backend.asarray(array) for array in (dZ, A_prev, W, np.zeros((2, 1)))]
+    dA_prev, _, _ = t.linear_backward(arrays[0], tuple(arrays[1:]))
+    np.testing.assert_array_equal(backend.get(dA_prev), [[2 * 10 + 3 * 100]])
+
+
+def test_backpropagation_gives_gradients_and_the_update_changes_parameters(
+    X: np.ndarray,
+) -> None:
+    """The fourth document's prose has it the other way round."""
+    nn = t.NN(two_layers())
+    before = {name: value.copy() for name, value in nn.params_values.items()}
+    y_hat, memory = nn.forward_propagation(X)
+    grads = nn.backward_propagation(y_hat, Y1, memory)
+    for name, value in before.items():
+        np.testing.assert_array_equal(nn.params_values[name], value)
+    nn.train(X, Y1, epochs=1, learning_rate=0.1)
+    for name, value in before.items():
+        close(nn.params_values[name], value - 0.1 * grads["d" + name])
+
+
+def test_a_layer_takes_a_batch_as_columns_and_gives_each_example_its_own(
+    backend: Backend, X: np.ndarray
+) -> None:
+    layer = t.DenseLayer(3, 2, "sigmoid")
+    W = backend.asarray(np.arange(6.0).reshape(2, 3) / 6)
+    b = backend.asarray(np.array([[0.5], [-1.0]]))
+    A, Z = layer.forward_propagation(backend.asarray(X), W, b)
+    assert tuple(A.shape) == tuple(Z.shape) == (2, 5)
+    for i in range(5):
+        a, z = layer.forward_propagation(backend.asarray(X[:, i]), W, b)
+        assert tuple(a.shape) == (2,)
+        close(backend.get(a), backend.get(A)[:, i])
+        close(backend.get(z), backend.get(Z)[:, i])
+    close(backend.get(layer.activation(Z)), backend.get(A))
+
+
+def test_layers_that_do_not_fit_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="layer 2 takes 1 inputs, but layer 1 gives 2"):
+        t.NN([t.DenseLayer(2, 2, "relu"), t.DenseLayer(1, 1, "sigmoid")])
+
+
+def test_predict_returns_the_output_alone(backend: Backend, X: np.ndarray) -> None:
+    """The fourth document unpacks it as two: its print is that of forward_propagation."""
+    nn = t.NN(two_layers(), like=backend.asarray(X))
+    y = nn.predict(backend.asarray(X))
+    assert tuple(y.shape) == (1, 5)
+    np.testing.assert_array_equal(
+        backend.get(y), backend.get(nn.forward_propagation(backend.asarray(X))[0])
+    )
+
+
+def test_biases_are_zero_except_in_the_draw_the_fourth_document_prints() -> None:
+    for initializer in ("xavier_normal", "xavier_uniform", "he"):
+        parameters = fourth_network(initializer=initializer).params_values
+        assert not np.any(parameters["b1"])
+        assert not np.any(parameters["b2"])
+    assert np.all(fourth_network().params_values["b1"] != 0)  # "random", the default
+
+
+def test_xavier_initialisation_counts_inputs_and_outputs() -> None:
+    layers = [t.DenseLayer(300, 100, "sigmoid"), t.DenseLayer(100, 1, "sigmoid")]
+    for initializer in ("xavier_normal", "xavier_uniform"):
+        W = t.NN(layers, initializer=initializer).params_values["W1"]
+        np.testing.assert_allclose(W.var(), 2 / 400, rtol=0.05)
+
+
+XOR = np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "squared_error"])
+@pytest.mark.parametrize(("hidden", "rate"), [("relu", 0.5), ("sigmoid", 5.0)])
+def test_train_learns_exclusive_or(backend: Backend, hidden: str, rate: float, loss: str) -> None:
+    X, Y = backend.asarray(XOR), backend.asarray(np.array([0, 1, 1, 0]))
+    layers = [t.DenseLayer(2, 8, hidden), t.DenseLayer(8, 1, "sigmoid")]
+    nn = t.NN(layers, 1, initializer="xavier_normal", loss=loss, like=X)
+    costs, accuracies = nn.train(X, Y, epochs=400, learning_rate=rate)
+    assert len(costs) == len(accuracies) == 400
+    assert costs[-1] < 0.3 * costs[0]
+    assert accuracies[-1] == 1
+    assert (backend.get(nn.predict(X)) > 0.5).tolist() == [[False, True, True, False]]
+
+
+def test_the_history_is_of_the_parameters_before_each_update(
+    backend: Backend, X: np.ndarray
+) -> None:
+    nn = t.NN(two_layers(), initializer="xavier_normal", like=backend.asarray(X))
+    Y = backend.asarray(Y1)
+    y_hat = nn.predict(backend.asarray(X))
+    close(float(nn.accuracy(y_hat, Y)), np.mean((backend.get(y_hat) > 0.5) == Y1))
+    history = nn.train(backend.asarray(X), Y, epochs=2)
+    close(history.cost[0], t.compute_cost(backend.get(y_hat), Y1))
+    assert history.accuracy[0] == float(nn.accuracy(y_hat, Y))
+    assert history.cost[1] < history.cost[0]
+
+
+def test_an_example_is_right_when_all_its_outputs_are() -> None:
+    nn = t.NN(two_layers(n_out=2))
+    y_hat = np.array([[0.1, 0.9, 0.9, 0.1, 0.9], [0.9, 0.9, 0.9, 0.1, 0.1]])
+    close(nn.accuracy(y_hat, Y2), 0.8)
+
+
+def test_the_loss_of_NN_fits_its_last_activation() -> None:
+    with pytest.raises(ValueError, match="expected 'squared_error'"):
+        t.NN([t.DenseLayer(1, 1, "relu")], loss="binary_cross_entropy")
+    with pytest.raises(ValueError, match="'binary_cross_entropy' or 'squared_error'"):
+        t.NN([t.DenseLayer(1, 1, "sigmoid")], loss="hinge")
+
+
+def test_the_loss_of_a_training_is_exact_where_outputs_are_rounded(backend: Backend) -> None:
+    nn = t.NN([t.DenseLayer(1, 1, "sigmoid")], like=backend.asarray(np.zeros((1, 1))))
+    nn.params_values = on(backend, {"W1": np.array([[1.0]]), "b1": np.zeros((1, 1))})
+    X, Y = backend.asarray(np.array([[800.0]])), backend.asarray(np.array([[0]]))
+    assert nn.train(X, Y, epochs=1, learning_rate=1.0).cost == [800.0]
+    np.testing.assert_array_equal(backend.get(nn.params_values["W1"]), [[-799.0]])
+
+
+# --- Batch normalisation ---------------------------------------------------------------
+
+
+def test_every_feature_is_normalised_over_the_examples(backend: Backend, X: np.ndarray) -> None:
+    """Examples are columns: the axis is the last, not the document's axis 0."""
+    scale = np.array([[1.0], [10.0], [100.0]])
+    Y, _ = t.batch_norm_forward(backend.asarray(X * scale), 1.0, 0.0, epsilon=0.0)
+    N = backend.get(Y)
+    close(N.mean(axis=1), 0)
+    close(N.var(axis=1), 1)
+    assert not np.allclose(N.mean(axis=0), 0)
+
+
+def test_gamma_and_beta_set_the_mean_and_the_deviation(backend: Backend, X: np.ndarray) -> None:
+    """Not zero and one: β, and γ √(σ² / (σ² + ε))."""
+    gamma, beta = np.array([2.0, 0.5, 1.0]), np.array([1.0, -1.0, 0.0])
+    Y, _ = t.batch_norm_forward(
+        backend.asarray(X), backend.asarray(gamma), backend.asarray(beta[:, None]), 0.1
+    )
+    close(backend.get(Y).mean(axis=1), beta)
+    close(backend.get(Y).std(axis=1), gamma * np.sqrt(X.var(axis=1) / (X.var(axis=1) + 0.1)))
+
+
+def test_a_constant_feature_needs_an_epsilon(backend: Backend) -> None:
+    X = backend.asarray(np.array([[0.1] * 10, [*range(10)]]))
+    Y, _ = t.batch_norm_forward(X, 1.0, 0.0)  # ε of Ioffe & Szegedy by default
+    close(backend.get(Y)[0], 0)
+    with pytest.raises(ValueError, match="epsilon is 0, but a feature of X is constant"):
+        t.batch_norm_forward(X, 1.0, 0.0, epsilon=0.0)
+
+
+def test_batch_normalization_by_the_batchs_own_moments_is_the_forward_pass(
+    backend: Backend, X: np.ndarray
+) -> None:
+    gamma, beta = np.array([2.0, 0.5, 1.0]), np.array([1.0, -1.0, 0.0])
+    moments = X.mean(axis=1), X.var(axis=1)
+    put = backend.asarray
+    Y, _ = t.batch_norm_forward(put(X), put(gamma), put(beta))
+    same = t.batch_normalization(put(X), *map(put, moments), put(beta), put(gamma), EPSILON)
+    close(backend.get(same), backend.get(Y))
+
+
+def test_batch_norm_backward_is_the_derivative_through_the_moments(
+    backend: Backend, X: np.ndarray, random: np.random.Generator
+) -> None:
+    gamma, beta = np.array([[2.0], [0.5], [1.0]]), np.array([[1.0], [-1.0], [0.0]])
+    dY = random.standard_normal(X.shape)
+    put = backend.asarray
+    _, cache = t.batch_norm_forward(put(X), put(gamma), put(beta))
+    dX, dgamma, dbeta = (backend.get(g) for g in t.batch_norm_backward(put(dY), cache))
+
+    def mean(X: np.ndarray = X, gamma: np.ndarray = gamma, beta: np.ndarray = beta) -> float:
+        return float(np.sum(dY * t.batch_norm_forward(X, gamma, beta)[0])) / 5
+
+    close(dX, 5 * numeric(lambda v: mean(X=v), X), rtol=1e-6)
+    close(dgamma, numeric(lambda v: mean(gamma=v), gamma), rtol=1e-6)
+    close(dbeta, numeric(lambda v: mean(beta=v), beta), rtol=1e-6)
+
+
+# --- The table -------------------------------------------------------------------------
+
+
+def test_every_row_of_the_documents_table_names_a_test_that_exists() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "documents.md").read_text(encoding="utf-8")
+    _, table = text.split("## What was wrong")
+    known = {**globals(), **vars(test_documents)}
+    rows = [line for line in table.splitlines() if re.match(r"\| \d", line)]
+    assert len(rows) > 30
+    for row in rows:
+        names = re.findall(r"`(test_\w+)`", row)
+        assert names, row
+        assert all(name in known for name in names), row
+
+
+def test_the_public_names_are_those_of_the_documents() -> None:
+    assert all(hasattr(t, name) for name in t.__all__)
+    assert issubclass(t.DenseLayer, t.Layer)
