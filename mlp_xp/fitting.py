@@ -7,6 +7,7 @@ are read from the device once an epoch.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import threading
@@ -177,7 +178,11 @@ def train(
     run.state = copied(device, run.state)  # steps may write over what they are given
     step = stepper(recipe, device, data)
     began = time.perf_counter()
-    with progress_bar(rates.n_steps, plan.progress) as bar, _Interrupts() as interrupts:
+    with (
+        np.errstate(all="ignore"),  # what is not finite is found and said in words
+        progress_bar(rates.n_steps, plan.progress) as bar,
+        Interrupts() as interrupts,
+    ):
 
         def bits_at(step: int, m: int) -> Array | None:
             return bits_for(device, recipe.network, plan.seeds, plan.leading, step, m)
@@ -330,7 +335,7 @@ def describe(epoch: Epoch) -> str:
     return ", ".join(parts)
 
 
-class _Interrupts:
+class Interrupts:
     """Holds Ctrl-C back until a step is whole: `check` then raises KeyboardInterrupt.
 
     Only in the main thread, and only in the place of Python's own handler: whoever has
@@ -386,7 +391,9 @@ def progress_bar(n_steps: int, shown: bool) -> Any:
         return _Silent()
     from tqdm import tqdm
 
-    return tqdm(total=n_steps, unit="step", file=sys.stderr, dynamic_ncols=True)
+    # a terminal that does not know its width gets 80 columns
+    ncols = None if shutil.get_terminal_size((0, 0)).columns else 80
+    return tqdm(total=n_steps, unit="step", file=sys.stderr, ncols=ncols, dynamic_ncols=not ncols)
 
 
 __all__ = [

@@ -204,6 +204,11 @@ class MLP:
         return self._run.epoch
 
     @property
+    def steps_trained(self) -> int:
+        """Updates since the initial weights."""
+        return self._run.state.step
+
+    @property
     def n_parameters(self) -> int:
         """Parameters of one network, absent connections included."""
         return self.network.n_parameters

@@ -170,7 +170,9 @@ def pieces(m: int, size: int) -> Iterator[slice]:
 
 
 def take(xp: Namespace, rows: Array, index: Array) -> Array:
-    """rows[index] for an index (m,) or (n_networks, m)."""
+    """rows[index] for an index (m,) or (n_networks, m); of sparse rows a dense copy."""
+    if hasattr(rows, "toarray"):
+        return rows[index].toarray()
     if index.ndim == 1:
         return xp.take(rows, index, axis=0)
     flat = xp.take(rows, xp.reshape(index, (-1,)), axis=0)

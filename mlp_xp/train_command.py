@@ -1,0 +1,244 @@
+"""`mlp-xp train`: from a file of examples to a file of weights.
+
+Everything that can be wrong is checked before the first step: the options, the place to
+write to, the data. A training that did not end as planned never replaces a file.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from .commands import (
+    Arguments,
+    Halt,
+    check_features,
+    described,
+    measure,
+    open_model,
+    read_data,
+    say,
+    usage_error,
+)
+from .data import Dataset, Request, load
+from .fitting import Epoch, TrainingDiverged, describe
+from .losses import LOSSES
+from .model import MLP
+from .preparation import Preparation, default_loss, n_outputs, prepare, split
+from .readers import Rows
+from .storage import check_writable
+from .train_options import (
+    OF_THE_MODEL,
+    OUT,
+    default_batch_size,
+    default_epochs,
+    default_rate,
+    defaults,
+)
+
+PAUSE = 2.0  # seconds between two lines of progress where there is no bar
+OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out")  # not arguments of MLP
+
+
+class Examples(NamedTuple):
+    """Rows to train on and rows held out, (0, n) where none are."""
+
+    X: Rows
+    y: Rows
+    X_held: Rows
+    y_held: Rows
+
+
+def train(args: Arguments) -> dict[str, Any]:
+    """Run the command; returns its document. Raises `Halt`, `DataError`, OSError …"""
+    out = args.out or args.resume or OUT
+    check_writable(out)
+    model, prepared, examples, name = _resumed(args) if args.resume else _new(args)
+    _say_plan(args, model, prepared, examples, name)
+    begun, epochs_before = model.steps_trained, model.epochs_trained
+    ended: dict[str, Any] = {"data": name, "loss": prepared.loss}
+    try:
+        _fit(args, model, prepared, examples)
+        with _undisturbed():
+            replaced = Path(out).exists()
+            model.save(out)
+    except KeyboardInterrupt:
+        if model.steps_trained == begun:
+            raise
+        message = f"interrupted in epoch {model.epochs_trained + 1}"
+        _save_unfinished(130, message, model, out, ended)
+    except TrainingDiverged as error:
+        if model.epochs_trained == epochs_before:
+            raise
+        _save_unfinished(1, str(error), model, out, ended)
+    ended |= {"model": out, "epochs": model.epochs_trained, "steps": model.steps_trained}
+    ended["seconds"] = model.history["seconds"][-1]
+    what, X, y = "training", examples.X, examples.y
+    if len(examples.X_held):
+        what, X, y = "held-out", examples.X_held, examples.y_held
+    found = measure(model, prepared, X, y)
+    say(args, f"{what} {described(found)}, after {_epochs(model)} in {ended['seconds']:.1f} s")
+    say(args, f"model written to {out}" + (", replacing the file there" if replaced else ""))
+    return {**ended, what.replace("-", "_"): found}
+
+
+def _epochs(model: MLP) -> str:
+    n = model.epochs_trained
+    return f"{n} epoch" + ("s" if n != 1 else "")
+
+
+def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
+    """A model of the options, for the data of the options."""
+    request = Request(
+        target=tuple(args.target),
+        drop=tuple(args.drop),
+        labels=args.labels,
+        folder=args.data_dir,
+    )
+    data = load(args.data or "digits", request)
+    if (args.target or args.drop) and not data.features:
+        usage_error(f"--target and --drop name CSV columns, but {data.name} has no names.")
+    assert data.y is not None
+    loss = args.loss or default_loss(data.y)
+    given = {key: getattr(args, key) for key in OF_THE_MODEL if getattr(args, key) is not None}
+    options: dict[str, Any] = {
+        **defaults(LOSSES[loss].kind),
+        "learning_rate": default_rate(given.get("optimizer", "adam")),
+        **given,
+        "loss": loss,
+    }
+    if args.held_out is not None and data.X_test is not None:
+        usage_error(f"--held-out: {data.name} has a test set of its own; leave the option out.")
+    if not 0 <= options["held_out"] < 1:
+        usage_error(f"--held-out is {options['held_out']:g}, but expected a number in [0, 1).")
+    examples, index = _divide(data, options["held_out"], options["seed"])
+    prepared = prepare(data, index, loss, options["scale"], options["scale_target"])
+    sizes = (data.X.shape[1], *options["hidden"], n_outputs(prepared, data.y))
+    arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
+    try:
+        model = MLP(sizes, device=args.device, **arguments)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        usage_error(error)
+    model.metadata = {
+        "preparation": prepared.to_json(),
+        "data": data.name,
+        "split": {
+            "seed": options["seed"],
+            "held_out": 0.0 if data.X_test is not None else options["held_out"],
+            "examples": len(data.X),
+        },
+    }
+    return model, prepared, examples, data.name
+
+
+def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
+    """A model of a file, and the data and split it was trained on."""
+    for key in OF_THE_MODEL:
+        if getattr(args, key) is not None:
+            usage_error(
+                f"--{key.replace('_', '-')} belongs to the model in {args.resume} and cannot "
+                "change when it is resumed. Train a new one, or leave the option out."
+            )
+    model, prepared = open_model(args.resume, args.device)
+    known = model.metadata.get("data")
+    if args.data is None and known not in ("digits", "fashion-mnist"):
+        usage_error(f"{args.resume} was trained on {known or 'data of its own'}: name it, --data.")
+    data = read_data(args.data or str(known), args, prepared, labelled=True)
+    check_features(model, data, args.resume)
+    stored = model.metadata.get("split", {"held_out": 0.2, "seed": model.seeds[0]})
+    examples, _ = _divide(data, stored["held_out"], stored["seed"])
+    if stored.get("examples") != len(data.X):
+        say(args, f"{data.name} is not what it was trained on: held-out examples may not be new.")
+    model.metadata["split"] = {**stored, "examples": len(data.X)}
+    return model, prepared, examples, data.name
+
+
+def _divide(data: Dataset, held_out: float, seed: int) -> tuple[Examples, Any]:
+    """Training and held-out examples, and the indices of the former."""
+    assert data.y is not None
+    if data.X_test is not None and data.y_test is not None:
+        return Examples(data.X, data.y, data.X_test, data.y_test), slice(None)
+    kept, held = split(len(data.X), held_out, seed)
+    X, y = data.X, data.y
+    return Examples(X[kept], y[kept], X[held], y[held]), kept
+
+
+def _say_plan(
+    args: Arguments, model: MLP, prepared: Preparation, examples: Examples, name: str
+) -> None:
+    held = f", {len(examples.X_held):,} held out" if len(examples.X_held) else ""
+    classes = "" if prepared.classes is None else f", {len(prepared.classes)} classes"
+    say(args, f"{name}: {len(examples.X):,} examples to train on{held}{classes}")
+    shape = "-".join(map(str, model.network.sizes))
+    chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
+    say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
+
+
+def _fit(args: Arguments, model: MLP, prepared: Preparation, examples: Examples) -> None:
+    m = len(examples.X)
+    epochs = args.epochs or default_epochs(m)
+    validation = None
+    if len(examples.X_held):
+        validation = (prepared.X(examples.X_held), prepared.Y(examples.y_held))
+    terminal = sys.stderr.isatty()
+    lines = () if terminal or args.no_progress else (_reporter(model, epochs),)
+    model.fit(
+        prepared.X(examples.X),
+        prepared.Y(examples.y),
+        epochs=epochs,
+        batch_size=args.batch_size or default_batch_size(m),
+        validation_data=validation,
+        schedule=args.schedule or "one_cycle",
+        early_stopping=args.early_stopping,
+        callbacks=lines,
+        progress=terminal and not args.no_progress,
+    )
+
+
+def _reporter(model: MLP, epochs: int) -> Callable[[Any, Epoch], None]:
+    """A callback for a standard error that is no terminal: a line now and then."""
+    first, last = model.epochs_trained + 1, model.epochs_trained + epochs
+    said = 0.0
+
+    def report(model: Any, epoch: Epoch) -> None:
+        nonlocal said
+        if epoch.epoch in (first, last) or epoch.seconds - said > PAUSE:
+            said = epoch.seconds
+            print(f"epoch {epoch.epoch}/{last}: {describe(epoch)}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _save_unfinished(
+    code: int, message: str, model: MLP, out: str, document: dict[str, Any]
+) -> NoReturn:
+    """Write what there is, beside a file that is already there, and halt."""
+    place = Path(out)
+    if place.exists():
+        place = place.with_name(f"{place.stem}.unfinished{place.suffix}")
+    with _undisturbed():
+        model.save(place)
+    raise Halt(
+        code,
+        f"{message}\nmlp-xp: the model as of step {model.steps_trained} is in {place}; go on "
+        f"with mlp-xp train --resume {place}",
+        {**document, "model": str(place), "steps": model.steps_trained},
+    )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until a file is written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,558 @@
+"""The command line does what its help says, and fails as a person expects."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from mlp_xp import LOSSES, MLP, OPTIMIZERS, SCHEDULES
+from mlp_xp.cli import COMMANDS, main
+from mlp_xp.preparation import Preparation, split
+from mlp_xp.schedules import OneCycle
+
+ROOT = Path(__file__).parents[1]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: object) -> Result:
+        code = main([str(part) for part in argv])
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+def write_csv(path: str, table: np.ndarray, names: str) -> None:
+    lines = [names, *(",".join(repr(float(v)) for v in row) for row in table)]
+    Path(path).write_text("\n".join(lines) + "\n")
+
+
+def flowers(m: int = 90) -> np.ndarray:
+    """Two measures and a label 3, 5 or 8 that follows from them."""
+    X = np.random.default_rng(0).normal(size=(m, 2)) * [3, 0.1] + [50, 2]
+    labels = np.array([3, 5, 8])[(X[:, 0] > 49).astype(int) + (X[:, 0] > 52)]
+    return np.column_stack([X, labels])
+
+
+def line_of(m: int = 200) -> np.ndarray:
+    """A number of the size of a thousand that follows from two others."""
+    X = np.random.default_rng(1).normal(size=(m, 2))
+    return np.column_stack([X, 1000 + 50 * X[:, 0] - 20 * X[:, 1]])
+
+
+# -- the main job --------------------------------------------------------------------
+
+
+def test_the_defaults_learn_the_digits_and_say_so(run: Run) -> None:
+    found = run("train")
+    assert found.code == 0
+    assert "digits: 1,438 examples to train on, 359 held out, 10 classes" in found.out
+    assert "loss cross_entropy (chosen by the target" in found.out
+    assert "model written to model.safetensors\n" in found.out
+    assert "epoch 60/60" in found.err
+    measured = run("evaluate", "model.safetensors", "digits", "--held-out", "--json").document
+    assert measured["examples"] == 359
+    assert measured["accuracy"] >= 0.97
+    assert f"held-out accuracy {measured['accuracy']:.4g}" in found.out
+
+
+def test_a_process_trains_predicts_and_evaluates(tmp_path: Path) -> None:
+    def process(*argv: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "mlp_xp", *argv],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    found = process("train", "--epochs", "3", "--hidden", "32", "--json")
+    assert found.returncode == 0, found.stderr
+    document = json.loads(found.stdout)
+    assert document["held_out"]["accuracy"] > 0.8
+    assert document["model"] == "model.safetensors"
+    assert len(process("predict", "model.safetensors", "digits").stdout.splitlines()) == 1797
+    assert "accuracy 0." in process("evaluate", "model.safetensors", "digits").stdout
+    assert process("train", "--epochs", "0").returncode == 2
+    assert process("evaluate", "gone", "digits").returncode == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
+def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    argv = [sys.executable, "-m", "mlp_xp", "train", "--epochs", "2", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=slave)
+    os.close(slave)
+    shown = ""
+    with contextlib.suppress(OSError):  # how Linux reports the end of a terminal
+        while part := os.read(master, 4096):
+            shown += part.decode(errors="replace")
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    assert "46/46" in shown
+    assert "score 0." in shown
+
+
+def test_no_progress_means_silence(run: Run) -> None:
+    found = run("train", "--epochs", 2, "--hidden", "8", "--no-progress")
+    assert (found.code, found.err) == (0, "")
+
+
+def test_the_same_seed_gives_the_same_file_but_for_the_seconds(run: Run) -> None:
+    for name in "ab":
+        run("train", "--epochs", 2, "--hidden", "8", "--seed", 4, "--out", name)
+    a, b = MLP.load("a"), MLP.load("b")
+    assert np.array_equal(a._run.state.theta, b._run.state.theta)
+    run("train", "--epochs", 2, "--hidden", "8", "--seed", 5, "--out", "b")
+    assert not np.array_equal(a._run.state.theta, MLP.load("b")._run.state.theta)
+
+
+def test_every_option_reaches_the_model(run: Run) -> None:
+    found = run(
+        "train", "--hidden", "16,12,16", "--activation", "gelu", "--normalization", "layer",
+        "--dropout", 0.1, "--residual", "--density", 0.5, "--initializer", "orthogonal",
+        "--optimizer", "adamw", "--learning-rate", 0.004, "--l2", 1e-5, "--weight-decay", 0.02,
+        "--label-smoothing", 0.05, "--clip-norm", 3, "--dtype", "float64", "--seed", 9,
+        "--schedule", "cosine", "--epochs", 4, "--batch-size", 100, "--held-out", 0.5,
+        "--early-stopping", 2, "--device", "cpu",
+    )  # fmt: skip
+    assert found.code == 0
+    model = MLP.load("model.safetensors")
+    assert {**model.config, "optimizer": None} == {
+        "sizes": [64, 16, 12, 16, 10], "activation": ["gelu"] * 3, "loss": "cross_entropy",
+        "normalization": "layer", "dropout": [0.1] * 3, "residual": True, "density": 0.5,
+        "initializer": "orthogonal", "l2": 1e-5, "clip_norm": 3.0, "clip_value": None,
+        "label_smoothing": 0.05, "dtype": "float64", "seed": 9,
+        "optimizer": None,
+    }  # fmt: skip
+    optimizer = model.config["optimizer"]
+    assert (optimizer["name"], optimizer["rate"]) == ("adamw", 0.004)
+    assert optimizer["weight_decay"] == 0.02
+    assert model.history["step"][0] == 9  # 898 examples, 100 a step
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("--optimizer", n) for n in OPTIMIZERS] + [("--schedule", n) for n in SCHEDULES],
+)
+def test_every_name_of_a_table_is_an_option(run: Run, option: str, name: str) -> None:
+    assert run("train", "--epochs", 1, "--hidden", "4", option, name).code == 0
+
+
+def test_other_optimizers_keep_their_own_rate(run: Run) -> None:
+    run("train", "--epochs", 1, "--hidden", "none", "--optimizer", "lion")
+    model = MLP.load("model.safetensors")
+    assert model.config["sizes"] == [64, 10]
+    assert model.optimizer.rate == OPTIMIZERS["lion"]().rate
+
+
+def test_training_without_held_out_examples_says_so(run: Run) -> None:
+    found = run("train", "--epochs", 1, "--hidden", "4", "--held-out", 0)
+    assert "1,797 examples to train on, 10 classes" in found.out
+    assert "\ntraining accuracy" in found.out
+    refused = run("evaluate", "model.safetensors", "digits", "--held-out")
+    assert refused.code == 2
+    assert "held out a share of 0" in refused.err
+
+
+# -- files ---------------------------------------------------------------------------
+
+
+def test_csv_labels_come_back_as_they_were(run: Run) -> None:
+    write_csv("d.csv", flowers(), "length,width,kind")
+    found = run("train", "--data", "d.csv", "--target", "kind", "--epochs", 40)
+    assert "d.csv: 72 examples to train on, 18 held out, 3 classes" in found.out
+    write_csv("new.csv", flowers()[:, [1, 0]], "width,length")  # no target, other order
+    predicted = run("predict", "model.safetensors", "new.csv")
+    assert set(predicted.out.split()) <= {"3", "5", "8"}
+    right = np.array(predicted.out.split(), int) == flowers()[:, 2]
+    assert right.mean() > 0.9
+    measured = run("evaluate", "model.safetensors", "d.csv", "--json").document
+    assert measured["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+
+
+def test_probabilities_follow_the_prediction(run: Run) -> None:
+    write_csv("d.csv", flowers(), "length,width,kind")
+    run("train", "--data", "d.csv", "--target", "kind", "--epochs", 5)
+    found = run("predict", "model.safetensors", "d.csv", "--proba", "--out", "p.csv")
+    assert found.out == "90 predictions written to p.csv\n"
+    table = np.loadtxt("p.csv", delimiter=",")
+    assert table.shape == (90, 4)
+    assert np.allclose(table[:, 1:].sum(axis=1), 1, atol=1e-5)
+    assert np.array_equal(np.array([3, 5, 8])[table[:, 1:].argmax(axis=1)], table[:, 0])
+    document = run("predict", "model.safetensors", "d.csv", "--proba", "--json").document
+    assert document["classes"] == [3, 5, 8]
+    assert document["predictions"] == table[:, 0].tolist()
+    assert np.allclose(document["probabilities"], table[:, 1:])
+
+
+def test_two_classes_may_share_one_output(run: Run) -> None:
+    table = flowers()
+    table[:, 2] = np.where(table[:, 2] == 8, 8, 3)
+    write_csv("d.csv", table, "length,width,kind")
+    argv = ("--data", "d.csv", "--target", "kind", "--loss", "binary_cross_entropy")
+    found = run("train", *argv, "--epochs", 40)
+    assert (found.code, found.err.count("error")) == (0, 0)
+    lines = run("predict", "model.safetensors", "d.csv", "--proba").out.splitlines()
+    values = np.array([line.split(",") for line in lines], float)
+    assert values.shape == (90, 3)
+    assert np.array_equal(np.where(values[:, 2] > 0.5, 8, 3), values[:, 0])
+    assert (values[:, 0] == table[:, 2]).mean() > 0.9
+
+
+def test_numbers_are_learnt_and_told_in_their_own_units(run: Run) -> None:
+    write_csv("d.csv", line_of(), "a,b,price")
+    found = run("train", "--data", "d.csv", "--target", "price", "--json").document
+    assert found["loss"] == "squared_error"
+    assert found["held_out"]["r2"] > 0.9
+    assert 0 < found["held_out"]["rmse"] < 20
+    values = np.array(run("predict", "model.safetensors", "d.csv").out.split(), float)
+    assert np.corrcoef(values, line_of()[:, 2])[0, 1] > 0.95
+    assert abs(values.mean() - 1000) < 20
+    measured = run("evaluate", "model.safetensors", "d.csv")
+    assert measured.out.startswith("R² 0.9")
+    assert "RMSE" in measured.out
+    refused = run("predict", "model.safetensors", "d.csv", "--proba")
+    assert (refused.code, "predicts numbers" in refused.err) == (2, True)
+
+
+def test_several_targets_are_predicted_at_once(run: Run) -> None:
+    write_csv("d.csv", line_of(), "a,b,price")
+    argv = ("--target", "price", "--target", "b", "--hidden", "8", "--epochs", 3)
+    assert run("train", "--data", "d.csv", *argv).code == 0
+    lines = run("predict", "model.safetensors", "d.csv").out.splitlines()
+    assert (len(lines), lines[0].count(",")) == (200, 1)
+
+
+def test_counts_and_several_labels_have_their_losses(run: Run) -> None:
+    X = np.random.default_rng(2).normal(size=(60, 3))
+    np.savez("counts.npz", X=X, y=np.arange(60) % 7)
+    np.savez("labels.npz", X=X, y=X[:, :2] > 0)
+    for name, loss in (("counts", "poisson"), ("labels", "multilabel")):
+        argv = ("--data", f"{name}.npz", "--epochs", 2, "--hidden", "4", "--loss", loss)
+        assert run("train", *argv).code == 0
+        assert run("evaluate", "model.safetensors", f"{name}.npz").code == 0
+    lines = run("predict", "model.safetensors", "labels.npz", "--proba").out.splitlines()
+    assert (len(lines), lines[0].count(",")) == (60, 3)
+
+
+def test_a_test_set_of_the_data_is_what_is_measured(run: Run) -> None:
+    X, y = flowers()[:, :2], flowers()[:, 2].astype(int)
+    np.savez("d.npz", x_train=X[:60], y_train=y[:60], x_test=X[60:], y_test=y[60:])
+    found = run("train", "--data", "d.npz", "--epochs", 2)
+    assert "60 examples to train on, 30 held out" in found.out
+    assert "on 30 examples" in run("evaluate", "model.safetensors", "d.npz").out
+    refused = run("train", "--data", "d.npz", "--held-out", 0.1)
+    assert (refused.code, "test set of its own" in refused.err) == (2, True)
+
+
+def test_npy_pairs_train_and_evaluate(run: Run) -> None:
+    np.save("X.npy", flowers()[:, :2])
+    np.save("y.npy", flowers()[:, 2].astype(int))
+    argv = ("X.npy", "--labels", "y.npy")
+    assert run("train", "--data", *argv, "--epochs", 2).code == 0
+    assert run("evaluate", "model.safetensors", *argv).code == 0
+    assert len(run("predict", "model.safetensors", "X.npy").out.splitlines()) == 90
+
+
+def test_a_model_saved_from_python_predicts_unscaled(run: Run) -> None:
+    X = np.eye(3)
+    np.save("X.npy", X)
+    model = MLP((3, 4, 2))
+    model.save("m")
+    assert run("predict", "m", "X.npy").out.split() == [str(v) for v in model.predict(X.T)]
+
+
+def test_a_preparation_that_is_not_ours_is_refused(run: Run) -> None:
+    MLP((64, 10)).save("m", {"preparation": {"mine": 1}})
+    found = run("predict", "m", "digits")
+    assert (found.code, "not written by mlp-xp train" in found.err) == (1, True)
+
+
+# -- going on ------------------------------------------------------------------------
+
+
+def test_resuming_goes_on_from_the_file(run: Run) -> None:
+    argv = ("--hidden", "16", "--schedule", "constant", "--seed", 3)
+    run("train", *argv, "--epochs", 2, "--out", "two")
+    model = MLP.load("two")
+    found = run("train", "--resume", "two", "--epochs", 2, "--schedule", "constant")
+    assert "model written to two, replacing the file there" in found.out
+    again = MLP.load("two")
+    assert again.epochs_trained == 4
+    assert again.metadata == model.metadata
+    prepared = Preparation.from_json(model.metadata["preparation"])
+    digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
+    kept, _ = split(1797, 0.2, 3)
+    X, Y = prepared.X(digits["X"][kept]), prepared.Y(digits["y"][kept])
+    model.fit(X, Y, epochs=2, batch_size=64, progress=False)
+    assert np.array_equal(model._run.state.theta, again._run.state.theta)
+
+
+def test_what_belongs_to_the_model_cannot_change_when_resumed(run: Run) -> None:
+    run("train", "--hidden", "4", "--epochs", 1)
+    before = Path("model.safetensors").read_bytes()
+    found = run("train", "--resume", "model.safetensors", "--learning-rate", 1)
+    assert found.code == 2
+    assert "--learning-rate belongs to the model in model.safetensors" in found.err
+    assert Path("model.safetensors").read_bytes() == before
+
+
+def test_resuming_on_a_file_wants_its_name(run: Run) -> None:
+    write_csv("d.csv", flowers(), "length,width,kind")
+    run("train", "--data", "d.csv", "--target", "kind", "--epochs", 1)
+    found = run("train", "--resume", "model.safetensors")
+    assert (found.code, "was trained on d.csv: name it, --data" in found.err) == (2, True)
+    argv = ("--resume", "model.safetensors", "--data", "d.csv", "--epochs", 1)
+    assert run("train", *argv).code == 0
+    write_csv("more.csv", flowers(120), "length,width,kind")
+    found = run("train", "--resume", "model.safetensors", "--data", "more.csv", "--epochs", 1)
+    assert "more.csv is not what it was trained on" in found.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "beside"])
+def test_ctrl_c_saves_the_last_whole_step_and_says_where(tmp_path: Path, existing: bool) -> None:
+    if existing:
+        (tmp_path / "model.safetensors").write_bytes(b"an older model")
+    argv = [sys.executable, "-m", "mlp_xp", "train", "--hidden", "64", "--epochs", "5000"]
+    process = subprocess.Popen(
+        argv,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("epoch 1/5000")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    name = "model.unfinished.safetensors" if existing else "model.safetensors"
+    assert process.returncode == 130
+    assert "mlp-xp: interrupted in epoch" in err
+    assert f"is in {name}; go on with mlp-xp train --resume {name}" in err
+    assert "Traceback" not in err
+    if existing:
+        assert (tmp_path / "model.safetensors").read_bytes() == b"an older model"
+    saved = MLP.load(tmp_path / name)
+    assert f"as of step {saved._run.state.step} " in err
+    assert np.array_equal(saved._run.state.theta, stopped_at(saved)._run.state.theta)
+
+
+class Stopping(OneCycle):
+    """One cycle, until a step of our choice."""
+
+    last = 0
+
+    def factor(self, step: int, n_steps: int, steps_per_epoch: int) -> float:
+        if step == self.last:
+            raise KeyboardInterrupt
+        return super().factor(step, n_steps, steps_per_epoch)
+
+
+def stopped_at(saved: MLP) -> MLP:
+    """The same training, stopped at the same step by other means."""
+    digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
+    kept, _ = split(1797, 0.2, 0)
+    prepared = Preparation.from_json(saved.metadata["preparation"])
+    Stopping.last = saved._run.state.step
+    optimizer = OPTIMIZERS["adam"](rate=0.01)
+    model = MLP(**{**saved.config, "optimizer": optimizer})
+    X, Y = prepared.X(digits["X"][kept]), prepared.Y(digits["y"][kept])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, epochs=5000, batch_size=64, schedule=Stopping(), progress=False)
+    return model
+
+
+# -- failing as a person expects -----------------------------------------------------
+
+
+def test_divergence_keeps_the_last_good_epoch(run: Run) -> None:
+    write_csv("d.csv", line_of(), "a,b,price")
+    argv = ("train", "--data", "d.csv", "--target", "price", "--hidden", "none")
+    wild = ("--optimizer", "sgd", "--learning-rate", 4, "--schedule", "constant")
+    for name in ("model.safetensors", "model.unfinished.safetensors"):
+        found = run(*argv, *wild, "--json")
+        assert found.code == 1
+        assert "stopped being finite in epoch" in found.err
+        assert f"is in {name}; go on with" in found.err
+        assert found.document["model"] == name
+        model = MLP.load(name)
+        assert model.epochs_trained > 0
+        assert all(np.isfinite(W).all() for W in model.parameters.values())
+    measured = run("evaluate", "model.safetensors", "d.csv", "--json").document
+    assert measured["loss"] is None  # infinite, which JSON cannot say
+
+
+def test_divergence_at_once_writes_nothing(run: Run) -> None:
+    write_csv("d.csv", line_of(), "a,b,price")
+    base = ("train", "--data", "d.csv", "--target", "price", "--scale", "none")
+    wild = (*base, "--no-scale-target", "--optimizer", "sgd", "--normalization", "none")
+    found = run(*wild, "--learning-rate", 1e9, "--schedule", "constant")
+    assert found.code == 1
+    assert "stopped being finite in epoch 1" in found.err
+    assert not list(Path().glob("*.safetensors"))  # nothing was learnt
+
+
+DIGITS_1 = ("train", "--epochs", "1", "--hidden", "4")
+USAGE = {
+    "no command": ((), "required: COMMAND"),
+    "unknown command": (("trian",), "invalid choice: 'trian'"),
+    "unknown option": (("train", "--epoch", "3"), "unrecognized arguments: --epoch"),
+    "loss": (("train", "--loss", "mse"), "loss is 'mse', but expected one of 'squared_error'"),
+    "close": (("train", "--optimizer", "adamm"), "Did you mean 'adam"),
+    "epochs": (("train", "--epochs", "0"), "'0', but expected a whole number of at least 1"),
+    "hidden": (("train", "--hidden", "64,x"), "'x', but expected a whole number"),
+    "dropout": (("train", "--dropout", "1"), "dropout is 1.0, but expected a number in [0, 1)"),
+    "held out": (("train", "--held-out", "1"), "--held-out is 1, but expected"),
+    "device": (("train", "--device", "gpu"), "device is 'gpu', but expected one of 'cpu'"),
+    "columns": (("train", "--target", "x"), "digits has no names"),
+    "outputs": (("train", "--loss", "cross_entropy", "--rate"), "unrecognized arguments"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_a_wrong_command_line_exits_with_2(run: Run, case: str) -> None:
+    argv, message = USAGE[case]
+    found = run(*argv)
+    assert found.code == 2
+    assert message in found.err
+    assert not os.listdir()
+
+
+DATA = {
+    "no file": (("train", "--data", "gone.csv"), "gone.csv does not exist"),
+    "no target": (("train", "--data", "d.csv"), "columns 'length', 'width', 'kind'"),
+    "bad cell": (("train", "--data", "bad.csv", "--target", "b"), "line 2, column 'a': 'x'"),
+    "one class": (("train", "--data", "one.csv", "--target", "b"), "every label is 1"),
+    "two classes": (
+        ("train", "--loss", "binary_cross_entropy"), "there are 10 classes, but loss"),
+    "batch": (("train", "--batch-size", "5000"), "batch_size is 5000, but there are 1438"),
+    "no folder": (("train", "--out", "gone/m.safetensors"), "there is no folder"),
+    "folder as out": (("train", "--out", "."), "exists and is not a file"),
+    "no model": (("predict", "gone", "digits"), "gone does not exist"),
+    "no model file": (("evaluate", "d.csv", "digits"), "d.csv cannot be read as safetensors"),
+    "fashion": (("train", "--data", "fashion-mnist", "--data-dir", "."), "dataset-fashion-mnist"),
+    "features": (("predict", "m", "d.csv"), "d.csv has 3 features, but m was trained on 64"),
+    "several": (("predict", "many", "digits"), "holds 2 networks"),
+    "no resumed": (("train", "--resume", "gone"), "gone does not exist"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_bad_data_exit_with_1_and_one_line(run: Run, case: str) -> None:
+    write_csv("d.csv", flowers(9), "length,width,kind")
+    Path("bad.csv").write_text("a,b\nx,1\n")
+    Path("one.csv").write_text("a,b\n" + "1,1\n" * 9)
+    MLP((64, 10)).save("m")
+    MLP((64, 10), seed=[1, 2]).save("many")
+    before = {name: Path(name).read_bytes() for name in os.listdir()}
+    argv, message = DATA[case]
+    found = run(*argv, "--json")
+    assert found.code == 1
+    assert message in found.err
+    error = [line for line in found.err.splitlines() if line.startswith("mlp-xp: error: ")]
+    assert len(error) == 1
+    assert found.document == {"error": error[0].removeprefix("mlp-xp: error: ")}
+    assert {name: Path(name).read_bytes() for name in os.listdir()} == before
+
+
+def test_a_damaged_model_is_refused_before_any_work(run: Run) -> None:
+    run(*DIGITS_1)
+    content = Path("model.safetensors").read_bytes()
+    Path("model.safetensors").write_bytes(content[:-4])
+    for argv in (
+        ("predict", "model.safetensors", "digits"),
+        ("evaluate", "model.safetensors", "digits"),
+        ("train", "--resume", "model.safetensors"),
+    ):
+        found = run(*argv)
+        assert (found.code, found.out) == (1, "")
+        assert "truncated, damaged" in found.err
+    assert Path("model.safetensors").read_bytes() == content[:-4]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX pipes")
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    MLP((64, 10)).save(tmp_path / "m")
+    python = f"PYTHONPATH={ROOT} {sys.executable}"
+    line = f"{python} -m mlp_xp predict m digits --proba | head -n 1"
+    found = subprocess.run(line, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert len(found.stdout.splitlines()) == 1
+
+
+# -- the rest ------------------------------------------------------------------------
+
+
+def test_a_terminal_without_our_letters_gets_an_answer(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    argv = [sys.executable, "-m", "mlp_xp", "train", "--help"]
+    found = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, check=True)
+    assert b"--l2" in found.stdout
+
+
+def test_json_is_one_document_whatever_the_command(run: Run) -> None:
+    train = run(*DIGITS_1, "--json")
+    assert set(train.document) == {
+        "data", "loss", "model", "epochs", "steps", "seconds", "held_out"
+    }  # fmt: skip
+    assert "model written to" in train.err
+    for argv in (("predict", "model.safetensors", "digits"), ("devices",)):
+        assert run(*argv, "--json").document
+
+
+def test_devices_lists_what_can_run_here(run: Run) -> None:
+    found = run("devices")
+    assert found.code == 0
+    assert any(line.split()[:2] == ["cpu", "available"] for line in found.out.splitlines())
+    assert run("devices", "--json").document[0]["name"] == "cpu"
+
+
+def test_help_and_version_answer(run: Run) -> None:
+    from mlp_xp import __version__
+
+    assert run("--version").out == f"mlp-xp {__version__}\n"
+    listed = run("--help").out
+    for name, command in COMMANDS.items():
+        assert name in listed
+        assert command.help in listed
+        assert run(name, "--help").code == 0
+    options = run("train", "--help").out
+    for name in (*LOSSES, *OPTIMIZERS, *SCHEDULES):
+        assert name in options
