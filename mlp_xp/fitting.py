@@ -7,12 +7,13 @@ are read from the device once an epoch.
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
@@ -391,9 +392,10 @@ def progress_bar(n_steps: int, shown: bool) -> Any:
         return _Silent()
     from tqdm import tqdm
 
-    # a terminal that does not know its width gets 80 columns
-    ncols = None if shutil.get_terminal_size((0, 0)).columns else 80
-    return tqdm(total=n_steps, unit="step", file=sys.stderr, ncols=ncols, dynamic_ncols=not ncols)
+    ncols = None
+    with suppress(OSError, ValueError):  # not a terminal: tqdm's own default
+        ncols = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0: it does not know
+    return tqdm(total=n_steps, unit="step", file=sys.stderr, ncols=ncols)
 
 
 __all__ = [
