@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from test_activations import TORCH
+from test_losses import TORCH as TORCH_LOSSES
 from test_losses import targets
+from test_optimizers import TORCH as TORCH_OPTIMIZERS
 
-from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS, inspect_step
+from mlp_xp import ACTIVATIONS, LOSSES, MLP, inspect_step
 from mlp_xp.draws import Purpose, permutation
 
 N_ARCHITECTURES = 24
@@ -18,7 +20,7 @@ N_ARCHITECTURES = 24
 def architecture(seed: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Settings of an MLP, X and targets."""
     rng = np.random.default_rng(seed)
-    loss = str(rng.choice(list(LOSSES)))
+    loss = str(rng.choice(list(TORCH_LOSSES)))
     n_out = 1 if LOSSES[loss].kind == "binary" else int(rng.integers(2, 5))
     hidden = rng.integers(2, 7, rng.integers(0, 4)).tolist()
     settings = {
@@ -60,19 +62,8 @@ def torch_scores(torch: Any, model: MLP, parameters: dict[str, Any], X: Any) -> 
 
 
 def torch_loss(torch: Any, name: str, S: Any, T: Any) -> Any:
-    """The mean over examples (rows) of the sum over outputs."""
-    nn = torch.nn.functional
-    if name == "cross_entropy":
-        return nn.cross_entropy(S, T)
-    each = {
-        "squared_error": lambda: 0.5 * nn.mse_loss(S, T, reduction="none"),
-        "absolute_error": lambda: nn.l1_loss(S, T, reduction="none"),
-        "huber": lambda: nn.huber_loss(S, T, reduction="none"),
-        "poisson": lambda: nn.poisson_nll_loss(S, T, reduction="none"),
-        "binary_cross_entropy": lambda: nn.binary_cross_entropy_with_logits(S, T, reduction="none"),
-        "multilabel": lambda: nn.binary_cross_entropy_with_logits(S, T, reduction="none"),
-    }[name]()
-    return each.sum(1).mean()
+    """The mean over examples, which are rows here."""
+    return TORCH_LOSSES[name](torch.nn.functional, S.T, T.T).mean()
 
 
 def as_torch(torch: Any, model: MLP) -> dict[str, Any]:
@@ -98,22 +89,13 @@ def test_gradients_are_those_of_autograd(torch: Any, seed: int) -> None:
         )
 
 
-@pytest.mark.parametrize("optimizer", [name for name in OPTIMIZERS if name != "lion"])
+@pytest.mark.parametrize("optimizer", TORCH_OPTIMIZERS)
 @pytest.mark.parametrize("seed", [3, 7])
 def test_whole_trainings_are_those_of_torch(torch: Any, optimizer: str, seed: int) -> None:
     settings, X, Y = architecture(seed)
     model = MLP(**settings, optimizer=optimizer, learning_rate=0.01, weight_decay=0.0)
     parameters = as_torch(torch, model)
-    optim, values = torch.optim, list(parameters.values())
-    reference = {
-        "sgd": lambda: optim.SGD(values, 0.01),
-        "momentum": lambda: optim.SGD(values, 0.01, momentum=0.9),
-        "nesterov": lambda: optim.SGD(values, 0.01, momentum=0.9, nesterov=True),
-        "adagrad": lambda: optim.Adagrad(values, 0.01),
-        "rmsprop": lambda: optim.RMSprop(values, 0.01),
-        "adam": lambda: optim.Adam(values, 0.01),
-        "adamw": lambda: optim.AdamW(values, 0.01, weight_decay=0.0),
-    }[optimizer]()
+    reference = TORCH_OPTIMIZERS[optimizer](torch.optim, list(parameters.values()), 0.01)
     epochs, m = 6, X.shape[1]
     model.fit(X, Y, epochs=epochs, batch_size=m, progress=False)
     losses = []

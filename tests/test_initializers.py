@@ -8,7 +8,7 @@ import pytest
 from mlp_xp.draws import Draw, Purpose
 from mlp_xp.initializers import INITIALIZERS, normal
 
-# variance as a function of fan_in and fan_out; None: not by variance
+# variance as a function of fan_in and fan_out
 VARIANCE = {
     "zeros": lambda i, o: 0.0,
     "normal": lambda i, o: 1e-4,
@@ -18,7 +18,6 @@ VARIANCE = {
     "glorot_normal": lambda i, o: 2 / (i + o),
     "xavier_uniform": lambda i, o: 2 / (i + o),
     "xavier_normal": lambda i, o: 2 / (i + o),
-    "orthogonal": None,
 }
 
 
@@ -28,10 +27,18 @@ def make(name: str, n_out: int, n_in: int, density: float = 1.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", INITIALIZERS)
+def test_weights_have_the_shape_asked_for_and_differ_by_seed(name: str) -> None:
+    W = make(name, 7, 5)
+    assert W.shape == (7, 5)
+    assert W.dtype == np.float64
+    assert np.isfinite(W).all()
+    other = INITIALIZERS[name](Draw(1, Purpose.WEIGHTS, 0), 7, 5, 5, 7)
+    assert np.array_equal(W, other) == (name == "zeros")
+
+
+@pytest.mark.parametrize("name", VARIANCE)
 def test_variance_is_that_of_the_paper(name: str) -> None:
     rule = VARIANCE[name]
-    if rule is None:
-        return  # orthogonal: its own test below
     for density in (1.0, 0.25):
         W = make(name, 300, 500, density)
         assert W.shape == (300, 500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -48,39 +49,52 @@ def test_every_backend_takes_the_same_path(backend: Backend, name: str, decay: f
         )
 
 
-@names
+# a torch optimiser of the same formula, from torch.optim, the parameters and the rate
+TORCH: dict[str, Callable[..., Any]] = {
+    "sgd": lambda optim, values, rate: optim.SGD(values, rate),
+    "momentum": lambda optim, values, rate: optim.SGD(values, rate, momentum=0.9),
+    "nesterov": lambda optim, values, rate: optim.SGD(values, rate, momentum=0.9, nesterov=True),
+    "adagrad": lambda optim, values, rate: optim.Adagrad(values, rate),
+    "rmsprop": lambda optim, values, rate: optim.RMSprop(values, rate),
+    "adam": lambda optim, values, rate: optim.Adam(values, rate),
+    "adamw": lambda optim, values, rate: optim.AdamW(values, rate, weight_decay=0.0),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 def test_the_path_is_that_of_torch(torch: Any, name: str, decay: float) -> None:
     rate = 0.01
     theta = torch.linspace(-1, 1, 12, dtype=torch.float64, requires_grad=True)
-    optim = torch.optim
-    references = {
-        "sgd": lambda: optim.SGD([theta], rate),
-        "momentum": lambda: optim.SGD([theta], rate, momentum=0.9),
-        "nesterov": lambda: optim.SGD([theta], rate, momentum=0.9, nesterov=True),
-        "adagrad": lambda: optim.Adagrad([theta], rate),
-        "rmsprop": lambda: optim.RMSprop([theta], rate),
-        "adam": lambda: optim.AdamW([theta], rate, weight_decay=decay),
-        "adamw": lambda: optim.AdamW([theta], rate, weight_decay=decay),
-    }
-    if name == "lion":  # torch has none: the equations of the paper's algorithm 2, in numbers
-        expected, m = np.linspace(-1, 1, 12), np.zeros(12)
-        for step in range(1, STEPS + 1):
-            g = gradient(expected, step)
-            c = 0.9 * m + 0.1 * g
-            expected = expected - rate * (np.sign(c) + decay * expected)
-            m = 0.99 * m + 0.01 * g
-    else:
-        reference = references[name]()
-        for step in range(1, STEPS + 1):
-            theta.grad = torch.tensor(gradient(theta.detach().numpy(), step))
-            if decay and not name.startswith("adam"):
-                with torch.no_grad():
-                    theta.mul_(1 - rate * decay)
-            reference.step()
-        expected = theta.detach().numpy()
+    reference = TORCH[name](torch.optim, [theta], rate)
+    for step in range(1, STEPS + 1):
+        theta.grad = torch.tensor(gradient(theta.detach().numpy(), step))
+        with torch.no_grad():
+            theta.mul_(1 - rate * decay)
+        reference.step()
     mine = descend(OPTIMIZERS[name](rate=rate), None, "float64", decay)
-    np.testing.assert_allclose(mine, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(mine, theta.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_adamw_decays_as_torch_does(torch: Any) -> None:
+    theta = torch.linspace(-1, 1, 12, dtype=torch.float64, requires_grad=True)
+    reference = torch.optim.AdamW([theta], 0.01, weight_decay=0.05)
+    for step in range(1, STEPS + 1):
+        theta.grad = torch.tensor(gradient(theta.detach().numpy(), step))
+        reference.step()
+    mine = descend(OPTIMIZERS["adamw"](rate=0.01), None, "float64", 0.05)
+    np.testing.assert_allclose(mine, theta.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
+def test_lion_is_algorithm_2_of_its_paper() -> None:
+    theta, m, rate, decay = np.linspace(-1, 1, 12), np.zeros(12), 0.01, 0.05
+    for step in range(1, STEPS + 1):
+        g = gradient(theta, step)
+        c = 0.9 * m + 0.1 * g
+        theta = theta - rate * (np.sign(c) + decay * theta)
+        m = 0.99 * m + 0.01 * g
+    mine = descend(OPTIMIZERS["lion"](rate=rate), None, "float64", decay)
+    np.testing.assert_allclose(mine, theta, rtol=1e-10, atol=1e-12)
 
 
 def test_the_first_step_of_adam_is_the_rate_whatever_the_gradient() -> None:
