@@ -1,6 +1,6 @@
 """Train on the handwritten digits, look inside one step, check the gradients, save.
 
-    python examples/digits.py
+python examples/digits.py
 """
 
 from pathlib import Path

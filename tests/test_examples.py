@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import need
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -35,5 +37,7 @@ def test_the_readmes_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
-def test_an_example_runs(script: Path, tmp_path: Path) -> None:
+def test_an_example_runs(script: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if "import cupy" in script.read_text(encoding="utf-8"):
+        need(request, "cupy")
     assert run(script, tmp_path)
