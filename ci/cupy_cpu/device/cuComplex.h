@@ -1,0 +1,3 @@
+// cuComplex.h: CuPy ships one of its own.
+#pragma once
+#include <cupy/cuComplex_bridge.h>

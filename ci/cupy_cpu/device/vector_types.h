@@ -1,0 +1,2 @@
+// vector_types.h: everything it declares is in the prelude.
+#include "cupycpu_prelude.h"

@@ -1,0 +1,165 @@
+"""Stream capture, its rules, and replay: of CuPy's kernels and of cuBLAS calls."""
+
+from collections.abc import Iterator
+
+import cupy as cp
+import cupy_cpu
+import numpy as np
+import pytest
+from blas import Blas
+
+CUDAError = cp.cuda.runtime.CUDARuntimeError
+
+
+@pytest.fixture
+def stream() -> Iterator[cp.cuda.Stream]:
+    """A stream that no capture goes on in afterwards."""
+    stream = cp.cuda.Stream(non_blocking=True)
+    yield stream
+    if stream.is_capturing():
+        with pytest.raises(CUDAError):
+            stream.end_capture()
+
+
+def fill(x: cp.ndarray, value: float) -> None:
+    x.fill(value)
+    cp.cuda.Device().synchronize()
+
+
+def test_kernels_are_recorded_and_replayed(stream: cp.cuda.Stream) -> None:
+    x, y = cp.arange(8, dtype="f4"), cp.zeros(8, "f4")
+    cp.multiply(x, 2, out=y)  # compiles
+    y += 1
+    fill(y, 0)
+    with stream:
+        stream.begin_capture()
+        cp.multiply(x, 2, out=y)
+        y += 1
+        graph = stream.end_capture()
+    assert y.get().tolist() == [0] * 8, "capture must not run anything"
+    for value in (1, 2):
+        fill(x, value)
+        graph.launch(stream)
+        stream.synchronize()
+        assert y.get().tolist() == [2 * value + 1] * 8
+
+
+def test_cupy_refuses_its_own_products(stream: cp.cuda.Stream) -> None:
+    x, out = cp.ones((2, 2), "f4"), cp.empty((2, 2), "f4")
+    cp.matmul(x, x, out=out)
+    with stream:
+        stream.begin_capture()
+        with pytest.raises(NotImplementedError):
+            cp.matmul(x, x, out=out)
+        stream.end_capture()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_cublas_calls_are_recorded_and_replayed(stream: cp.cuda.Stream, dtype: str) -> None:
+    """A layer, end to end: the product by cuBLAS through ctypes, the rest by CuPy."""
+    rng = np.random.default_rng(0)
+    W, b = rng.standard_normal((3, 4)).astype(dtype), rng.standard_normal((3, 1)).astype(dtype)
+    w, bias, x, z = cp.asarray(W), cp.asarray(b), cp.zeros((4, 5), dtype), cp.zeros((3, 5), dtype)
+    cp.tanh(cp.add(z, bias, out=z), out=z)  # compiles
+    fill(z, 0)
+    with stream, Blas(stream) as blas:
+        blas.matmul(w, x, z)  # warm-up, as on a device
+        stream.synchronize()
+        with cupy_cpu.count() as captured:
+            stream.begin_capture()
+            blas.matmul(w, x, z)
+            cp.add(z, bias, out=z)
+            cp.tanh(z, out=z)
+            graph = stream.end_capture()
+        assert captured.captured["cublasGemmEx"] == 1
+        assert captured.launches == 0
+    for _ in range(3):
+        X = rng.standard_normal((4, 5)).astype(dtype)
+        x.set(X)
+        cp.cuda.Device().synchronize()
+        with cupy_cpu.count() as replayed:
+            graph.launch(stream)
+            stream.synchronize()
+        assert replayed.launches == replayed.graph_launches == 1
+        assert replayed.replayed["cublasGemmEx"] == 1
+        np.testing.assert_allclose(z.get(), np.tanh(W @ X + b), rtol=1e-5, atol=1e-6)
+
+
+def test_synchronising_invalidates(stream: cp.cuda.Stream) -> None:
+    stream.begin_capture()
+    with pytest.raises(CUDAError, match="StreamCaptureUnsupported"):
+        stream.synchronize()
+    with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
+
+
+def test_device_synchronisation_invalidates(stream: cp.cuda.Stream) -> None:
+    stream.begin_capture()
+    with pytest.raises(CUDAError, match="StreamCaptureUnsupported"):
+        cp.cuda.Device().synchronize()
+    with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
+
+
+def test_legacy_stream_work_invalidates_a_blocking_streams_capture() -> None:
+    x = cp.ones(3)
+    x += 1
+    stream = cp.cuda.Stream()
+    stream.begin_capture()
+    with pytest.raises(
+        (CUDAError, cp.cuda.driver.CUDADriverError), match=r"(?i)Stream_?Capture_?Implicit"
+    ):
+        x += 1
+    with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
+
+
+def test_legacy_stream_cannot_be_captured() -> None:
+    with pytest.raises((CUDAError, RuntimeError)):
+        cp.cuda.Stream.null.begin_capture()
+
+
+@pytest.mark.skipif(cupy_cpu.guarded(), reason="without a pool every array would fail")
+def test_allocation_that_misses_the_pool_invalidates(stream: cp.cuda.Stream) -> None:
+    pool = cp.cuda.MemoryPool()
+    with stream, cp.cuda.using_allocator(pool.malloc):
+        stream.begin_capture(cp.cuda.runtime.streamCaptureModeGlobal)  # CuPy's is relaxed
+        with pytest.raises(CUDAError, match="StreamCaptureUnsupported"):
+            cp.empty(1 << 24)
+        with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+            stream.end_capture()
+
+
+def test_work_that_does_not_join_back_is_an_error(stream: cp.cuda.Stream) -> None:
+    x, other, event = cp.ones(3), cp.cuda.Stream(non_blocking=True), cp.cuda.Event()
+    x += 1
+    cp.cuda.Device().synchronize()
+    stream.begin_capture()
+    event.record(stream)
+    other.wait_event(event)
+    with other:
+        x += 1
+    with pytest.raises(CUDAError, match="StreamCaptureUnjoined"):
+        stream.end_capture()
+
+
+def test_streams_may_fork_and_join(stream: cp.cuda.Stream) -> None:
+    x, y, other = cp.zeros(3), cp.zeros(3), cp.cuda.Stream(non_blocking=True)
+    x += 1
+    y += x
+    cp.cuda.Device().synchronize()
+    forked, joined = cp.cuda.Event(), cp.cuda.Event()
+    stream.begin_capture()
+    with stream:
+        x += 1
+        forked.record(stream)
+    other.wait_event(forked)
+    with other:
+        y += x
+        joined.record(other)
+    stream.wait_event(joined)
+    graph = stream.end_capture()
+    graph.launch(stream)
+    stream.synchronize()
+    assert x.get().tolist() == [2, 2, 2]
+    assert y.get().tolist() == [3, 3, 3]
