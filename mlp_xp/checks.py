@@ -11,10 +11,12 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from .devices import Device
+from .devices import device as find_device
 from .losses import Kind
-from .training import Data
+from .training import CHUNK, Data, pieces
 from .types import Array
 
 V = TypeVar("V")
@@ -132,6 +134,14 @@ def _finite(argument: str, array: Array, device: Device, dtype: str) -> None:
     )
 
 
+def _finite_on_host(argument: str, X: npt.NDArray[Any], dtype: str) -> None:
+    """`_finite` of columns too many for a cast of all of them."""
+    for piece in pieces(X.shape[1], CHUNK):
+        with np.errstate(over="ignore"):  # what does not fit the dtype becomes infinite
+            if not np.isfinite(X[:, piece].astype(dtype)).all():
+                _finite(argument, X.astype(dtype), find_device("cpu"), dtype)
+
+
 def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str) -> Array:
     """X (n_features, m) as rows (m, n_features) on the device, in the model's dtype."""
     X = _as_array(argument, X, device)
@@ -150,6 +160,11 @@ def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str)
     if shape[1] == 0:
         raise ValueError(f"{argument} has shape {shape}: there are no examples.")
     xp = device.xp
+    if device.host_rows is not None and isinstance(X, np.ndarray):
+        kept = device.host_rows(X.T, dtype)
+        if kept is not None:
+            _finite_on_host(argument, X, dtype)
+            return kept
     with np.errstate(over="ignore"):  # an overflow in the cast is reported below
         columns = xp.astype(_put(argument, X, device), getattr(xp, dtype), copy=False)
     _finite(argument, columns, device, dtype)

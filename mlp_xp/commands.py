@@ -216,5 +216,5 @@ def print_devices(args: Arguments) -> Document:
     found = devices()
     for status in found:
         can = "available" if status.available else "not available"
-        say(args, f"{status.name:<6}{can:<15}{status.detail}")
+        say(args, f"{status.name:<8}{can:<15}{status.detail}")
     return [status._asdict() for status in found]

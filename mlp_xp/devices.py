@@ -7,14 +7,22 @@ the tests train on array-api-strict and PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from .kernels import SPEC, Kernels
 from .types import Array, Namespace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _unlimited(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
+    return nullcontext()
 
 
 class Device(NamedTuple):
@@ -28,6 +36,12 @@ class Device(NamedTuple):
     synchronize  wait until all work is done
     reads_wait   whether reading a number stops the device, as on a GPU
     stepper      (recipe, device, data) → a faster `training.Step`, or None
+    draw_bits    (seeds, leading, step, size) → `draws.dropout_bits` drawn there, or None
+    threads      (sizes, batch size) → a context to run the steps of such a network in
+    host_rows    (rows on the host, dtype) → what stands for them where they are too many for
+                 the device, or None where they fit
+    active       a context in which to compute there, and which explains its errors
+    predictor    (recipe, layers) → a faster function rows → predictions, or None
     """
 
     name: str
@@ -38,6 +52,19 @@ class Device(NamedTuple):
     synchronize: Callable[[], None]
     reads_wait: bool = False
     stepper: Callable[..., Any] | None = None
+    draw_bits: Callable[..., Array] | None = None
+    threads: Callable[[Sequence[int], int], AbstractContextManager[object]] = _unlimited
+    host_rows: Callable[[Any, str], Any] | None = None
+    active: Callable[[], AbstractContextManager[None]] = nullcontext
+    predictor: Callable[..., Any] | None = None
+
+    def __deepcopy__(self, memo: object) -> Device:
+        """Itself, as scikit-learn's `clone` wants it: a namespace cannot be copied."""
+        return self
+
+
+class DeviceUnavailable(RuntimeError):
+    """A device that cannot run here; says why, and what to do about it."""
 
 
 class DeviceStatus(NamedTuple):
@@ -67,6 +94,18 @@ def _numpy_stepper(*arguments: Any) -> Any:
     return stepper(*arguments)
 
 
+def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
+    from .fast.threads import threads
+
+    return threads(sizes, batch_size)
+
+
+def _numpy_predictor(*arguments: Any) -> Any:
+    from .fast.predict import predictor
+
+    return predictor(*arguments)
+
+
 def _cpu() -> Device:
     return Device(
         "cpu",
@@ -76,19 +115,43 @@ def _cpu() -> Device:
         np.asarray,
         lambda: None,
         stepper=_numpy_stepper,
+        predictor=_numpy_predictor,
+        threads=_blas_threads,
     )
 
 
-DEVICES: dict[str, Callable[[], Device]] = {"cpu": _cpu}
+def _cuda(number: int | None = None, graph: Any = "auto") -> Device:
+    from .fast.device import cuda
+
+    return cuda(number, graph)
 
 
-def device(name: str | Device) -> Device:
-    """The device of that name; a `Device` is itself."""
+DEVICES: dict[str, Callable[[], Device]] = {"cpu": _cpu, "cuda": _cuda}
+
+
+def device(name: str | Device, *, graph: bool | str = "auto") -> Device:
+    """The device of that name; a `Device` is itself.
+
+    name   "cpu"; "cuda", CuPy's current device; "cuda:1", that number; "auto", a CUDA device
+           where one can run, else the CPU
+    graph  on CUDA: whether whole training steps are captured and replayed. "auto": where
+           replay has proved itself on the network in hand; True: or else an error
+    """
     if isinstance(name, Device):
         return name
+    if graph not in (True, False, "auto"):
+        raise ValueError(f"graph is {graph!r}, but expected True, False or 'auto'.")
+    if name == "auto":
+        try:
+            return _cuda(graph=graph)
+        except DeviceUnavailable:
+            return _cpu()
+    kind, _, number = str(name).partition(":")
+    if kind == "cuda" and (number.isdecimal() or name == "cuda"):
+        return _cuda(int(number) if number else None, graph)
     if name not in DEVICES:
         raise ValueError(
-            f"device is {name!r}, but expected one of {', '.join(map(repr, DEVICES))}. "
+            f"device is {name!r}, but expected 'cpu', 'cuda', 'cuda:0', 'cuda:1' … or 'auto'. "
             "`mlp-xp devices` shows what can run here."
         )
     return DEVICES[name]()
@@ -96,4 +159,18 @@ def device(name: str | Device) -> Device:
 
 def devices() -> list[DeviceStatus]:
     """What can run here, and why not."""
-    return [DeviceStatus("cpu", True, f"NumPy {np.__version__}")]
+    from .fast.device import status
+
+    found = [DeviceStatus("cpu", True, f"NumPy {np.__version__}")]
+    return found + [DeviceStatus(*row) for row in status()]
+
+
+def on_device(method: F) -> F:
+    """A method that runs in the `active` context of its object's `device`."""
+
+    @wraps(method)
+    def inside(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.device.active():
+            return method(self, *args, **kwargs)
+
+    return cast(F, inside)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from .devices import Device
 from .schedules import Plateau, ReduceOnPlateau, Schedule
-from .training import Data, Recipe, Step, bits_for, evaluate, pieces, shuffled, stepper
+from .training import CHUNK, Data, Recipe, Step, bits_for, evaluate, pieces, shuffled, stepper
 from .types import Array, State
 
 
@@ -198,16 +198,17 @@ def train(
             order = np.arange(data.m)
             if plan.shuffle:
                 order = shuffled(plan.seeds, plan.leading, run.epoch, data.m)
-            losses = one_epoch(
-                device,
-                run,
-                step,
-                order,
-                plan.batch_size,
-                rates.since(first),
-                bits_at,
-                after_step,
-            )
+            with device.threads(recipe.network.sizes, plan.batch_size):
+                losses = one_epoch(
+                    device,
+                    run,
+                    step,
+                    order,
+                    plan.batch_size,
+                    rates.since(first),
+                    bits_at,
+                    after_step,
+                )
             finite = np.all(np.isfinite(losses).reshape(-1, losses.shape[-1]), axis=0)
             if not finite.all() or not _all_finite(device, run.state):
                 run.state = good
@@ -264,9 +265,13 @@ def one_epoch(
     """
     index = device.put(order)
     losses: list[Array] = []
+    announce = getattr(step, "announce", None)  # of a step that takes a whole epoch's rates
+    if announce is not None:
+        n = -(-order.shape[-1] // batch_size)
+        announce(run.state, index, [rate_at(i) for i in range(n)], order, batch_size)
     for piece in pieces(order.shape[-1], batch_size):
         rate = rate_at(len(losses))
-        if isinstance(rate, np.ndarray):
+        if isinstance(rate, np.ndarray) and announce is None:
             rate = device.xp.astype(device.put(rate[:, None]), run.state.theta.dtype)
         bits = bits_at(run.state.step, piece.stop - piece.start)
         run.state = step(run.state, index[..., piece], bits, rate)
@@ -310,7 +315,7 @@ def _all_finite(device: Device, state: State) -> bool:
 
 def _divergence(epoch: int, step: int, rate: float, data: Data, device: Device) -> str:
     xp = device.xp
-    largest = float(xp.max(xp.abs(data.rows)))
+    largest = float(xp.max(xp.abs(data.rows[: min(data.m, CHUNK), :])))
     cure = "lower the learning rate or set clip_norm=1.0"
     if largest > 100:
         cure = f"scale the features (the largest is {largest:.3g} in size), or " + cure

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checks
-from .kernels import Kernels
+from .kernels import SPEC, Kernels
 from .model import MLP
 from .network import connections, forward, split
 from .training import Recipe, batch, bits_for, gradient, objective, penalty
@@ -33,7 +33,8 @@ def inspect_step(model: MLP, X: Any, Y: Any, sample_weight: Any = None) -> dict[
     index = device.put(np.arange(data.m))
     X_, T, w = batch(model._recipe, device.xp, data, index)
     bits = bits_for(device, network, model.seeds, model.leading, state.step, data.m)
-    found = gradient(model._recipe, device.xp, state.theta, X_, T, w, bits)
+    recipe = replace(model._recipe, kernels=SPEC)  # a fast layer may leave Z out
+    found = gradient(recipe, device.xp, state.theta, X_, T, w, bits)
     seen: dict[str, Array] = {"loss": found.J, "A0": X_}
     for i, (memory, delta) in enumerate(zip(found.memories, found.deltas, strict=True), 1):
         seen[f"Z{i}"], seen[f"A{i}"], seen[f"delta{i}"] = memory.Z, memory.A, delta

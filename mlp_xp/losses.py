@@ -33,12 +33,17 @@ Kind = Literal["real", "count", "binary", "multilabel", "multiclass"]
 
 
 class Loss(NamedTuple):
-    """value, its derivative by the scores, the prediction, and the kind of targets."""
+    """value, its derivative by the scores, the prediction, and the kind of targets.
+
+    report  (xp, values (n_examples,)) → values, where `value` reports something other than
+            what `delta` descends: it is then report(xp, the value that delta belongs to)
+    """
 
     value: Callable[[Namespace, Array, Array], Array]
     delta: Callable[[Namespace, Array, Array], Array]
     predict: Callable[[Namespace, Array], Array]
     kind: Kind
+    report: Callable[[Namespace, Array], Array] | None = None
 
 
 # Beyond this score the Poisson rate e^s (here 1e13 events) goes on as its tangent, so

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from . import checks
 from .activations import ACTIVATIONS, Activation
-from .devices import Device
+from .devices import Device, on_device
 from .devices import device as find_device
-from .fitting import Callback, EarlyStopping, Plan, Run, train
+from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
 from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from .losses import LOSSES, Loss
 from .network import (
@@ -84,7 +84,7 @@ class MLP:
     clip_value       largest entry of a gradient, or None
     label_smoothing  share of every target spread over the classes, in training
     dtype            "float32" or "float64"
-    device           "cpu", or a `Device`
+    device           "cpu", "cuda", "cuda:1", "auto", or a `Device`
     seed             a whole number: the same weights, shuffles and dropout everywhere; None
                      draws one; a list of numbers trains as many independent networks at
                      once, each as if it were alone, and puts one more axis in front of
@@ -164,6 +164,7 @@ class MLP:
 
     # -- state ---------------------------------------------------------------
 
+    @on_device
     def reset(self) -> None:
         """Back to the initial weights, with no history."""
         theta = [initialise(self.network, seed, self.initializers) for seed in self.seeds]
@@ -214,12 +215,14 @@ class MLP:
         return self.network.n_parameters
 
     @property
+    @on_device
     def parameters(self) -> dict[str, Array]:
         """W1, b1, gain1, P1, W2 … by name, on the device, (…, n_out, n_in) each: a copy."""
         xp = self.device.xp
         layers = split(self.network, xp, xp.asarray(self._run.state.theta, copy=True))
         return {slot.name: getattr(layers[slot.layer], slot.field) for slot in self.network.slots}
 
+    @on_device
     def set_parameters(self, **parameters: Any) -> None:
         """Replace parameters by name: arrays of the shapes in `parameters`, any kind of float.
 
@@ -245,6 +248,7 @@ class MLP:
 
     # -- training ------------------------------------------------------------
 
+    @on_device
     def fit(
         self,
         X: Any,
@@ -313,6 +317,7 @@ class MLP:
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
         return checks.data(X, Y, w, *args)
 
+    @on_device
     def find_learning_rate(
         self,
         X: Any,
@@ -356,17 +361,20 @@ class MLP:
 
     # -- asking --------------------------------------------------------------
 
+    @on_device
     def scores(self, X: Any) -> Array:
         """What the last layer gives: (n_out, m), before any softmax or sigmoid."""
         rows = checks.examples("X", X, self.network.sizes[0], self.device, self.dtype)
         return scores_of(self._recipe, self.device.xp, self._run.state, rows)
 
+    @on_device
     def predict_proba(self, X: Any) -> Array:
         """Probabilities (n_out, m): of each class; of class 1 for binary; of each label."""
         if self.loss.kind in ("real", "count"):
             raise ValueError("predict_proba needs a loss for classes; use predict.")
         return self.loss.predict(self.device.xp, self.scores(X))
 
+    @on_device
     def predict(self, X: Any) -> Array:
         """Class labels (m,), labels 0 or 1 (n_out, m) for multilabel, or values (n_out, m)."""
         xp, S = self.device.xp, self.scores(X)
@@ -379,6 +387,32 @@ class MLP:
             return xp.astype(S > 0, xp.int64)
         return self.loss.predict(xp, S)
 
+    @on_device
+    def predictor(self, batch_size: int) -> Callable[[Array], Array]:
+        """A function for many small batches: X (n_features, m) → probabilities, or values.
+
+        m is at most `batch_size`. The answer (n_out, m) is that of `predict_proba`, or of
+        `predict` where the loss is for numbers. What makes it several times faster on one
+        example: X must be an array of the model's device and dtype and is not checked, the
+        weights are those of now, and an answer may lie where the last one did: copy what
+        you keep.
+        """
+        size, xp = checks.integer("batch_size", batch_size, 1), self.device.xp
+        recipe, state = self._recipe, copied(self.device, self._run.state)
+        if self.device.predictor is not None:
+            layers = split(self.network, xp, state.theta)
+            fast = self.device.predictor(recipe, layers, size)
+            if fast is not None:
+                return lambda X: fast(X.T)
+
+        def predict(X: Array) -> Array:
+            with self.device.active():
+                S = scores_of(recipe, xp, state, xp.matrix_transpose(X))
+                return recipe.loss.predict(xp, S)
+
+        return predict
+
+    @on_device
     def evaluate(self, X: Any, Y: Any, sample_weight: Any = None) -> Score:
         """Mean loss and score on (X, Y): accuracy for classes, R² for numbers."""
         data = checks.data(
@@ -390,6 +424,7 @@ class MLP:
 
     # -- keeping -------------------------------------------------------------
 
+    @on_device
     def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
         """Write the model, its optimiser state and history as safetensors, atomically.
 

@@ -76,6 +76,10 @@ def train(args: Arguments) -> dict[str, Any]:
         if model.epochs_trained == epochs_before:
             raise
         _save_unfinished(1, str(error), model, out, ended)
+    except MemoryError as error:
+        if model.steps_trained == begun:
+            raise
+        _save_unfinished(1, str(error), model, out, ended)
     ended |= {"model": out, "epochs": model.epochs_trained, "steps": model.steps_trained}
     ended["seconds"] = model.history["seconds"][-1]
     what, X, y = "training", examples.X, examples.y

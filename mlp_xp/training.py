@@ -245,6 +245,8 @@ def bits_for(
     size = network.n_dropped * m
     if size == 0:
         return None
+    if device.draw_bits is not None:
+        return device.draw_bits(seeds, leading, step, size)
     return device.put(stacked([dropout_bits(seed, step, size) for seed in seeds], leading))
 
 

@@ -125,14 +125,8 @@ def _torch(torch: Any) -> Backend:
 
 
 def _cupy(cupy: Any) -> Backend:
-    import array_api_compat.cupy as xp
-
-    def get(array: Any) -> np.ndarray:
-        return cupy.asnumpy(array)
-
-    synchronize = cupy.cuda.get_current_stream().synchronize
-    device = Device("cupy", xp, SPEC, cupy.asarray, get, synchronize, reads_wait=True)
-    return Backend("cupy", xp, cupy.asarray, get, device)
+    device = find_device("cuda")
+    return Backend("cupy", device.xp, cupy.asarray, device.get, device)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -150,6 +144,18 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def torch(request: pytest.FixtureRequest) -> Any:
     """PyTorch as a reference to compare with."""
     return need(request, "torch")
+
+
+@pytest.fixture
+def cupy(request: pytest.FixtureRequest) -> Any:
+    """CuPy, on a device."""
+    return need(request, "cupy")
+
+
+@pytest.fixture
+def counting(cupy: Any) -> Any:
+    """The module that counts launches, copies and waits; a device does not tell them."""
+    return pytest.importorskip("cupy_cpu", reason="only CuPy on the CPU counts")
 
 
 @pytest.fixture

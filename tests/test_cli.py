@@ -440,7 +440,7 @@ USAGE = {
     "hidden": (("train", "--hidden", "64,x"), "'x', but expected a whole number"),
     "dropout": (("train", "--dropout", "1"), "dropout is 1.0, but expected a number in [0, 1)"),
     "held out": (("train", "--held-out", "1"), "--held-out is 1, but expected"),
-    "device": (("train", "--device", "gpu"), "device is 'gpu', but expected one of 'cpu'"),
+    "device": (("train", "--device", "gpu"), "device is 'gpu', but expected 'cpu', 'cuda'"),
     "columns": (("train", "--target", "x"), "digits has no names"),
     "outputs": (("train", "--loss", "cross_entropy", "--rate"), "unrecognized arguments"),
 }

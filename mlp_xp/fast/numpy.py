@@ -15,6 +15,7 @@ The arrays of the state a step is given become those of the state it returns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from ..activations import ACTIVATIONS, Activation
 from ..devices import Device
 from ..kernels import EPSILON
-from ..losses import LOSSES
+from ..losses import LOSSES, Loss
 from ..network import RUNNING_SHARE, split
 from ..optimizers import SGD, Adam, AdamW, Momentum, Nesterov, Optimizer
 from ..training import Data, Recipe
@@ -34,16 +35,55 @@ from ..types import Layer, State
 Buffer = npt.NDArray[Any]
 
 
+BLOCK = 1 << 14  # parameters at once where a temporary is needed
+
+
+class Arena:
+    """Memory that all programs of a step share, as only one of them runs at a time.
+
+    Each takes its buffers from the beginning; for a smaller batch they are smaller parts of
+    the same memory.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[npt.NDArray[np.uint8]] = []
+        self.taken = 0
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> Buffer:
+        """The next buffer, with whatever was left in it."""
+        dtype = np.dtype(dtype)
+        size, place = math.prod(shape) * dtype.itemsize, self.taken
+        self.taken += 1
+        if place == len(self.blocks):
+            self.blocks.append(np.empty(size, np.uint8))
+        elif self.blocks[place].size < size:
+            self.blocks[place] = np.empty(size, np.uint8)
+        buffer: Buffer = self.blocks[place][:size].view(dtype).reshape(shape)
+        return buffer
+
+
 class Tape:
     """NumPy calls on fixed buffers, in the order they are made."""
 
-    def __init__(self, dtype: Any, leading: tuple[int, ...]) -> None:
-        self.dtype, self.leading = np.dtype(dtype), leading
+    def __init__(self, arena: Arena, dtype: Any, leading: tuple[int, ...]) -> None:
+        self.arena, self.dtype, self.leading = arena, np.dtype(dtype), leading
         self.calls: list[Callable[[], object]] = []
+        self.ones: dict[tuple[int, float], Buffer] = {}
+        self.block: Buffer | None = None
 
     def buffer(self, *shape: int, dtype: Any = None) -> Buffer:
-        """Zeros to compute in, (…, *shape)."""
-        return np.zeros((*self.leading, *shape), dtype or self.dtype)
+        """Room to compute in, (…, *shape)."""
+        return self.arena.take((*self.leading, *shape), dtype or self.dtype)
+
+    def like(self, array: Buffer, dtype: Any = None) -> Buffer:
+        """Room of the shape of another buffer."""
+        return self.arena.take(array.shape, dtype or self.dtype)
+
+    def room(self, block: slice) -> Buffer:
+        """Room for a block of parameters, the same memory for every block."""
+        if self.block is None:
+            self.block = self.buffer(BLOCK)
+        return self.block[..., : block.stop - block.start]
 
     def constant(self, value: float) -> Buffer:
         """A number as NumPy takes it fastest: a 0-d array of the model's dtype."""
@@ -66,7 +106,8 @@ class Tape:
 
     def total(self, array: Buffer, axis: int, out: Buffer, factor: float = 1.0) -> Buffer:
         """factor · Σ array along axis -1 or -2, kept as length 1."""
-        ones = np.full(array.shape[axis], factor, self.dtype)
+        n = array.shape[axis]
+        ones = self.ones.setdefault((n, factor), np.full(n, factor, self.dtype))
         if axis == -1:
             return self.op(np.matmul, array, ones[:, None], out)
         return self.op(np.matmul, ones[None, :], array, out)
@@ -93,14 +134,15 @@ class _Program:
         recipe, leading = step.recipe, step.theta.shape[:-1]
         network = recipe.network
         self.step, self.m = step, m
-        self.tape = tape = Tape(step.theta.dtype, leading)
+        step.arena.taken = 0
+        self.tape = tape = Tape(step.arena, step.theta.dtype, leading)
         own = () if shared else leading  # one batch for all networks, or one each
         n_in, n_out = network.sizes[0], network.sizes[-1]
-        self.rows = np.zeros((*own, m, n_in), tape.dtype)
+        self.rows = step.arena.take((*own, m, n_in), tape.dtype)
         self.labelled = step.data.targets.ndim == 1
         shape = (n_out, m) if self.labelled else (m, n_out)
-        self.target_rows = np.zeros((*own, *shape), tape.dtype)
-        self.labels = np.zeros((*own, m), np.int64)
+        self.target_rows = step.arena.take((*own, *shape), tape.dtype)
+        self.labels = step.arena.take((*own, m), np.int64)
         self.classes = recipe.classes[:, None]
         self.weighted = step.data.weights is not None
         self.weights = np.ones((*own, m), tape.dtype)
@@ -221,7 +263,7 @@ class _Program:
         tape = self.tape
         if activation is ACTIVATIONS["identity"]:
             return Z
-        H = Z if activation.slope_of == "A" else np.zeros_like(Z)
+        H = Z if activation.slope_of == "A" else tape.like(Z)
         if activation is ACTIVATIONS["relu"]:
             return tape.op(np.maximum, Z, tape.constant(0), H)
         if activation is ACTIVATIONS["tanh"]:
@@ -234,9 +276,9 @@ class _Program:
         if activation is ACTIVATIONS["identity"]:
             return dA
         if activation is ACTIVATIONS["relu"]:
-            positive = tape.op(np.greater, V, tape.constant(0), np.zeros_like(V, bool))
+            positive = tape.op(np.greater, V, tape.constant(0), tape.like(V, bool))
             return tape.op(np.multiply, dA, positive, dA)
-        slope = np.zeros_like(V)
+        slope = tape.like(V)
         if activation is ACTIVATIONS["tanh"]:
             tape.op(np.multiply, V, V, slope)
             tape.op(np.subtract, tape.constant(1), slope, slope)
@@ -247,9 +289,10 @@ class _Program:
     def _score(self, S: Buffer, T: Buffer) -> Buffer:
         """δ = ∂J/∂S, and J in `self.loss`."""
         tape, loss, m = self.tape, self.step.recipe.loss, self.m
-        delta, values = np.zeros_like(S), tape.buffer(1, m)
+        delta, values = tape.like(S), tape.buffer(1, m)
+        reported, loss = loss, _descended(loss)
         if loss is LOSSES["cross_entropy"]:
-            total, product = tape.buffer(1, m), np.zeros_like(S)
+            total, product = tape.buffer(1, m), tape.like(S)
             tape.do(np.maximum.reduce, S, axis=-2, keepdims=True, out=total)
             tape.op(np.subtract, S, total, S)
             tape.op(np.exp, S, delta)
@@ -262,10 +305,10 @@ class _Program:
             tape.op(np.subtract, total, values, values)
         elif loss is LOSSES["squared_error"]:
             tape.op(np.subtract, S, T, delta)
-            square = tape.op(np.multiply, delta, delta, np.zeros_like(S))
+            square = tape.op(np.multiply, delta, delta, tape.like(S))
             tape.total(square, -2, values, 0.5)
         elif loss in (LOSSES["binary_cross_entropy"], LOSSES["multilabel"]):
-            e, part, zero = np.zeros_like(S), np.zeros_like(S), tape.constant(0)
+            e, part, zero = tape.like(S), tape.like(S), tape.constant(0)
             tape.op(np.absolute, S, e)
             tape.op(np.negative, e, e)
             tape.op(np.exp, e, e)
@@ -283,6 +326,8 @@ class _Program:
         else:
             tape.assign(values[..., 0, :], loss.value, S, T)
             tape.assign(delta, loss.delta, S, T)
+        if loss is not reported and reported.report is not None:
+            tape.assign(values, reported.report, values)
         tape.op(np.multiply, delta, self.share, delta)
         tape.op(np.matmul, values, _t(self.share), self.loss)
         return delta
@@ -323,7 +368,7 @@ class _Program:
         """δ ← ∂J/∂S, in its place."""
         tape, axis = self.tape, self.step.axis
         assert inverse is not None
-        mean, mean_N, product = np.zeros_like(inverse), np.zeros_like(inverse), np.zeros_like(N)
+        mean, mean_N, product = tape.like(inverse), tape.like(inverse), tape.like(N)
         tape.op(np.multiply, delta, N, product)
         tape.op(np.matmul, product, np.ones((self.m, 1), tape.dtype), g.gain)
         tape.op(np.multiply, delta, layer.gain, delta)
@@ -343,27 +388,34 @@ class _Program:
             l2 = np.full_like(self.weight, recipe.l2)
             if recipe.l2_shared:
                 tape.op(np.divide, tape.constant(recipe.l2), self.weight, l2)
-            W, part = step.theta[..., :n], np.zeros_like(g[..., :n])
-            square = tape.buffer(1)
-            tape.op(np.multiply, W, l2, part)
-            tape.op(np.add, g[..., :n], part, g[..., :n])
-            tape.op(np.multiply, part, W, part)
-            tape.do(np.add.reduce, part, axis=-1, keepdims=True, out=square)
+            W = step.theta[..., :n]
+            for start in range(0, n, BLOCK):  # through room that stays in the cache
+                block = slice(start, min(start + BLOCK, n))
+                part = tape.op(np.multiply, W[..., block], l2, tape.room(block))
+                tape.op(np.add, g[..., block], part, g[..., block])
+            square = tape.op(np.matmul, W[..., None, :], W[..., :, None], tape.buffer(1, 1))
             tape.op(np.multiply, square, tape.constant(0.5), square)
-            tape.op(np.add, self.loss, square[..., None], self.loss)
+            tape.op(np.multiply, square, l2[..., None], square)
+            tape.op(np.add, self.loss, square, self.loss)
         if recipe.connected is not None:
             tape.op(np.multiply, g, recipe.connected, g)
         if recipe.clip_value is not None:
             tape.op(np.minimum, g, tape.constant(recipe.clip_value), g)
             tape.op(np.maximum, g, tape.constant(-recipe.clip_value), g)
         if recipe.clip_norm is not None:
-            limit, norm, square = tape.constant(recipe.clip_norm), tape.buffer(1), np.zeros_like(g)
-            tape.op(np.multiply, g, g, square)
-            tape.do(np.add.reduce, square, axis=-1, keepdims=True, out=norm)
-            tape.op(np.sqrt, norm, norm)
+            limit, square = tape.constant(recipe.clip_norm), tape.buffer(1, 1)
+            tape.op(np.matmul, g[..., None, :], g[..., :, None], square)
+            norm = tape.op(np.sqrt, square[..., 0], tape.buffer(1))
             tape.op(np.maximum, norm, limit, norm)
             tape.op(np.divide, limit, norm, norm)
             tape.op(np.multiply, g, norm, g)
+
+
+def _descended(loss: Loss) -> Loss:
+    """The table's row of which a loss only reports the values in another way; else itself."""
+    if loss.report is None:
+        return loss
+    return next((row for row in LOSSES.values() if row.delta is loss.delta), loss)
 
 
 def _update(step: NumpyStep, tape: Tape) -> None:
@@ -428,10 +480,15 @@ UPDATES: dict[type[Optimizer], Callable[..., None]] = {
 }
 
 
+def _own(array: Buffer) -> Buffer:
+    """The array itself where it may be written to, else a copy."""
+    return np.require(array, requirements=["C", "W"])
+
+
 class NumpyStep:
     """A `training.Step`: one program for every batch size that comes.
 
-    theta, moments, running  the state's arrays, updated in place
+    theta, moments, running  the first state's arrays, updated in place
     g                        (…, n_parameters), with `gradients` its views by layer
     data                     may be replaced by other data of the same kind
     """
@@ -445,8 +502,9 @@ class NumpyStep:
     def _begin(self, state: State) -> None:
         """Make the buffers that do not depend on the batch."""
         network = self.recipe.network
-        self.theta, self.running = np.array(state.theta), np.array(state.running)
-        self.moments = tuple(map(np.array, state.moments))
+        self.theta, self.running = _own(state.theta), _own(state.running)
+        self.moments = tuple(map(_own, state.moments))
+        self.arena = Arena()
         self.g = np.zeros_like(self.theta)
         self.layers = split(network, np, self.theta)
         self.gradients = split(network, np, self.g)

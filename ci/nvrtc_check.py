@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""Compile every CUDA source of the library with NVIDIA's own compiler, without a GPU.
+
+    pip install 'mlp_xp[cuda-check]'
+    python ci/nvrtc_check.py [--arch sm_80 --arch sm_90] [--json]
+
+Prints registers and spilled bytes of each kernel, the most over the rows of the tables.
+Exit code 1 if a source does not compile, 2 if no compiler is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import re
+import site
+import sys
+from collections.abc import Iterator
+from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
+from pathlib import Path
+from typing import Any
+
+from mlp_xp.fast.cuda_source import Source, every_source
+
+ARCHITECTURES = ("sm_80", "sm_90")
+DTYPES = ("float32", "float64")
+
+
+class Nvrtc:
+    """NVIDIA's run-time compiler, from a wheel."""
+
+    def __init__(self, path: Path) -> None:
+        self.library = ctypes.CDLL(str(path))
+        major, minor = c_int(), c_int()
+        self.library.nvrtcVersion(byref(major), byref(minor))
+        self.version = f"{major.value}.{minor.value}"
+
+    def compile(self, source: Source, architecture: str) -> tuple[bool, str]:
+        """Whether it compiles to machine code, and what the compiler says."""
+        program = c_void_p()
+        code = c_char_p(source.code.encode())
+        self.library.nvrtcCreateProgram(byref(program), code, b"source.cu", 0, None, None)
+        options = [f"--gpu-architecture={architecture}", "--ptxas-options=-v", "--std=c++17"]
+        given = (c_char_p * len(options))(*(option.encode() for option in options))
+        status = self.library.nvrtcCompileProgram(program, len(options), given)
+        size = c_size_t()
+        self.library.nvrtcGetProgramLogSize(program, byref(size))
+        text = ctypes.create_string_buffer(size.value)
+        self.library.nvrtcGetProgramLog(program, text)
+        self.library.nvrtcDestroyProgram(byref(program))
+        return status == 0, text.value.decode()
+
+
+def installed() -> list[Path]:
+    """One library for each major version of the compiler that is installed."""
+    places = [Path(place) for place in (*site.getsitepackages(), site.getusersitepackages())]
+    found = [path for place in places for path in place.glob("nvidia/*/lib/libnvrtc.so.*")]
+    return sorted({path.resolve() for path in found if "alt" not in path.name})
+
+
+def sources() -> Iterator[tuple[str, Source]]:
+    """Each source once, with its dtype."""
+    seen = set()
+    for dtype in DTYPES:
+        for source in every_source(dtype):
+            if source not in seen:
+                seen.add(source)
+                yield dtype, source
+
+
+def measured(text: str) -> dict[str, int]:
+    """What ptxas says of a kernel."""
+    patterns = {
+        "registers": r"Used (\d+) registers",
+        "spill_stores": r"(\d+) bytes spill stores",
+        "spill_loads": r"(\d+) bytes spill loads",
+        "stack": r"(\d+) bytes stack frame",
+    }
+    return {
+        name: max(map(int, re.findall(pattern, text)), default=-1)
+        for name, pattern in patterns.items()
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--arch", action="append", default=[])
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    compilers = [Nvrtc(path) for path in installed()]
+    if not compilers:
+        print("no compiler: pip install 'mlp_xp[cuda-check]'", file=sys.stderr)
+        return 2
+    rows: dict[tuple[str, str, str, str], dict[str, int]] = {}
+    failed = compiled = 0
+    for nvrtc in compilers:
+        for dtype, source in sources():
+            for architecture in args.arch or ARCHITECTURES:
+                good, text = nvrtc.compile(source, architecture)
+                compiled += good
+                if not good:
+                    failed += 1
+                    print(f"{source.name}, {dtype}, {architecture}:\n{text}", file=sys.stderr)
+                    continue
+                key = (nvrtc.version, architecture, dtype, source.name)
+                row = rows.setdefault(key, {"sources": 0})
+                row["sources"] += 1
+                for name, value in measured(text).items():
+                    row[name] = max(row.get(name, -1), value)
+    columns = ("nvrtc", "arch", "dtype", "kernel")
+    table: list[dict[str, Any]] = [{**dict(zip(columns, k, strict=True)), **rows[k]} for k in rows]
+    if args.json:
+        print(json.dumps(table))
+    else:
+        for row in table:
+            print(
+                f"NVRTC {row['nvrtc']}  {row['arch']}  {row['dtype']}  {row['kernel']:<24}"
+                f"{row['sources']:>3} sources, {row['registers']:>3} registers, "
+                f"{row['spill_stores'] + row['spill_loads']} bytes spilled"
+            )
+    print(f"{compiled} compiled, {failed} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""CUDA source of the hidden layers, forward and backward: see `cuda_source`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..activations import Activation
+from ..kernels import EPSILON
+from ..network import RUNNING_SHARE
+from .cuda_text import EACH, ROWS, Source, across, columns, source
+from .tracing import elementwise, leaves, trace
+
+MASK = "(bits[k * drawn + first + e] >= {threshold} ? (T){scale!r} : (T)0)"
+
+
+class Shape(NamedTuple):
+    """What of a hidden layer decides its kernels' text.
+
+    normalization  "none", "batch" or "layer"
+    rate           of dropout
+    skips          whether something is added to its output
+    apart          whether its output has a buffer of its own, beside V
+    """
+
+    activation: Activation
+    normalization: str = "none"
+    rate: float = 0.0
+    skips: bool = False
+    apart: bool = False
+
+
+def _mask(rate: float) -> str:
+    threshold = round(rate * 65536)
+    return MASK.format(threshold=threshold, scale=65536 / (65536 - threshold))
+
+
+FORWARD = (
+    "T* V, T* A, const T* b, const T* gain, T* N, T* inverse, T* running, "
+    "const unsigned short* bits, const T* skip, I n, I m, I stride, I drawn, I first, "
+    "I skip_network, I skip_row, I skip_column, I statistics"
+)
+
+
+def layer_forward(dtype: str, shape: Shape) -> Source:
+    """V ← f(S + b) or, where the slope is written in it, Z; A ← mask ∘ f(Z) + skip.
+
+    S = W A_in lies in V. A normalised layer normalises it first, in the same kernel: a
+    block takes a unit's row for batch normalisation, a group of columns for layer
+    normalisation.
+    """
+    (z,) = leaves("z", dtype=dtype)
+    h = trace(shape.activation.f, z)
+    ends = [elementwise({"const T h": h})]
+    ends.append("V[k * n * m + e] = " + ("h;" if shape.activation.slope_of == "A" else "z;"))
+    if shape.apart:
+        value = "h" if shape.rate == 0 else f"h * {_mask(shape.rate)}"
+        if shape.skips:
+            value += " + skip[k * skip_network + r * skip_row + j * skip_column]"
+        ends.append(f"A[k * n * m + e] = {value};")
+    end = "\n".join(ends)
+    if shape.normalization == "none":
+        name, body = (
+            "layer_forward",
+            f"""
+  const I size = n * m;
+  {EACH}
+  const I e = i, r = e / m, j = e % m;
+  const T z = V[k * size + e] + b[k * stride + r];
+  {end}""",
+        )
+    elif shape.normalization == "batch":
+        name, body = (
+            "layer_forward_batch",
+            f"""
+  __shared__ T scratch[256];
+  const I k = blockIdx.y, r = blockIdx.x;
+  T* S = V + k * n * m + r * m;
+  T sum = 0, square = 0;
+  for (I j = threadIdx.x; j < m; j += blockDim.x) sum += S[j];
+  const T mean = total(sum, scratch) / m;
+  for (I j = threadIdx.x; j < m; j += blockDim.x) square += (S[j] - mean) * (S[j] - mean);
+  const T variance = total(square, scratch) / m;
+  const T scale = 1 / sqrt(variance + (T){EPSILON!r});
+  for (I j = threadIdx.x; j < m; j += blockDim.x) {{
+    const I e = r * m + j;
+    const T normal = (S[j] - mean) * scale;
+    N[k * n * m + e] = normal;
+    const T z = gain[k * stride + r] * normal + b[k * stride + r];
+    {end}
+  }}
+  if (threadIdx.x == 0) {{
+    inverse[k * n + r] = scale;
+    T* run = running + k * statistics + r;
+    const T unbiased = (T)((double)m / (m > 1 ? m - 1 : 1));
+    run[0] = (T){1 - RUNNING_SHARE!r} * run[0] + (T){RUNNING_SHARE!r} * mean;
+    run[n] = (T){1 - RUNNING_SHARE!r} * run[n] + (T){RUNNING_SHARE!r} * (variance * unbiased);
+  }}""",
+        )
+    else:
+        name, body = (
+            "layer_forward_layer",
+            f"""
+  {columns("T* S = V + k * n * m;")}
+  T sum = 0, square = 0;
+  if (inside) for (I r = y; r < n; r += {ROWS}) sum += S[r * m + j];
+  {across("sum", "sum", "mean")}
+  mean /= n;
+  if (inside) for (I r = y; r < n; r += {ROWS}) {{
+    const T centred = S[r * m + j] - mean;
+    square += centred * centred;
+  }}
+  {across("sum", "square", "variance")}
+  variance /= n;
+  const T scale = 1 / sqrt(variance + (T){EPSILON!r});
+  if (!inside) return;
+  if (y == 0) inverse[k * m + j] = scale;
+  for (I r = y; r < n; r += {ROWS}) {{
+    const I e = r * m + j;
+    const T normal = (S[e] - mean) * scale;
+    N[k * n * m + e] = normal;
+    const T z = gain[k * stride + r] * normal + b[k * stride + r];
+    {end}
+  }}""",
+        )
+    return source(name, dtype, FORWARD, body)
+
+
+BACKWARD = (
+    "const T* dA, T* delta, const T* V, const unsigned short* bits, T* db, T* dgain, "
+    "const T* gain, const T* N, const T* inverse, I n, I m, I stride, I drawn, I first"
+)
+
+
+def layer_backward(dtype: str, shape: Shape) -> Source:
+    """δ = dA ∘ f' ∘ mask, with its sum over the examples; a block takes a unit's row.
+
+    With batch normalisation δ goes on to ∂J/∂S; both pass the gain's gradient.
+    """
+    (v,) = leaves("v", dtype=dtype)
+    slope = trace(shape.activation.slope, v)
+    value = "dA[k * n * m + e] * slope"
+    if shape.rate > 0:
+        value += f" * {_mask(shape.rate)}"
+    d = f"""
+    const I e = r * m + j;
+    const T v = V[k * n * m + e];
+    {elementwise({"const T slope": slope})}
+    const T d = {value};"""
+    normalised, batch = shape.normalization != "none", shape.normalization == "batch"
+    body = f"""
+  __shared__ T scratch[256];
+  const I k = blockIdx.y, r = blockIdx.x;
+  T sum = 0, product = 0;
+  for (I j = threadIdx.x; j < m; j += blockDim.x) {{
+    {d}
+    sum += d;
+    {"product += d * N[k * n * m + e];" if normalised else ""}
+    {"" if batch else "delta[k * n * m + e] = d;"}
+  }}
+  sum = total(sum, scratch);
+  if (threadIdx.x == 0) db[k * stride + r] = sum;"""
+    if normalised:
+        body += """
+  product = total(product, scratch);
+  if (threadIdx.x == 0) dgain[k * stride + r] = product;"""
+    if batch:
+        body += f"""
+  const T g = gain[k * stride + r], mean = g * sum / m, mean_N = g * product / m;
+  for (I j = threadIdx.x; j < m; j += blockDim.x) {{
+    {d}
+    delta[k * n * m + e] = (g * d - mean - N[k * n * m + e] * mean_N) * inverse[k * n + r];
+  }}"""
+    name = "layer_backward" + (f"_{shape.normalization}" if normalised else "")
+    return source(name, dtype, BACKWARD, body)
+
+
+def layer_norm_backward(dtype: str) -> Source:
+    """δ ← ∂J/∂S through the moments over the units, in its place."""
+    body = f"""
+  {columns("T* D = delta + k * n * m; const T* M = N + k * n * m;")}
+  const T* g = gain + k * stride;
+  T sum = 0, product = 0;
+  if (inside) for (I r = y; r < n; r += {ROWS}) {{
+    const T G = g[r] * D[r * m + j];
+    sum += G;
+    product += G * M[r * m + j];
+  }}
+  {across("sum", "sum", "mean")}
+  {across("sum", "product", "mean_N")}
+  mean /= n;
+  mean_N /= n;
+  if (inside) for (I r = y; r < n; r += {ROWS}) {{
+    const I e = r * m + j;
+    D[e] = (g[r] * D[e] - mean - M[e] * mean_N) * inverse[k * m + j];
+  }}"""
+    parameters = "T* delta, const T* gain, const T* N, const T* inverse, I n, I m, I stride"
+    return source("layer_norm_backward", dtype, parameters, body)

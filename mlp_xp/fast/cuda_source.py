@@ -1,0 +1,267 @@
+"""CUDA source of every kernel of a training step; needs no CuPy and no device.
+
+One kernel stands for a whole part of a layer, because a small network's step is bound by
+the number of launches. The formulas in them are those of the tables, through `tracing`;
+only the loops and the sums round them are written here.
+
+Buffers are C-ordered (n, m): unit r, example j at r · m + j; blockIdx.y is the network.
+Parameters lie `stride` apart from one network to the next. Sums run in an order that
+depends on the shapes alone, so that a step gives the same bits every time.
+
+What changes from step to step is read from device memory, the inbox, so that a captured
+step can be replayed:
+
+    order     pointer to the examples' order, int64, and `pitch` between networks
+    table     pointer to a row of scalars for each step of the epoch
+    losses    pointer to where each step's loss goes
+    start     first example of this step's batch in the order
+    row       number of this step in the epoch
+    step      updates done over the life of the model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..activations import ACTIVATIONS, Activation
+from ..draws import Purpose
+from ..kernels import EPSILON, SPEC
+from ..losses import LOSSES
+from ..optimizers import OPTIMIZERS
+from ..types import Array, Namespace
+from .cuda_layers import Shape, layer_backward, layer_forward, layer_norm_backward
+from .cuda_loss import score, totals
+from .cuda_text import COLUMNS, EACH, ROWS, Source, source
+from .cuda_update import Regularised, close, n_scalars, regularise, update
+from .tracing import elementwise, leaves, trace
+
+INBOX = ("order", "pitch", "table", "losses", "start", "row", "step")
+MAX_SCALARS = 8
+
+# -- the batch ---------------------------------------------------------------
+
+
+def gather_rows(dtype: str) -> Source:
+    """The batch's rows (m, n), of all features."""
+    return source(
+        "gather_rows",
+        dtype,
+        "T* out, const T* rows, const Inbox* inbox, I n, I size",
+        EACH
+        + """
+  const I example = ((const I*)inbox->order)[k * inbox->pitch + inbox->start + i / n];
+  out[k * size + i] = rows[example * n + i % n];""",
+    )
+
+
+def gather_targets(dtype: str, labelled: bool, weighted: bool) -> Source:
+    """The batch's labels (m,), or targets as columns (n, m); and weights (m,)."""
+    lines = [
+        EACH,
+        "  const I m = size / n, j = i % m;",
+        "  const I example = ((const I*)inbox->order)[k * inbox->pitch + inbox->start + j];",
+    ]
+    if labelled:
+        lines.append("  ((I*)out)[k * size + i] = ((const I*)targets)[example];")
+    else:
+        lines.append("  ((T*)out)[k * size + i] = ((const T*)targets)[example * n + i / m];")
+    if weighted:
+        lines.append("  if (i < m) out_weights[k * m + i] = weights[example];")
+    parameters = (
+        "void* out, const void* targets, T* out_weights, const T* weights, "
+        "const Inbox* inbox, I n, I size"
+    )
+    return source("gather_targets", dtype, parameters, "\n".join(lines))
+
+
+def weigh(dtype: str) -> Source:
+    """The total weight of the batch; one block a network."""
+    body = """
+  __shared__ T scratch[256];
+  const I k = blockIdx.y;
+  T sum = 0;
+  for (I j = threadIdx.x; j < m; j += blockDim.x) sum += weights[k * m + j];
+  sum = total(sum, scratch);
+  if (threadIdx.x == 0) weight[k] = sum;"""
+    return source("weigh", dtype, "const T* weights, T* weight, I m", body)
+
+
+def draw_bits(dtype: str) -> Source:
+    """16-bit integers of `draws.dropout_bits`; a thread draws a Philox block, 16 of them.
+
+    Salmon et al. 2011, §4.3. NumPy counts up before the first block.
+    """
+    body = f"""
+  const I k = blockIdx.y, i = blockIdx.x * (I)blockDim.x + threadIdx.x;
+  if (16 * i >= size) return;
+  U c0 = i + 1, c1 = 0, c2 = step < 0 ? inbox->step : step, c3 = 0;
+  U k0 = seeds[k], k1 = {int(Purpose.DROPOUT)};
+  for (int round = 0; round < 10; round++) {{
+    const U a = 0xD2E7470EE14C6C93ULL, b = 0xCA5A826395121157ULL;
+    const U high0 = __umul64hi(a, c0), low0 = a * c0, high1 = __umul64hi(b, c2), low1 = b * c2;
+    c0 = high1 ^ c1 ^ k0;
+    c1 = low1;
+    c2 = high0 ^ c3 ^ k1;
+    c3 = low0;
+    k0 += 0x9E3779B97F4A7C15ULL;
+    k1 += 0xBB67AE8584CAA73BULL;
+  }}
+  const U words[4] = {{c0, c1, c2, c3}};
+  for (int n = 0; n < 16; n++)
+    if (16 * i + n < size)
+      out[k * size + 16 * i + n] = (unsigned short)(words[n / 4] >> (16 * (n % 4)));"""
+    parameters = "unsigned short* out, const U* seeds, const Inbox* inbox, I step, I size"
+    return source("draw_bits", dtype, parameters, body)
+
+
+# -- the inbox ---------------------------------------------------------------
+
+
+def announce(dtype: str) -> Source:
+    """Fill the inbox, from arguments: nothing is copied."""
+    parameters = ", ".join(["Inbox* inbox", *(f"I {name}" for name in INBOX)])
+    body = "\n".join(f"  inbox->{name} = {name};" for name in INBOX)
+    return source("announce", dtype, parameters, body)
+
+
+def set_scalars(dtype: str) -> Source:
+    """A row of the table, from arguments."""
+    names = [f"scalar{i}" for i in range(MAX_SCALARS)]
+    parameters = ", ".join(["T* table", "I networks", "I count", *(f"double {n}" for n in names)])
+    body = f"  const double given[] = {{{', '.join(names)}}};\n"
+    body += "  for (I k = 0; k < networks; k++)\n"
+    body += "    for (I i = 0; i < count; i++) table[k * count + i] = (T)given[i];"
+    return source("set_scalars", dtype, parameters, body)
+
+
+# -- elementwise kernels of any layout, for CuPy's ElementwiseKernel ----------
+
+
+class Fused(NamedTuple):
+    """An elementwise kernel: CuPy adds loops, broadcasting and layouts."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    body: str
+
+    def as_source(self, dtype: str) -> Source:
+        """The same on contiguous arrays, for a compiler by itself."""
+        arrays = [f"const T* all_{name}" for name in self.inputs]
+        arrays += [f"T* all_{name}" for name in self.outputs]
+        lines = [EACH, *(f"  const T {name} = all_{name}[i];" for name in self.inputs)]
+        lines += [f"  T {name};" for name in self.outputs] + [self.body]
+        lines += [f"  all_{name}[i] = {name};" for name in self.outputs]
+        return source(self.name, dtype, ", ".join([*arrays, "I size"]), "\n".join(lines))
+
+
+def fused(
+    name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], formula: Any, dtype: str
+) -> Fused:
+    """Derived from a formula of as many arrays as there are inputs."""
+    values = trace(formula, *leaves(*inputs, dtype=dtype))
+    values = values if isinstance(values, tuple) else (values,)
+    body = elementwise(dict(zip(outputs, values, strict=True)))
+    return Fused(name, inputs, outputs, body)
+
+
+def bias_activation(activation: Activation, dtype: str) -> Fused:
+    """Z = S + b and H = f(Z); H alone where the slope is written in it."""
+
+    def only(xp: Namespace, s: Array, b: Array) -> Array:
+        return activation.f(xp, s + b)
+
+    def both(xp: Namespace, s: Array, b: Array) -> tuple[Array, Array]:
+        return s + b, activation.f(xp, s + b)
+
+    if activation.slope_of == "A":
+        return fused("bias_activation", ("s", "b"), ("h",), only, dtype)
+    return fused("bias_activation", ("s", "b"), ("z", "h"), both, dtype)
+
+
+def activate(activation: Activation, dtype: str) -> Fused:
+    """H = f(Z)."""
+    return fused("activate", ("z",), ("h",), activation.f, dtype)
+
+
+def normalise_by(epsilon: float, dtype: str) -> Fused:
+    """kernels.normalise_by."""
+
+    def formula(xp: Namespace, *arrays: Array) -> Array:
+        return SPEC.normalise_by(xp, *arrays, epsilon=epsilon)
+
+    inputs = ("s", "gain", "b", "mean", "variance")
+    return fused("normalise_by", inputs, ("z",), formula, dtype)
+
+
+# -- all of them -------------------------------------------------------------
+
+NORMALIZATIONS = ("none", "batch", "layer")
+
+
+def fixed(dtype: str) -> Iterator[Source]:
+    """The kernels that depend on nothing but the dtype."""
+    for function in (gather_rows, weigh, draw_bits, layer_norm_backward, totals, announce):
+        yield function(dtype)
+    yield set_scalars(dtype)
+
+
+def every_source(dtype: str) -> Iterator[Source]:
+    """Each kernel for each row of the tables, with nothing and with everything beside it."""
+    yield from fixed(dtype)
+    for flag in (False, True):
+        yield gather_targets(dtype, flag, True)
+        yield gather_targets(dtype, flag, False)
+    for activation in ACTIVATIONS.values():
+        for normalization in NORMALIZATIONS:
+            for full in (False, True):
+                rate = 0.1 if full else 0.0
+                shape = Shape(activation, normalization, rate, full, full)
+                yield layer_forward(dtype, shape)
+                yield layer_backward(dtype, shape)
+        yield bias_activation(activation, dtype).as_source(dtype)
+        yield activate(activation, dtype).as_source(dtype)
+    yield normalise_by(EPSILON, dtype).as_source(dtype)
+    for loss in LOSSES.values():
+        yield score(dtype, loss, False, False, 0.0)
+        yield score(dtype, loss, loss.kind == "multiclass", True, 0.1)
+    nothing = Regularised()
+    everything = Regularised(0.1, True, True, 1.0, 1.0)
+    for what in (nothing, everything):
+        yield regularise(dtype, what, what.any)
+        yield close(dtype, what)
+    for optimizer in OPTIMIZERS.values():
+        yield update(dtype, optimizer(weight_decay=0.0), False)
+        yield update(dtype, optimizer(weight_decay=0.1), True)
+
+
+__all__ = [
+    "COLUMNS",
+    "INBOX",
+    "MAX_SCALARS",
+    "ROWS",
+    "Fused",
+    "Regularised",
+    "Shape",
+    "Source",
+    "activate",
+    "announce",
+    "bias_activation",
+    "close",
+    "draw_bits",
+    "every_source",
+    "gather_rows",
+    "gather_targets",
+    "layer_backward",
+    "layer_forward",
+    "layer_norm_backward",
+    "n_scalars",
+    "normalise_by",
+    "regularise",
+    "score",
+    "set_scalars",
+    "totals",
+    "update",
+    "weigh",
+]

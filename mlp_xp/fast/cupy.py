@@ -1,0 +1,234 @@
+"""The training step on CuPy: as few launches as the mathematics allows.
+
+A step is a `program`: launches on buffers made once for a batch size. It is faster than the
+specification's because a small network is bound by launches: for L layers, Adam and
+cross-entropy there are 3L - 1 products and 2L + 2 kernels, beside two that gather the batch.
+Nothing is allocated, copied from the host or waited for after the first step.
+
+The arrays of the state a step is given become those of the state it returns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import cupy
+import numpy as np
+import numpy.typing as npt
+
+from ..devices import Device
+from ..network import split
+from ..training import Data, Recipe
+from ..types import Array, State
+from . import cuda_source as cuda
+from .cublas import Cublas
+from .launches import Bits, Launch
+from .program import Program
+from .upload import Feed, HostRows
+
+
+class _Epoch(NamedTuple):
+    """What the inbox points to, kept alive, and which rates stand in the table."""
+
+    index: Array
+    rates: list[Any]
+    table: Array
+    losses: Array
+
+
+class CupyStep:
+    """A `training.Step`: one program for every batch size that comes.
+
+    theta, moments, running  the state's arrays, updated in place
+    g                        (…, n_parameters), with `gradients` its views by layer
+    inbox, now               what changes from step to step, on the device
+    data                     may be replaced by other data of the same kind
+
+    A loss lies in an array of the epoch's losses, and stays.
+    """
+
+    takes_host_rates = True
+
+    def __init__(self, recipe: Recipe, device: Device, data: Data) -> None:
+        self.recipe, self.device, self.xp = recipe, device, device.xp
+        self.programs: dict[tuple[int, bool], Program] = {}
+        self.theta: Array = None
+        self.index: Array = None  # of the batch at hand
+        self.feed: Feed | None = None  # of rows that are on the host
+        self.feeding = False
+        self.given = False  # whether dropout bits came as an argument
+        self.data = data
+
+    @property
+    def data(self) -> Data:
+        return self._data
+
+    @data.setter
+    def data(self, data: Data) -> None:
+        kind = np.int64 if data.targets.ndim == 1 else data.rows.dtype
+        self._data = Data(
+            data.rows if hasattr(data.rows, "toarray") else cupy.ascontiguousarray(data.rows),
+            cupy.ascontiguousarray(data.targets, kind),
+            None if data.weights is None else cupy.ascontiguousarray(data.weights),
+        )
+        self.programs.clear()
+
+    def _begin(self, state: State) -> None:
+        """Make the buffers that do not depend on the batch."""
+        self.cublas, network = Cublas(), self.recipe.network
+        dtype, self.leading = state.theta.dtype, state.theta.shape[:-1]
+        self.networks = math.prod(self.leading)
+        n = cuda.n_scalars(self.recipe.optimizer)
+        self.inbox, self.J = cupy.zeros(len(cuda.INBOX), np.int64), cupy.zeros(self.leading, dtype)
+        self.now = cupy.zeros((self.networks, n + 1), dtype)
+        self.table = cupy.zeros((1, self.networks, n), dtype)
+        self.seeds, self.seeded = cupy.zeros(self.networks, np.uint64), (0,) * self.networks
+        g, running = cupy.zeros_like(state.theta), state.running.copy()
+        moments = tuple(moment.copy() for moment in state.moments)
+        theta = state.theta.copy()
+        self.layers, self.gradients = (split(network, self.xp, flat) for flat in (theta, g))
+        self.g, self.running, self.moments, self.theta = g, running, moments, theta
+        self.epoch: _Epoch | None = None
+        self.start = self.row = self.number = 0
+
+    def _adopt(self, state: State) -> None:
+        """Take over a state that is not the one returned last."""
+        if self.theta is None:
+            self._begin(state)
+            return
+        mine = (self.theta, self.running, *self.moments)
+        for target, source in zip(mine, (state.theta, state.running, *state.moments), strict=True):
+            target[...] = source
+
+    def buffers(self) -> tuple[int, ...]:
+        """Addresses that a program's launches hold and others may change."""
+        data = self._data
+        arrays = (self.theta, self.g, self.running, *self.moments, self.inbox, self.now)
+        arrays += (self.J, self.seeds, data.rows, data.targets, data.weights)
+        return tuple(array.data.ptr for array in arrays if isinstance(array, cupy.ndarray))
+
+    # -- the inbox
+
+    def announce(
+        self,
+        state: State,
+        index: Array,
+        rates: Sequence[Any],
+        order: Any = None,
+        batch_size: int = 0,
+    ) -> None:
+        """Get ready for an epoch: its order, and a rate for each of its steps.
+
+        order, batch_size  the order on the host, and the largest batch: for rows that are there
+
+        One copy of the scalars to the device; the steps that follow read them there.
+        """
+        if self.theta is None:
+            self._begin(state)
+        table = self._scalars(rates, state.step)
+        self._point(
+            _Epoch(index, list(rates), cupy.asarray(table), self._losses(len(rates))), state
+        )
+
+        if order is not None and isinstance(self.data.rows, HostRows):
+            if self.feed is None or not self.feed.takes(self.data.rows, order, batch_size):
+                self.feed = Feed(self.data.rows, order.shape[:-1], batch_size)
+            self.feed.begin(order)
+            self.feeding = True
+
+    def _scalars(self, rates: Sequence[Any], step: int) -> npt.NDArray[Any]:
+        """A row for each step, (n_steps, n_networks, n): the optimiser's scalars."""
+        optimizer, rows = self.recipe.optimizer, []
+        for number, rate in enumerate(rates, step + 1):
+            scalars = [*optimizer.scalars(rate, number)]
+            if optimizer.weight_decay != 0:
+                scalars.append(rate * optimizer.weight_decay)
+            rows.append(np.stack([np.broadcast_to(s, self.networks) for s in scalars], axis=-1))
+        return np.asarray(rows, self.theta.dtype)
+
+    def _losses(self, n: int) -> Array:
+        return cupy.empty((n, *self.leading), self.theta.dtype)
+
+    def _point(self, epoch: _Epoch, state: State) -> None:
+        pitch = epoch.index.strides[0] // 8 if epoch.index.ndim == 2 else 0
+        pointers = (epoch.index.data.ptr, pitch, epoch.table.data.ptr, epoch.losses.data.ptr)
+        arguments = (self.inbox, *pointers, 0, 0, state.step)
+        Launch(cuda.announce(str(self.theta.dtype)), (1,), (1,), *arguments)()
+        self.epoch, self.start, self.row, self.number = epoch, 0, 0, state.step
+        self.feeding = False
+
+    def _announced(self, index: Array, step: int, rate: Any) -> bool:
+        """Whether this step is the one the inbox stands at."""
+        epoch = self.epoch
+        return (
+            epoch is not None
+            and self.row < len(epoch.rates)
+            and step == self.number
+            and index.data.ptr == epoch.index.data.ptr + 8 * self.start
+            and index.strides == epoch.index.strides
+            and not isinstance(rate, cupy.ndarray)
+            and bool(np.all(rate == epoch.rates[self.row]))
+        )
+
+    def _announce_one(self, state: State, index: Array, rate: Any) -> None:
+        """The same for a step by itself: nothing is copied from the host for a single rate."""
+        if index.dtype != np.int64 or index.strides[-1] != 8:
+            index = cupy.ascontiguousarray(index, np.int64)
+        optimizer, table = self.recipe.optimizer, self.table
+        scalars = [*optimizer.scalars(rate, state.step + 1)]
+        if optimizer.weight_decay != 0:
+            scalars.append(rate * optimizer.weight_decay)
+        if all(isinstance(scalar, int | float) for scalar in scalars):
+            if len(scalars) > cuda.MAX_SCALARS:
+                table[...] = cupy.asarray(self._scalars([rate], state.step))
+            else:
+                given = [*map(float, scalars), *[0.0] * (cuda.MAX_SCALARS - len(scalars))]
+                source = cuda.set_scalars(str(self.theta.dtype))
+                Launch(source, (1,), (1,), table, self.networks, len(scalars), *given)()
+        else:
+            for i, scalar in enumerate(scalars):
+                table[0, :, i] = cupy.asarray(scalar).reshape(-1)
+        self._point(_Epoch(index, [rate], table, self._losses(1)), state)
+
+    # -- a step
+
+    def __call__(self, state: State, index: Array, bits: Any, rate: Any) -> State:
+        rate = self.recipe.optimizer.rate if rate is None else rate
+        if state.theta is not self.theta:
+            self._adopt(state)
+        program = self._program(index.shape[-1], index.ndim == 1)
+        self._take_bits(program, bits, state.step)
+        self.index = index
+        if not self._announced(index, state.step, rate):
+            self._announce_one(state, index, rate)
+        epoch = cast(_Epoch, self.epoch)
+        self.cublas.follow(cupy.cuda.get_current_stream().ptr)
+        self.launch(program)
+        loss = epoch.losses[self.row]
+        self.start, self.row, self.number = self.start + program.m, self.row + 1, self.number + 1
+        return State(self.theta, self.moments, self.running, state.step + 1, loss)
+
+    def launch(self, program: Program) -> None:
+        """Make one step happen on the current stream."""
+        program.run()
+
+    def _program(self, m: int, shared: bool) -> Program:
+        program = self.programs.get((m, shared))
+        if program is None or program.reads != self.buffers():
+            program = self.programs[m, shared] = Program(self, m, shared)
+        return program
+
+    def _take_bits(self, program: Program, bits: Any, step: int) -> None:
+        """Dropout bits from elsewhere, or the seeds to draw them by."""
+        self.given = False
+        if program.drawn == 0:
+            return
+        if isinstance(bits, Bits) and bits.step == step:
+            if bits.seeds != self.seeded:
+                self.seeds.set(np.array(bits.seeds, np.uint64))
+                self.seeded = bits.seeds
+            return
+        self.given = True
+        program.bits[...] = bits.array if isinstance(bits, Bits) else bits

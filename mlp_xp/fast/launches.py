@@ -1,0 +1,103 @@
+"""Kernels of `cuda_source` on a CuPy device: compiled once, launched with fixed arguments."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from functools import cache, cached_property
+from typing import Any
+
+import cupy
+import numpy as np
+
+from ..types import Array
+from . import cuda_source as cuda
+
+THREADS = 256
+
+
+class KernelWarning(RuntimeWarning):
+    """A part of the work is left to the specification, which is slower."""
+
+
+def warn(name: str, reason: object) -> None:
+    first = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
+    warnings.warn(
+        f"the CUDA kernel {name} cannot be used: {first}. The specification's formula takes "
+        "its place: the same numbers, more slowly.",
+        KernelWarning,
+        stacklevel=2,
+    )
+
+
+@cache
+def _compiled(source: cuda.Source, device: int) -> Any:
+    kernel = cupy.RawKernel(source.code, source.name)
+    kernel.compile()
+    return kernel
+
+
+def compiled(source: cuda.Source) -> Any:
+    """The kernel, compiled for the current device; raises CompileException."""
+    return _compiled(source, cupy.cuda.runtime.getDevice())
+
+
+class Launch:
+    """A kernel with its arguments: a call launches it on the current stream."""
+
+    def __init__(
+        self, source: cuda.Source, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any
+    ) -> None:
+        self.kernel, self.name = compiled(source), source.name
+        self.grid, self.block = grid, block
+        self.arguments = tuple(_argument(argument) for argument in arguments)
+
+    def __call__(self) -> None:
+        self.kernel(self.grid, self.block, self.arguments)
+
+
+def _argument(value: Any) -> Any:
+    """What a kernel takes: arrays by pointer, None as the null pointer, numbers as 64 bits."""
+    if value is None:
+        return np.uintp(0)
+    if isinstance(value, float):
+        return np.float64(value)
+    return np.int64(value) if isinstance(value, bool | int) else value
+
+
+def blocks(size: int, threads: int) -> int:
+    return max(1, -(-size // threads))
+
+
+def row_threads(m: int) -> int:
+    """Threads that take a row of m: a power of two, as the sums want it."""
+    return min(THREADS, max(32, 1 << (m - 1).bit_length()))
+
+
+class Bits:
+    """Dropout bits of one step, (…, size) uint16, drawn on the device when they are indexed.
+
+    A step of this module takes only `seeds` and `step`, and draws them itself.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], leading: tuple[int, ...], step: int, size: int
+    ) -> None:
+        self.seeds, self.leading, self.step, self.size = tuple(seeds), leading, step, size
+
+    @cached_property
+    def array(self) -> Array:
+        """All of them."""
+        out = cupy.empty((*self.leading, self.size), np.uint16)
+        seeds = cupy.asarray(np.array(self.seeds, np.uint64))
+        Launch(
+            cuda.draw_bits("float32"),
+            (blocks(self.size, 16 * THREADS), math.prod(self.leading)),
+            (THREADS,),
+            *(out, seeds, None, self.step, self.size),
+        )()
+        return out
+
+    def __getitem__(self, key: Any) -> Array:
+        return self.array[key]

@@ -1,0 +1,348 @@
+"""`mlp-xp selftest`: whether a device computes right, and what it can do.
+
+Trainings on the device are compared with the specification's on NumPy, one for every row
+of the tables and every part of a network. On a CUDA device every kernel is compiled, the
+launches of a step are counted, graph replay is tried, and the ceilings are measured. The
+report is short enough to be pasted into an issue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .activations import ACTIVATIONS
+from .commands import Arguments, Document, Halt, say
+from .data import load
+from .devices import Device
+from .devices import device as find_device
+from .losses import LOSSES
+from .model import MLP
+from .optimizers import OPTIMIZERS
+from .training import Data, bits_for, stepper
+
+Rows = npt.NDArray[Any]
+SIZES = (5, 7, 7, 3)
+EVERYTHING: dict[str, Any] = {
+    "dropout": 0.2,
+    "residual": True,
+    "density": 0.7,
+    "l2": 0.01,
+    "weight_decay": 0.1,
+    "clip_norm": 1.0,
+    "clip_value": 0.5,
+    "label_smoothing": 0.1,
+}
+CLOSE = 1e-7  # of float64 trainings of a few dozen steps
+MEASURED_STEP = ((784, 512, 512, 10), 128)
+
+
+class Check(NamedTuple):
+    """One line of the report: a name, whether it is as it should be, and what was found."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def settings() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Trainings to compare: every row of the tables, and every part of a network."""
+    for activation in ACTIVATIONS:
+        yield f"activation {activation}", {"activation": activation}
+    for loss in LOSSES:
+        yield f"loss {loss}", {"loss": loss}
+    for optimizer in OPTIMIZERS:
+        yield f"optimizer {optimizer}", {"optimizer": optimizer, "learning_rate": 0.003}
+    for normalization in ("none", "batch", "layer"):
+        together = {**EVERYTHING, "normalization": normalization}
+        yield f"everything, normalization {normalization}", together
+        yield f"two networks, normalization {normalization}", {**together, "seed": [1, 2]}
+
+
+def _examples(loss: str, random: np.random.Generator) -> tuple[Rows, Rows]:
+    X, labels = random.normal(size=(SIZES[0], 50)), random.integers(0, 3, 50)
+    T = np.eye(3)[:, labels]
+    if LOSSES[loss].kind == "multiclass":
+        return X, labels
+    return X, (T[:1] if LOSSES[loss].kind == "binary" else T)
+
+
+def difference(device: Device, options: dict[str, Any]) -> float:
+    """How far a training on the device ends from the specification's, relatively."""
+    given: dict[str, Any] = {"loss": "cross_entropy", "dtype": "float64", "seed": 1, **options}
+    X, Y = _examples(given["loss"], np.random.default_rng(0))
+    sizes = (*SIZES[:-1], 1 if LOSSES[given["loss"]].kind == "binary" else SIZES[-1])
+    weights = np.random.default_rng(1).uniform(0.5, 2, 50)
+    found = []
+    for place in (find_device("cpu")._replace(stepper=None), device):
+        model = MLP(sizes, device=place, **given)
+        model.fit(X, Y, epochs=3, batch_size=16, sample_weight=weights, progress=False)
+        found.append((np.array(model.history["loss"]), place.get(model._run.state.theta)))
+    worst = 0.0
+    for reference, mine in zip(*found, strict=True):
+        scale = max(1.0, float(np.max(np.abs(reference))))
+        worst = max(worst, float(np.max(np.abs(mine - reference))) / scale)
+    return worst
+
+
+def compare_trainings(device: Device) -> Check:
+    """Each of the settings, in float64."""
+    worst, where, n, left = 0.0, "", 0, list[str]()
+    for name, options in settings():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = difference(device, options)
+        left += [f"{name}: {warning.message}" for warning in caught]
+        n += 1
+        if not found <= worst:
+            worst, where = found, name
+    detail = f"{n} trainings, the farthest {worst:.1e} off ({where})"
+    if left:
+        detail += f"; {len(left)} warnings, the first: {left[0]}"
+    return Check("trainings equal the specification's", worst <= CLOSE and not left, detail)
+
+
+def compare_digits(device: Device) -> Check:
+    """The digits in float32: the same losses to rounding, and the accuracy they should have."""
+    data = load("digits")
+    assert data.y is not None
+    X, y = data.X.T / 16, data.y.astype(np.int64)
+    curves, score = [], 0.0
+    for place in (find_device("cpu"), device):
+        model = MLP((64, 64, 10), learning_rate=0.005, device=place)
+        model.fit(X[:, :1437], y[:1437], epochs=15, batch_size=32, progress=False)
+        curves.append(np.array(model.history["loss"]))
+        score = model.evaluate(X[:, 1437:], y[1437:]).score
+    off = float(np.max(np.abs(curves[1] - curves[0]) / curves[0]))
+    return Check(
+        "the digits are learnt as on the CPU",
+        off < 0.05 and score > 0.85,  # rounding grows along a path of 675 steps
+        f"losses of 15 epochs within {off:.1e}, held-out accuracy {score:.3f}",
+    )
+
+
+# -- CUDA ----------------------------------------------------------------------
+
+
+def compile_kernels() -> Check:
+    """Every kernel for every row of the tables, with the registers the driver reports."""
+    import cupy
+
+    from .fast.cuda_source import every_source
+    from .fast.launches import compiled
+
+    failed, most, local, n = list[str](), 0, 0, 0
+    for dtype in ("float32", "float64"):
+        for source in dict.fromkeys(every_source(dtype)):
+            try:
+                kernel = compiled(source)
+                most = max(most, kernel.num_regs)
+                local = max(local, kernel.local_size_bytes)
+            except Exception as error:  # whatever the compiler says belongs in the report
+                failed.append(f"{source.name} ({str(error).strip().splitlines()[0]})")
+            n += 1
+    detail = f"{n} kernels"
+    if not cupy.__version__.endswith("+cpu"):  # which has no registers to speak of
+        detail += f", {most} registers and {local} bytes of local memory at most"
+    if failed:
+        detail = f"{len(failed)} of {n} failed: {', '.join(failed[:3])}"
+    return Check("kernels compile", not failed, detail)
+
+
+class Bench(NamedTuple):
+    """A model and data to take steps on."""
+
+    model: MLP
+    data: Data
+    index: Any
+    m: int
+
+    def steps(self, n: int, step: Any, state: Any) -> Any:
+        """n steps, in an epoch announced at once."""
+        model, m = self.model, self.m
+        rates = [0.001] * n
+        step.announce(state, self.index, rates)
+        for number in range(n):
+            start = number * m
+            args = (model.device, model.network, model.seeds, (), state.step, m)
+            state = step(state, self.index[start : start + m], bits_for(*args), rates[number])
+        return state
+
+
+def _bench(device: Device, n: int) -> Bench:
+    sizes, m = MEASURED_STEP
+    random = np.random.default_rng(0)
+    model = MLP(sizes, device=device)
+    data = Data(
+        device.put(random.normal(size=(4096, sizes[0])).astype(np.float32)),
+        device.put(random.integers(0, sizes[-1], 4096)),
+    )
+    return Bench(model, data, device.put(random.integers(0, 4096, n * m)), m)
+
+
+def count_launches(device: Device) -> tuple[Check, dict[str, Any]]:
+    """The launches of a step, as they stand in its program."""
+    bench = _bench(device, 1)
+    step = stepper(bench.model._recipe, device, bench.data)
+    bench.steps(1, step, bench.model._run.state)
+    (program,) = step.programs.values()  # type: ignore[attr-defined]
+    names = Counter(call.name for call in program.calls if hasattr(call, "name"))
+    products = sum(n for name, n in names.items() if name.startswith("cublas"))
+    kernels = sum(names.values()) - products
+    n = len(MEASURED_STEP[0]) - 1
+    check = Check(
+        "launches a step",
+        products <= 3 * n - 1 and kernels <= 3 * n + 6,
+        f"{products} products and {kernels} kernels for {n} layers",
+    )
+    return check, {"products": products, "kernels": kernels, "by_name": dict(names)}
+
+
+def try_graph(name: str) -> Check:
+    """Whether ten replayed steps equal ten eager ones."""
+    bench = _bench(find_device(name, graph=True), 2)
+    step = stepper(bench.model._recipe, bench.model.device, bench.data)
+    try:
+        bench.steps(2, step, bench.model._run.state)
+    except RuntimeError as error:
+        return Check("graph replay", False, f"{error} Training goes on without it.")
+    return Check("graph replay", True, "ten replayed steps equal ten eager ones, bit for bit")
+
+
+def _seconds(run: Callable[[], object], synchronize: Callable[[], None], n: int) -> float:
+    """The median of five times n calls, a call."""
+    run()
+    synchronize()
+    found = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(n):
+            run()
+        synchronize()
+        found.append((time.perf_counter() - began) / n)
+    return statistics.median(found)
+
+
+def measure(name: str) -> dict[str, float]:
+    """The ceilings of the device, and what a step takes."""
+    import cupy
+
+    device = find_device(name)
+    wait = device.synchronize
+    n = 4096
+    A, B = (cupy.ones((n, n), cupy.float32) for _ in range(2))
+    C = cupy.empty_like(A)
+    found = {
+        "gemm_float32_tflops": 2 * n**3 / 1e12 / _seconds(lambda: cupy.matmul(A, B, out=C), wait, 5)
+    }
+    big, copy = (cupy.empty(1 << 28, cupy.uint8) for _ in range(2))
+    memory = cupy.cuda.alloc_pinned_memory(1 << 28)
+    host = np.frombuffer(memory, np.uint8, 1 << 28)
+
+    def down() -> None:
+        big.get(out=host, blocking=False)
+
+    ways: dict[str, Callable[[], object]] = {
+        "device": lambda: cupy.copyto(copy, big),
+        "host_to_device": lambda: big.set(host),
+        "device_to_host": down,
+    }
+    for way, run in ways.items():
+        moved = (2 if way == "device" else 1) * (1 << 28)
+        found[f"{way}_gb_per_s"] = moved / 1e9 / _seconds(run, wait, 5)
+    empty = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
+    found["launch_us"] = 1e6 * _seconds(lambda: empty((1,), (1,), ()), wait, 1000)
+    for graph in (False, True):
+        bench = _bench(find_device(name, graph="auto" if graph else False), 100)
+        step = stepper(bench.model._recipe, bench.model.device, bench.data)
+        state = bench.steps(1, step, bench.model._run.state)
+        seconds = _seconds(lambda b=bench, s=step, x=state: b.steps(100, s, x), wait, 1)  # type: ignore[misc]
+        found[f"step_{'graph' if graph else 'eager'}_us"] = 1e4 * seconds
+    return found
+
+
+# -- the command ---------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device."""
+    parser.add_argument(
+        "--device", default="auto", metavar="NAME", help="see mlp-xp devices (default: auto)"
+    )
+
+
+def about(device: Device) -> dict[str, str]:
+    """What the report is about."""
+    from . import __version__
+
+    found = {
+        "mlp_xp": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+        "device": device.name,
+    }
+    if device.reads_wait:
+        import cupy
+
+        with device.active():
+            number = cupy.cuda.runtime.getDevice()
+            properties = cupy.cuda.runtime.getDeviceProperties(number)
+        found |= {
+            "cupy": cupy.__version__,
+            "cuda_runtime": str(cupy.cuda.runtime.runtimeGetVersion()),
+            "cuda_driver": str(cupy.cuda.runtime.driverGetVersion()),
+            "hardware": properties["name"].decode(),
+            "compute_capability": f"{properties['major']}.{properties['minor']}",
+        }
+    return found
+
+
+def run(args: Arguments) -> Document:
+    """Run the checks and print the report; exit code 1 where one fails."""
+    try:
+        device = find_device(args.device)
+    except (ValueError, RuntimeError) as error:
+        raise Halt(2, str(error)) from None
+    facts = about(device)
+    say(args, "\n".join(f"{name:<20}{value}" for name, value in facts.items()))
+    checks: list[Check] = []
+    document: dict[str, Any] = {"about": facts}
+
+    def note(check: Check) -> None:
+        checks.append(check)
+        say(args, f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
+
+    with device.active():
+        if device.reads_wait:
+            note(compile_kernels())
+        note(compare_trainings(device))
+        note(compare_digits(device))
+        if device.reads_wait:
+            check, document["launches"] = count_launches(device)
+            note(check)
+            note(try_graph(device.name))
+            document["measured"] = _measured(args, device, facts)
+    document["checks"] = [check._asdict() for check in checks]
+    failed = [check.name for check in checks if not check.passed]
+    if failed:
+        raise Halt(1, f"{len(failed)} checks failed: {', '.join(failed)}", document)
+    return document
+
+
+def _measured(args: Arguments, device: Device, facts: dict[str, str]) -> dict[str, float]:
+    if facts["cupy"].endswith("+cpu"):
+        say(args, "      nothing is timed: this CuPy computes on the CPU")
+        return {}
+    found = measure(device.name)
+    say(args, "\n".join(f"      {name:<24}{value:.4g}" for name, value in found.items()))
+    return found

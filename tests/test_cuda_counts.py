@@ -1,0 +1,132 @@
+"""What a step, an epoch and a prediction ask of the device: exact counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlp_xp import MLP, checks
+from mlp_xp.devices import device as find_device
+from mlp_xp.training import Data, scores_of, stepper
+
+SIZES = [(20, 3), (20, 16, 3), (20, 32, 16, 8, 3)]
+GATHERS = {"gather_rows", "gather_targets"}
+
+
+def problem(**settings: Any) -> tuple[MLP, Data]:
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(20, 256)), random.integers(0, 3, 256)
+    graph = settings.pop("graph", False)
+    weights = random.uniform(1, 2, 256) if settings.pop("weighted", False) else None
+    model = MLP(settings.pop("sizes"), device=find_device("cuda", graph=graph), **settings)
+    sizes, kind = model.network.sizes, model.loss.kind
+    return model, checks.data(X, y, weights, sizes, kind, model.device, model.dtype)
+
+
+def fourth_step(counting: Any, model: MLP, data: Data) -> Any:
+    """The counts of a step that is not the first; the device is not waited for."""
+    from mlp_xp.training import bits_for
+
+    step, state = stepper(model._recipe, model.device, data), model._run.state
+    index = model.device.put(np.arange(256))
+    step.announce(state, index, [0.01] * 4)  # type: ignore[attr-defined]
+    for number in range(4):
+        with (
+            counting.count() as counted,
+            counting.forbid_synchronisation() if number else nothing(),
+        ):
+            bits = bits_for(model.device, model.network, model.seeds, model.leading, state.step, 64)
+            state = step(state, index[64 * number : 64 * number + 64], bits, 0.01)
+    return counted
+
+
+def nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def assert_nothing_else(counted: Any) -> None:
+    """No wait, no copy, no memset, no allocation the pool could not serve."""
+    assert counted.waits == counted.memsets == counted.pool_misses == 0
+    assert counted.copies == {}
+    assert counted.library == {}
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_step_launches_what_the_readme_says(counting: Any, sizes: tuple[int, ...]) -> None:
+    counted = fourth_step(counting, *problem(sizes=sizes))
+    n = len(sizes) - 1
+    assert sum(counted.cublas.values()) == 3 * n - 1
+    others = {name: count for name, count in counted.kernels.items() if name not in GATHERS}
+    assert sum(others.values()) == 2 * n + 2 <= 3 * n + 4
+    assert sum(counted.kernels.values()) == sum(others.values()) + 2
+    assert_nothing_else(counted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ({"dropout": 0.1}, {"draw_bits": 1}),
+        ({"normalization": "batch"}, {}),
+        ({"normalization": "layer"}, {"layer_norm_backward": 3}),
+        ({"clip_norm": 1.0}, {"regularise": 1}),
+        ({"l2": 0.1, "weight_decay": 0.1, "clip_value": 1.0}, {"regularise": 1}),
+        ({"residual": True}, {}),
+        ({"weighted": True}, {"weigh": 1}),
+        ({"activation": "gelu"}, {}),
+        ({"seed": [1, 2, 3]}, {}),
+    ],
+)
+def test_what_else_a_network_has_costs_few_launches_more(
+    counting: Any, settings: dict[str, Any], more: dict[str, int]
+) -> None:
+    counted = fourth_step(counting, *problem(sizes=(20, 8, 8, 8, 3), **settings))
+    added = {name: n for name, n in counted.kernels.items() if name in more}
+    assert added == more
+    assert sum(counted.kernels.values()) == 2 * 4 + 4 + sum(more.values())
+    assert_nothing_else(counted)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_replayed_step_is_one_launch(counting: Any, sizes: tuple[int, ...]) -> None:
+    counted = fourth_step(counting, *problem(sizes=sizes, dropout=0.1, graph=True))
+    assert counted.launches == counted.graph_launches == 1
+    assert sum(n for name, n in counted.replayed.items() if "Gemm" in name) == 3 * len(sizes) - 4
+    assert_nothing_else(counted)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_inference_is_a_product_and_a_kernel_a_layer(counting: Any, sizes: tuple[int, ...]) -> None:
+    model, data = problem(sizes=sizes)
+    xp, state, n = model.device.xp, model._run.state, len(sizes) - 1
+    for _ in range(2):
+        with counting.count() as counted:
+            scores_of(model._recipe, xp, state, data.rows)
+    assert sum(counted.cublas.values()) == n
+    assert counted.kernels == {"bias_activation": n}
+    assert_nothing_else(counted)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_an_epoch_waits_and_copies_no_more_often_for_more_steps(counting: Any, graph: bool) -> None:
+    """The order and the rates go up and the history comes down once an epoch."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(20, 256)), random.integers(0, 3, 256)
+    found = []
+    for size in (16, 8):
+        model = MLP((20, 8, 3), dropout=0.2, device=find_device("cuda", graph=graph))
+        counts: list[Any] = []
+
+        def note(model: MLP, epoch: Any, counts: list[Any] = counts) -> None:
+            counts.append(counting.counters())
+
+        model.fit(X, y, epochs=3, batch_size=size, callbacks=[note], progress=False)
+        last = counts[2] - counts[1]
+        found.append((last.waits, {way: copies.calls for way, copies in last.copies.items()}))
+        assert last.pool_misses == 0
+    assert found[0] == found[1]
+    assert found[0][1]["H2D"] == 3  # the order; the rates; where the losses to stack lie
+    assert found[0][1]["D2H"] == 2  # the losses; whether all weights are finite
