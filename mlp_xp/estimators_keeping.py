@@ -1,0 +1,349 @@
+"""Estimators in files, and to and from scikit-learn's own.
+
+A file is laid out as `storage` describes: parameters and counters as JSON, weights, moments
+and the best weights of early stopping as tensors. `device` and `callbacks` are not kept:
+they belong to a session, not to a model. Arrays come back as NumPy's. A schedule that has
+learnt from losses (`reduce_on_plateau`) between calls of `partial_fit` begins anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import optimizers, schedules, storage
+from .activations import ACTIVATIONS
+from .devices import Device
+from .devices import device as find_device
+from .estimators_arrays import to_host
+from .estimators_live import current_at_home, flat
+from .estimators_recipe import ACTIVATION_NAMES
+from .estimators_solvers import Descent
+from .losses import LOSSES
+from .network import Network, initial_statistics, join, split
+from .optimizers import Adam, Momentum, Optimizer
+from .storage import ModelFileError, Tensors
+from .types import Layer
+
+SESSION = ("device", "callbacks")
+COUNTERS = (
+    "n_iter_",
+    "t_",
+    "n_layers_",
+    "n_outputs_",
+    "out_activation_",
+    "loss_",
+    "best_loss_",
+    "best_validation_score_",
+    "n_features_in_",
+    "stopped_",
+    "_no_improvement_count",
+    "_dropout_seed",
+)
+CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
+
+
+# -- parameters as JSON ------------------------------------------------------------
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A parameter's value as JSON can hold it and `_thing` can read it back."""
+    for table in (ACTIVATIONS, LOSSES):
+        for key, row in table.items():
+            if isinstance(value, tuple) and value == row:
+                return key
+    if is_dataclass(value) and not isinstance(value, type) and _class(type(value).__name__):
+        parts = {f.name: _plain(name, getattr(value, f.name)) for f in fields(value)}
+        return {"row": [type(value).__name__, parts]}
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple):
+        return {"tuple": [_plain(name, part) for part in value]}
+    if isinstance(value, list | np.ndarray):
+        return [_plain(name, part) for part in value]
+    if isinstance(value, dict):
+        return {"dict": [[_plain(name, k), _plain(name, v)] for k, v in value.items()]}
+    raise ValueError(
+        f"{name} is {value!r}, which a file cannot hold: expected names, numbers, or rows of "
+        "the library's tables."
+    )
+
+
+def _class(name: str) -> Any:
+    """A class of optimisers or schedules by name; None if there is none of ours."""
+    for module, base in ((optimizers, Optimizer), (schedules, schedules.Schedule)):
+        found = getattr(module, name, None)
+        if isinstance(found, type) and issubclass(found, base):
+            return found
+    return None
+
+
+def _thing(value: Any) -> Any:
+    """What `_plain` made plain."""
+    if isinstance(value, list):
+        return [_thing(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tuple":
+        return tuple(_thing(part) for part in content)
+    if kind == "dict":
+        return {_thing(k): _thing(v) for k, v in content}
+    name, parts = content
+    return _class(name)(**{key: _thing(part) for key, part in parts.items()})
+
+
+# -- files -------------------------------------------------------------------------
+
+
+def save(est: Any, path: str | os.PathLike[str]) -> None:
+    """Write a fitted estimator, or leave `path` as it was."""
+    live = current_at_home(est)
+    network = live.recipe.network
+    get = live.place.device.get
+    descent: Descent | None = getattr(est, "_optimizer", None)
+    tensors = _weights(network, get(flat(live)))
+    vectors = {"running": live.running} if network.n_statistics else {}
+    if descent is not None:
+        vectors |= {f"moment{i}": moment for i, moment in enumerate(descent.moments, 1)}
+    if hasattr(est, "_best"):
+        vectors |= {"best": est._best[0], "best_running": est._best[1]}
+    tensors |= {name: np.ascontiguousarray(get(array)) for name, array in vectors.items()}
+    parameters = est.get_params(deep=False)
+    kept = {name: value for name, value in parameters.items() if name not in SESSION}
+    values = {
+        "config": {
+            "estimator": type(est).__name__,
+            "parameters": {name: _plain(name, value) for name, value in kept.items()},
+        },
+        "step": 0 if descent is None else descent.step,
+        "epoch": est.n_iter_,
+        "history": {name: getattr(est, name) for name in CURVES if hasattr(est, name)},
+        "metadata": _facts(est, descent),
+    }
+    header = {"format": storage.FORMAT, "version": storage.VERSION}
+    header |= {name: storage._to_json(name, value) for name, value in values.items()}
+    header["sha256"] = storage._checksum(header, tensors)
+    storage.write_atomically(path, storage._serialise(tensors, header))
+
+
+def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
+    """What is fitted beside the arrays."""
+    facts = {name: getattr(est, name) for name in COUNTERS if hasattr(est, name)}
+    if hasattr(est, "feature_names_in_"):
+        facts["feature_names_in_"] = est.feature_names_in_.tolist()
+    if descent is not None:
+        facts |= {"learning_rate": descent.learning_rate, "began": descent.began}
+    binarizer = getattr(est, "_label_binarizer", None)
+    if binarizer is not None:
+        classes = binarizer.classes_
+        facts["classes"] = {"dtype": classes.dtype.str, "values": classes.tolist()}
+        facts["targets"] = {"y_type_": binarizer.y_type_, "sparse_input_": binarizer.sparse_input_}
+    return facts
+
+
+def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | None) -> Any:
+    """Read an estimator of the class."""
+    header, tensors = storage._read(path)
+    values = {name: json.loads(header[name]) for name in storage.HEADER}
+    found = values["config"].get("estimator", "MLP")
+    if found != cls.__name__:
+        raise ModelFileError(f"{path} holds an {found}: expected {cls.__name__}. Use {found}.load.")
+    try:
+        parameters = {k: _thing(v) for k, v in values["config"]["parameters"].items()}
+        est = cls(**parameters, device=device)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelFileError(
+            f"{path} has parameters that this mlp_xp cannot read: {error}"
+        ) from None
+    facts = values["metadata"]
+    for name, value in {**facts, **values["history"]}.items():
+        if name.endswith("_") or name in COUNTERS:
+            setattr(est, name, value)
+    if "feature_names_in_" in facts:
+        est.feature_names_in_ = np.array(facts["feature_names_in_"], dtype=object)
+    if "classes" in facts:
+        _set_targets(est, facts)
+    n = est.n_layers_ - 1
+    est.coefs_ = [tensors[f"W{i + 1}"].T for i in range(n)]
+    est.intercepts_ = [tensors[f"b{i + 1}"][:, 0] for i in range(n)]
+    gains = [tensors.get(f"gain{i + 1}") for i in range(n)]
+    projections = [tensors.get(f"P{i + 1}") for i in range(n)]
+    if any(gain is not None for gain in gains):
+        est.gains_ = [None if gain is None else gain[:, 0] for gain in gains]
+    if any(P is not None for P in projections):
+        est.projections_ = [None if P is None else P.T for P in projections]
+    put = find_device(device or "cpu").put
+    if "running" in tensors:
+        est.running_ = tensors["running"]
+    if "learning_rate" in facts:
+        n_moments = sum(name.startswith("moment") for name in tensors)
+        moments = tuple(put(tensors[f"moment{i + 1}"]) for i in range(n_moments))
+        est._optimizer = Descent(moments, values["step"], facts["learning_rate"], facts["began"])
+    if "best" in tensors:
+        est._best = (put(tensors["best"]), put(tensors["best_running"]))
+    return est
+
+
+def _set_targets(est: Any, facts: dict[str, Any]) -> None:
+    from sklearn.preprocessing import LabelBinarizer
+
+    kept = facts["classes"]
+    binarizer = est._label_binarizer = LabelBinarizer()
+    binarizer.classes_ = est.classes_ = np.array(kept["values"], dtype=np.dtype(kept["dtype"]))
+    for name, value in facts["targets"].items():
+        setattr(binarizer, name, value)
+
+
+def _weights(network: Network, theta: npt.NDArray[Any]) -> Tensors:
+    layers = split(network, np, theta)
+    parts = {slot.name: getattr(layers[slot.layer], slot.field) for slot in network.slots}
+    return {name: np.ascontiguousarray(part) for name, part in parts.items()}
+
+
+# -- scikit-learn's own --------------------------------------------------------------
+
+
+def _flat(network: Network, matrices: list[Any], vectors: list[Any]) -> npt.NDArray[Any]:
+    """Lists in scikit-learn's shapes as our flat vector."""
+    pairs = zip(matrices, vectors, strict=True)
+    layers = [Layer(np.array(W).T, np.array(b)[:, None]) for W, b in pairs]
+    theta: npt.NDArray[Any] = join(network, np, layers)
+    return theta
+
+
+def _lists(network: Network, theta: Any) -> tuple[list[Any], list[Any]]:
+    """Our flat vector as lists in scikit-learn's shapes, C-ordered copies."""
+    layers = split(network, np, to_host(theta))
+    return [layer.W.T.copy() for layer in layers], [layer.b[:, 0].copy() for layer in layers]
+
+
+def from_sklearn(cls: type[Any], theirs: Any) -> Any:
+    """Ours, with the parameters and all that is fitted of scikit-learn's estimator."""
+    if type(theirs).__name__ != cls.__name__ or not hasattr(theirs, "hidden_layer_sizes"):
+        raise TypeError(
+            f"from_sklearn got a {type(theirs).__name__}, but expected scikit-learn's "
+            f"{cls.__name__}."
+        )
+    est = cls(**theirs.get_params(deep=False))
+    if not hasattr(theirs, "coefs_"):
+        return est
+    private = ("_label_binarizer", "_no_improvement_count")
+    for name, value in vars(theirs).items():
+        if (name.endswith("_") and not name.startswith("_")) or name in private:
+            setattr(est, name, list(value) if isinstance(value, list) else value)
+    est.coefs_ = [coef.copy() for coef in theirs.coefs_]
+    est.intercepts_ = [intercept.copy() for intercept in theirs.intercepts_]
+    network = current_at_home(est).recipe.network
+    if getattr(theirs, "early_stopping", False) and hasattr(theirs, "_best_coefs"):
+        best = _flat(network, theirs._best_coefs, theirs._best_intercepts)
+        est._best = (best, initial_statistics(network))
+    descent: Any = getattr(theirs, "_optimizer", None)
+    n = len(est.coefs_)
+    if hasattr(descent, "velocities"):
+        moment = _flat(network, descent.velocities[:n], descent.velocities[n:])
+        steps = 0  # its formula does not count them
+        est._optimizer = Descent((moment,), steps, float(descent.learning_rate))
+    elif hasattr(descent, "ms"):
+        # the core keeps Adam's moments without their constant factors
+        m = _flat(network, descent.ms[:n], descent.ms[n:]) / (1 - descent.beta_1)
+        s = _flat(network, descent.vs[:n], descent.vs[n:]) / (1 - descent.beta_2)
+        est._optimizer = Descent((m, s), descent.t, float(est.learning_rate_init))
+    return est
+
+
+def to_sklearn(est: Any) -> Any:
+    """scikit-learn's estimator, with the parameters it has and all that is fitted."""
+    from sklearn import neural_network
+
+    theirs = getattr(neural_network, type(est).__name__)()
+    own, known, default = est.get_params(deep=False), theirs.get_params(), type(est)()
+    for name, value in known.items():
+        if own[name] is not value:
+            theirs.set_params(**{name: _word(name, own[name])})
+    _check_parameters(theirs, est, [name for name in own if name not in known], default)
+    if not hasattr(est, "coefs_"):
+        return theirs
+    live = current_at_home(est)
+    network = live.recipe.network
+    for name, value in vars(est).items():
+        private = name in ("_label_binarizer", "_no_improvement_count", "_random_state")
+        if (name.endswith("_") and not name.startswith("_")) or private:
+            setattr(theirs, name, list(value) if isinstance(value, list) else value)
+    if hasattr(est, "_label_binarizer"):
+        theirs.classes_ = est._label_binarizer.classes_
+    theirs.coefs_, theirs.intercepts_ = _lists(network, flat(live))
+    best = est._best[0] if hasattr(est, "_best") else flat(live)
+    theirs._best_coefs, theirs._best_intercepts = _lists(network, best)
+    if hasattr(est, "_optimizer"):
+        theirs._optimizer = _their_optimizer(theirs, est._optimizer, network, live.recipe.optimizer)
+    return theirs
+
+
+def _word(name: str, value: Any) -> Any:
+    """scikit-learn's word for a value."""
+    if name == "activation" and not isinstance(value, list):
+        for word in ("identity", "logistic", "tanh", "relu"):
+            if value == word or ACTIVATION_NAMES[word] is ACTIVATION_NAMES.get(value, value):
+                return word
+    return value
+
+
+def _check_parameters(theirs: Any, est: Any, others: list[str], default: Any) -> None:
+    """What scikit-learn has no word for: an error if it shapes predictions, else a warning."""
+    shaping = ("normalization", "residual", "loss")
+    changed = [name for name in others if getattr(est, name) != getattr(default, name)]
+    lost = [name for name in changed if name in shaping]
+    try:
+        theirs._validate_params()
+    except ValueError as error:
+        raise ValueError(f"scikit-learn's estimator cannot be this one: {error}") from None
+    if lost:
+        raise ValueError(
+            f"scikit-learn's estimator has no {' and no '.join(lost)}, but this one was made "
+            "with it."
+        )
+    dropped = [n for n in changed if n not in ("device", "dtype", "callbacks", "progress")]
+    if dropped:
+        warnings.warn(
+            f"scikit-learn's estimator trains without {', '.join(dropped)}; its predictions are "
+            "the same.",
+            stacklevel=4,
+        )
+
+
+def _their_optimizer(theirs: Any, descent: Descent, network: Network, optimizer: Optimizer) -> Any:
+    from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+
+    params = theirs.coefs_ + theirs.intercepts_
+    if isinstance(optimizer, Momentum):
+        sgd = SGDOptimizer(
+            params,
+            theirs.learning_rate_init,
+            theirs.learning_rate,
+            theirs.momentum,
+            theirs.nesterovs_momentum,
+            theirs.power_t,
+        )
+        matrices, vectors = _lists(network, descent.moments[0])
+        sgd.velocities, sgd.learning_rate = matrices + vectors, descent.learning_rate
+        return sgd
+    assert isinstance(optimizer, Adam)
+    rate, beta_1, beta_2 = theirs.learning_rate_init, theirs.beta_1, theirs.beta_2
+    adam = AdamOptimizer(params, rate, beta_1, beta_2, theirs.epsilon)
+    factors = (1 - optimizer.beta1, 1 - optimizer.beta2)
+    parts = [_lists(network, m) for m in descent.moments]
+    adam.ms, adam.vs = (
+        [factor * array for array in matrices + vectors]
+        for factor, (matrices, vectors) in zip(factors, parts, strict=True)
+    )
+    adam.t = descent.step
+    return adam

@@ -1,0 +1,82 @@
+"""The fast way to predict is the specification's, and it sees every change of the weights."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import tolerance
+
+pytest.importorskip("sklearn")
+
+from mlp_xp import ACTIVATIONS, LOSSES, MLPClassifier
+from mlp_xp.devices import device as find_device
+from mlp_xp.estimators_recipe import network_of, recipe_of
+from mlp_xp.estimators_solvers import scores
+from mlp_xp.fast.predict import predictor
+from mlp_xp.types import Layer
+
+CPU = find_device("cpu")
+
+
+def recipe(activation: str, loss: str, sizes: tuple[int, ...], **more: Any) -> Any:
+    parameters = {**MLPClassifier(activation=activation, **more).get_params(), "dtype": None}
+    return recipe_of(parameters, network_of(parameters, sizes), LOSSES[loss], CPU, "float64")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_fast_predictions_equal_their_specification(
+    activation: str, loss: str, dtype: Any, random: np.random.Generator
+) -> None:
+    for sizes in ((5, 4), (5, 7, 4), (5, 7, 6, 4)):
+        made = recipe(activation, loss, sizes)
+        shapes = [(n_out, n_in) for n_in, n_out in pairwise(sizes)]
+        layers = [
+            Layer(random.normal(size=s).astype(dtype), random.normal(size=(s[0], 1)).astype(dtype))
+            for s in shapes
+        ]
+        fast = predictor(made, layers)
+        assert fast is not None
+        for m in (1, 2, 30):
+            rows = random.normal(size=(m, 5)).astype(dtype)
+            kept = rows.copy()
+            S = scores(made, CPU, layers, np.zeros(0), rows)
+            wanted = made.loss.predict(np, S)
+            found = fast(rows)
+            np.testing.assert_allclose(found, wanted, **tolerance(dtype, 30))
+            np.testing.assert_array_equal(rows, kept)
+            layers[0].W[...] *= 0.5  # views that change are read again
+            np.testing.assert_allclose(
+                fast(rows),
+                made.loss.predict(np, scores(made, CPU, layers, np.zeros(0), rows)),
+                **tolerance(dtype, 30),
+            )
+
+
+@pytest.mark.parametrize("more", [{"normalization": "layer"}, {"residual": True}])
+def test_what_has_no_fast_way_is_left_to_the_specification(more: dict[str, Any]) -> None:
+    assert (
+        predictor(recipe("relu", "cross_entropy", (4, 4, 2), **more), [Layer(np.eye(2), 0)]) is None
+    )
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_an_error_in_the_middle_leaves_an_estimator_that_trains_on() -> None:
+    X, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
+
+    def fail(est: Any, epoch: Any) -> None:
+        raise RuntimeError("a callback's own")
+
+    est = MLPClassifier(random_state=0).partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(RuntimeError, match="a callback's own"):
+        est.set_params(callbacks=fail).partial_fit(X, y)
+    est.set_params(callbacks=()).partial_fit(X, y)
+    other = MLPClassifier(random_state=0)
+    for _ in range(3):
+        other.partial_fit(X, y, classes=[0, 1])
+    np.testing.assert_allclose(est.predict_proba(X), other.predict_proba(X))
