@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import commands, train_command, train_options
+from . import bench, commands, selftest, train_command, train_options
 from .commands import Arguments, Document, Halt
 from .fitting import TrainingDiverged
 
@@ -51,6 +51,14 @@ COMMANDS = {
         commands.evaluate,
     ),
     "devices": Command("print what can run here, and why not", _none, commands.print_devices),
+    "selftest": Command(
+        "check that a device computes right, and measure it",
+        selftest.add_arguments,
+        selftest.run,
+    ),
+    "bench": Command(
+        "time training steps beside what the device can do", bench.add_arguments, bench.run
+    ),
 }
 
 

@@ -1,0 +1,83 @@
+"""What a contestant is, and what all of them share.
+
+All do the same work with the same numbers: relu, Adam at 1e-3 (0.9, 0.999), cross-entropy
+(binary for one output); each step gathers its batch by a shuffled index out of resident
+examples and computes the loss, which is read at the end only. A peer may have several
+settings; the harness tries all and times the fastest, saying which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import cycle
+from typing import Any, NamedTuple
+
+from cases import Arrays, Case
+from timing import Session
+
+from mlp_xp.bench import last_level_cache
+
+Make = Callable[[Case, Arrays, str, str], Session]  # case, inputs, device, setting
+
+
+class Peer(NamedTuple):
+    """One contestant.
+
+    modules   imported before anything is measured; one that is missing is said so
+    library   whose names and events `timing.DEVICES` holds
+    training, inference, kernels
+              (case, inputs, device, setting) → Session, or None where it has none
+    startup   a program that trains one epoch on the digits, or ""
+    settings  kind → settings to try
+    devices   where it runs
+    epsilon_hat  whether its Adam is the one at the end of §2 of the paper
+    """
+
+    modules: tuple[str, ...]
+    library: str
+    training: Make | None = None
+    inference: Make | None = None
+    kernels: Make | None = None
+    startup: str = ""
+    settings: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
+    devices: tuple[str, ...] = ("cpu",)
+    epsilon_hat: bool = False
+
+    def make(self, kind: str) -> Make | None:
+        """How a kind of case is begun."""
+        makers = {"training": self.training, "inference": self.inference, "kernels": self.kernels}
+        return makers.get(kind)
+
+
+def nothing() -> None:
+    """A CPU's work is done when the call returns."""
+
+
+def batches_of(case: Case, arrays: Arrays) -> list[Any]:
+    """Slices of the examples, one batch each."""
+    m = arrays["rows"].shape[0] // case.batch * case.batch
+    return [slice(start, start + case.batch) for start in range(0, m, case.batch)]
+
+
+def rotating(batches: list[Any], call: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """`run` that calls with one batch after another, and `first`: the first batch's answer."""
+    ring = cycle(batches)
+
+    def run(n: int) -> None:
+        for _ in range(n):
+            call(next(ring))
+
+    return run, lambda: call(batches[0])
+
+
+def copies_of(arrays: Arrays, cold: bool) -> list[Arrays]:
+    """A kernel's inputs so many times that they do not fit the cache; `rows` never does."""
+    size = sum(array.nbytes for name, array in arrays.items() if name != "rows")
+    n = min(256, max(1, 2 * last_level_cache() // size)) if cold else 1
+    copies = []
+    for i in range(n):
+        copy = {name: array if name == "rows" else array.copy() for name, array in arrays.items()}
+        if "index" in copy:
+            copy["index"] = (copy["index"] + 997 * i) % len(arrays["rows"])
+        copies.append(copy)
+    return copies

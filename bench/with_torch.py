@@ -1,0 +1,271 @@
+"""PyTorch: eager, and compiled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from cases import BETA1, BETA2, EPSILON, RATE, STEPS_BEFORE_CHECK, Arrays, Case, parameters
+from contest import Make, Peer, batches_of, copies_of, nothing, rotating
+from reference import adam_scalars
+from timing import DEVICES, Session
+
+from mlp_xp.bench import targets_for
+
+
+def _torch() -> Any:
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    return torch
+
+
+def _torch_network(torch: Any, case: Case, arrays: Arrays, device: str) -> Any:
+    parts = []
+    for W, b in parameters(case, arrays):
+        linear = torch.nn.Linear(W.shape[1], W.shape[0], dtype=torch.from_numpy(W).dtype)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(W))
+            linear.bias.copy_(torch.from_numpy(b))
+        parts += [linear, torch.nn.ReLU()]
+    return torch.nn.Sequential(*parts[:-1]).to(DEVICES[device].names["torch"])
+
+
+def _torch_wait(torch: Any, device: str) -> Callable[[], None]:
+    return torch.cuda.synchronize if device == "cuda" else nothing
+
+
+def _torch_data(torch: Any, case: Case, arrays: Arrays, device: str) -> tuple[Any, Any, Any]:
+    """Rows, targets and order on the device."""
+    where = DEVICES[device].names["torch"]
+    targets = targets_for(case.sizes, arrays["labels"], case.dtype)
+    return tuple(torch.from_numpy(a).to(where) for a in (arrays["rows"], targets, arrays["order"]))
+
+
+def _torch_loss(torch: Any, case: Case) -> Any:
+    functional = torch.nn.functional
+    if case.n_outputs == 1:
+        return functional.binary_cross_entropy_with_logits
+    return functional.cross_entropy
+
+
+def _torch_loop(
+    order: Any, size: int, step: Callable[[Any], Any], wait: Callable[[], None]
+) -> Session:
+    """Steps over the shuffled index, one after another."""
+    place, loss = 0, float("nan")
+
+    def run(n: int) -> None:
+        nonlocal place, loss
+        for _ in range(n):
+            loss = step(order[place : place + size])
+            place = (place + size) % len(order)
+
+    def result() -> float:
+        run(STEPS_BEFORE_CHECK + 1)
+        return float(loss)
+
+    return Session(run, wait, result)
+
+
+def _torch_modules(compiled: bool) -> Make:
+    """`nn.Sequential`, autograd and `torch.optim.Adam`; the setting is Adam's implementation."""
+
+    def make(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
+        torch = _torch()
+        rows, targets, order = _torch_data(torch, case, arrays, device)
+        network = _torch_network(torch, case, arrays, device)
+        adam = "fused" if compiled else setting
+        optimizer = torch.optim.Adam(network.parameters(), lr=RATE, **{adam: True})
+        criterion = _torch_loss(torch, case)
+
+        def objective(index: Any) -> Any:
+            X, T = torch.index_select(rows, 0, index), torch.index_select(targets, 0, index)
+            return criterion(network(X), T)
+
+        loss_of = torch.compile(objective) if compiled else objective
+
+        def step(index: Any) -> Any:
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(index)
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        return _torch_loop(order, case.batch, step, _torch_wait(torch, device))
+
+    return make
+
+
+def _torch_graph(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
+    """Gather, forward, backward and Adam compiled as one graph that updates in place."""
+    if setting == "modules":
+        return _torch_modules(compiled=True)(case, arrays, device, setting)
+    torch = _torch()
+    rows, targets, order = _torch_data(torch, case, arrays, device)
+    network = _torch_network(torch, case, arrays, device)
+    flat = [p.detach().clone() for p in network.parameters()]
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in flat]
+    powers = torch.ones(2, dtype=torch.float64, device=rows.device)  # of β₁ and β₂
+    betas = torch.tensor([BETA1, BETA2], dtype=torch.float64, device=rows.device)
+    criterion, functional = _torch_loss(torch, case), torch.nn.functional
+
+    def objective(flat: Any, X: Any, T: Any) -> Any:
+        for i in range(0, len(flat), 2):
+            X = functional.linear(X, flat[i], flat[i + 1])
+            X = X if i == len(flat) - 2 else functional.relu(X)
+        return criterion(X, T)
+
+    gradient = torch.func.grad_and_value(objective)
+
+    def update(flat: Any, moments: Any, powers: Any, index: Any) -> Any:
+        X, T = torch.index_select(rows, 0, index), torch.index_select(targets, 0, index)
+        gradients, loss = gradient(flat, X, T)
+        powers.mul_(betas)
+        corrections = 1 - powers
+        rate = (RATE / corrections[0]).to(rows.dtype)
+        root = torch.sqrt(corrections[1]).to(rows.dtype)
+        for p, g, (m, s) in zip(flat, gradients, moments, strict=True):
+            m.mul_(BETA1).add_(g, alpha=1 - BETA1)
+            s.mul_(BETA2).addcmul_(g, g, value=1 - BETA2)
+            p.sub_(rate * m / (s.sqrt() / root + EPSILON))
+        return loss
+
+    mode = "max-autotune-no-cudagraphs" if setting == "one graph, autotuned" else None
+    if setting == "one graph, CUDA graphs":
+        mode = "reduce-overhead"
+    compiled = torch.compile(update, mode=mode)
+
+    def step(index: Any) -> Any:
+        return compiled(flat, moments, powers, index)
+
+    with torch.no_grad():
+        session = _torch_loop(order, case.batch, step, _torch_wait(torch, device))
+
+    def run(n: int) -> None:
+        with torch.no_grad():
+            session.run(n)
+
+    def result() -> Any:
+        with torch.no_grad():
+            return session.result()
+
+    return Session(run, session.wait, result)
+
+
+def _torch_inference(compiled: bool) -> Make:
+    def make(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
+        torch = _torch()
+        network = _torch_network(torch, case, arrays, device)
+        end = torch.nn.Softmax(-1) if case.n_outputs > 1 else torch.nn.Sigmoid()
+        network = torch.nn.Sequential(*network, end).eval()
+        call = torch.compile(network) if compiled else network
+        rows = _torch_data(torch, case, arrays, device)[0]
+        batches = [rows[piece] for piece in batches_of(case, arrays)]
+        rotate, first = rotating(batches, call)
+
+        def run(n: int) -> None:
+            with torch.inference_mode():
+                rotate(n)
+
+        def result() -> Any:
+            with torch.inference_mode():
+                return first().cpu().numpy()
+
+        return Session(run, _torch_wait(torch, device), result)
+
+    return make
+
+
+def _torch_kernels(compiled: bool) -> Make:
+    def make(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
+        torch = _torch()
+        rate, epsilon = adam_scalars(1)
+
+        def update(a: Any) -> Any:
+            a["m"].mul_(BETA1).add_(a["g"])
+            a["s"].mul_(BETA2).addcmul_(a["g"], a["g"])
+            a["theta"].sub_(rate * (a["m"] / (a["s"].sqrt() + epsilon)))
+            return a["theta"]
+
+        def score(a: Any) -> Any:
+            # the derivative of the mean loss, in columns as the others have it
+            P = torch.softmax(a["S"], 0)
+            T = torch.nn.functional.one_hot(a["labels"], case.n_outputs).T
+            return (P - T) / case.batch
+
+        calls: dict[str, Callable[[Any], Any]] = {
+            "layer": lambda a: torch.relu(torch.addmm(a["b"], a["W"], a["A"])),
+            "input_gradient": lambda a: a["W"].T @ a["delta"],
+            "weight_gradient": lambda a: a["delta"] @ a["A"].T,
+            "activation_gradient": lambda a: a["dA"] * (a["A"] > 0),
+            "score": score,
+            "update": update,
+            "gather": lambda a: torch.index_select(a["rows"], 0, a["index"]),
+        }
+        call = torch.compile(calls[case.kernel]) if compiled else calls[case.kernel]
+        where = DEVICES[device].names["torch"]
+        shared = torch.from_numpy(arrays["rows"]).to(where) if "rows" in arrays else None
+        batches = [
+            {k: shared if k == "rows" else torch.from_numpy(v).to(where) for k, v in copy.items()}
+            for copy in copies_of(arrays, case.cold)
+        ]
+        rotate, first = rotating(batches, call)
+
+        def run(n: int) -> None:
+            with torch.inference_mode():
+                rotate(n)
+
+        def result() -> Any:
+            with torch.inference_mode():
+                found = first()
+                if case.kernel == "update":
+                    found = torch.cat([batches[0][name] for name in ("theta", "m", "s")])
+                return found.cpu().numpy()
+
+        return Session(run, _torch_wait(torch, device), result)
+
+    return make
+
+
+TORCH_STARTUP = """
+import sys
+import numpy as np
+import torch
+with np.load(sys.argv[1]) as file:
+    X = torch.from_numpy((file["X"] / 16).astype("float32"))
+    y = torch.from_numpy(file["y"].astype("int64"))
+network = torch.nn.Sequential(torch.nn.Linear(64, 100), torch.nn.ReLU(), torch.nn.Linear(100, 10))
+optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+order = torch.randperm(len(X))
+for start in range(0, len(X), 32):
+    index = order[start : start + 32]
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(network(X[index]), y[index]).backward()
+    optimizer.step()
+print((network(X).argmax(1) == y).float().mean().item())
+"""
+
+
+ROWS = {
+    "torch": Peer(
+        ("torch",),
+        "torch",
+        training=_torch_modules(compiled=False),
+        inference=_torch_inference(compiled=False),
+        kernels=_torch_kernels(compiled=False),
+        startup=TORCH_STARTUP,
+        settings={"training": ("fused", "foreach")},
+        devices=("cpu", "cuda"),
+    ),
+    "torch-compile": Peer(
+        ("torch",),
+        "torch",
+        training=_torch_graph,
+        inference=_torch_inference(compiled=True),
+        kernels=_torch_kernels(compiled=True),
+        settings={"training": ("one graph", "one graph, autotuned", "modules")},
+        devices=("cpu", "cuda"),
+    ),
+}
