@@ -1,0 +1,66 @@
+"""`MLP.predictor` answers as `predict_proba` and `predict` do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import Backend, tolerance
+from mlp_xp import MLP
+
+CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    ("cross_entropy", (5, 7, 4, 3), {}),
+    ("cross_entropy", (5, 3), {}),
+    ("cross_entropy", (5, 7, 3), {"activation": "gelu"}),
+    ("cross_entropy", (5, 7, 3), {"normalization": "batch"}),
+    ("cross_entropy", (5, 7, 3), {"seed": [0, 1]}),
+    ("binary_cross_entropy", (5, 7, 1), {"activation": "tanh"}),
+    ("multilabel", (5, 7, 3), {}),
+    ("squared_error", (5, 7, 2), {}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("loss", "sizes", "more"), CASES)
+def test_a_predictor_answers_as_the_model(
+    backend: Backend, loss: str, sizes: tuple[int, ...], more: dict[str, Any], dtype: str
+) -> None:
+    model = MLP(sizes, loss=loss, dtype=dtype, device=backend.device, **more)
+    predict = model.predictor(6)
+    random = np.random.default_rng(0)
+    for m in (6, 1, 4):  # a whole batch, and what is left of one
+        X = backend.asarray(random.normal(size=(sizes[0], m)).astype(dtype))
+        expected = model.predict(X) if loss == "squared_error" else model.predict_proba(X)
+        found = backend.get(predict(X))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, backend.get(expected), **tolerance(dtype, 8))
+
+
+def test_a_predictor_keeps_the_weights_it_was_made_with() -> None:
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(5, 64)).astype(np.float32), random.integers(0, 3, 64)
+    model = MLP((5, 7, 3))
+    predict, before = model.predictor(64), model.predict_proba(X)
+    model.fit(X, y, epochs=2, progress=False)
+    np.testing.assert_allclose(predict(X), before, rtol=1e-5)
+    assert np.abs(model.predict_proba(X) - before).max() > 1e-3
+
+
+def test_a_predictor_writes_nothing_to_its_input() -> None:
+    X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    X.flags.writeable = False
+    for sizes in ((5, 3), (5, 7, 3)):
+        MLP(sizes).predictor(4)(X)
+
+
+def test_more_examples_than_announced_are_an_error() -> None:
+    with pytest.raises(ValueError, match="mismatch"):
+        MLP((5, 7, 3)).predictor(4)(np.zeros((5, 9), np.float32))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5])
+def test_a_batch_size_is_a_whole_number_from_one_on(size: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="batch_size"):
+        MLP((5, 7, 3)).predictor(size)
