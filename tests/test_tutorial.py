@@ -15,29 +15,16 @@ import pytest
 import test_documents
 import test_tutorial_layers
 from test_documents import close, fourth_network, off, on
+from test_tutorial_layers import Y1, Y2, numeric
 
 from conftest import Backend, tolerance
 from mlp_xp import tutorial as t
-
-
-def numeric(f: Callable[[np.ndarray], Any], x: np.ndarray, h: float = 1e-5) -> np.ndarray:
-    """∂f/∂x by central differences."""
-    D = np.zeros_like(x)
-    for i in np.ndindex(x.shape):
-        step = np.zeros_like(x)
-        step[i] = h
-        D[i] = (float(f(x + step)) - float(f(x - step))) / (2 * h)
-    return D
 
 
 @pytest.fixture
 def X(random: np.random.Generator) -> np.ndarray:
     """Three features, five examples."""
     return random.standard_normal((3, 5))
-
-
-Y1 = np.array([[0, 1, 1, 0, 1]])
-Y2 = np.array([[0, 1, 1, 0, 1], [1, 1, 0, 0, 0]])
 
 
 # --- Gradients -------------------------------------------------------------------------
