@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from typing import Any
 
 import numpy as np
@@ -344,16 +343,3 @@ def test_running_moments_follow_the_data_and_serve_evaluation(random: Random) ->
     np.testing.assert_allclose(running[6:], S.var(axis=1, ddof=1), rtol=0.25)
     one_by_one = np.concatenate([model.predict(X[:, [i]]) for i in range(20)])
     np.testing.assert_array_equal(one_by_one, model.predict(X[:, :20]))
-
-
-def test_dropout_bits_cost_little_beside_a_step(random: Random) -> None:
-    X, y = random.normal(size=(784, 128)), random.integers(0, 10, 128)
-    model = MLP((784, 512, 512, 10), dropout=0.1).fit(X, y, epochs=1, progress=False)
-    began = time.perf_counter()
-    for step in range(5):
-        dropout_bits(0, step, model.network.n_dropped * 128)
-    drawing = time.perf_counter() - began
-    began = time.perf_counter()
-    model.fit(X, y, epochs=5, progress=False)
-    # measured at 4 %; a bound far enough away not to measure the machine
-    assert drawing < 0.5 * (time.perf_counter() - began)
