@@ -89,7 +89,7 @@ def _numpy_namespace() -> Namespace:
 
 
 def _numpy_stepper(*arguments: Any) -> Any:
-    from .fast.numpy import stepper
+    from .fast.compiled import stepper
 
     return stepper(*arguments)
 

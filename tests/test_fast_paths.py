@@ -12,6 +12,7 @@ from test_losses import targets
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS
 from mlp_xp.draws import dropout_bits
+from mlp_xp.fast import compiled, native, tracing
 from mlp_xp.fast import numpy as fast
 from mlp_xp.fitting import copied
 from mlp_xp.training import Data, Step, stepper
@@ -100,12 +101,30 @@ def specified(model: MLP, data: Data, state: State) -> list[State]:
     return walk(model, data, state, spec)
 
 
+@pytest.fixture(params=["numpy", "compiled", "shared"])
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """(recipe, data) → a step of NumPy's calls; a compiled one; one on three threads.
+
+    The last shares every call out, however small.
+    """
+    if request.param == "numpy":
+        yield fast.NumpyStep
+        return
+    assert native.available(), "no C compiler, or MLP_XP_NATIVE=0"
+    if request.param == "shared":
+        monkeypatch.setattr(compiled, "LEAST_PRODUCT", 1)
+        monkeypatch.setattr(compiled, "LEAST_ENTRIES", 1)
+        native.runtime().use_threads(3)
+    yield compiled.CompiledStep
+    native.runtime().use_threads(1)
+
+
 @pytest.mark.parametrize("number", range(N_SAMPLES))
-def test_a_fast_step_equals_the_specification(number: int) -> None:
+def test_a_fast_step_equals_the_specification(number: int, make: Any) -> None:
     settings = sample(number)
     model, data, state = build(settings)
     expected = specified(model, data, state)
-    found = walk(model, data, copied(model.device, state), fast.NumpyStep(model._recipe, data))
+    found = walk(model, data, copied(model.device, state), make(model._recipe, data))
     close = tolerance(model.dtype, 1024)
     if settings["optimizer"] in ("adagrad", "lion", "rmsprop"):
         close = {name: 50 * value for name, value in close.items()}  # g / |g| where g ≈ 0
@@ -158,31 +177,46 @@ def test_a_fast_step_broken_on_purpose_is_caught(
     assert not np.allclose(found[-1].theta, expected[-1].theta, **tolerance(model.dtype, 64))
 
 
-def test_a_state_from_elsewhere_is_taken_over() -> None:
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("subtract", "{0} + {1}"), ("exp", "exp2({0})"), ("tanh", "sin({0})"), ("sqrt", "fabs({0})")],
+)
+def test_a_compiled_step_broken_on_purpose_is_caught(
+    name: str, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data, state = build(plain())
-    step = fast.NumpyStep(model._recipe, data)
+    expected = specified(model, data, state)
+    monkeypatch.setitem(tracing.FUNCTIONS, name, pattern)
+    step = compiled.CompiledStep(model._recipe, data)
+    found = walk(model, data, copied(model.device, state), step)
+    assert not np.allclose(found[-1].theta, expected[-1].theta, **tolerance(model.dtype, 64))
+
+
+def test_a_state_from_elsewhere_is_taken_over(make: Any) -> None:
+    model, data, state = build(plain())
+    step = make(model._recipe, data)
     first = walk(model, data, copied(model.device, state), step)
     again = walk(model, data, state, step)  # back to the first state
     np.testing.assert_array_equal(first[-1].theta, again[-1].theta)
     np.testing.assert_array_equal(first[-1].moments[1], again[-1].moments[1])
 
 
-def test_other_data_can_take_the_place_of_a_steps_own() -> None:
+def test_other_data_can_take_the_place_of_a_steps_own(make: Any) -> None:
     model, data, state = build(plain())
-    step = fast.NumpyStep(model._recipe, data)
+    step = make(model._recipe, data)
     walk(model, data, copied(model.device, state), step)
     other = data._replace(rows=data.rows + 1)
     step.data = other
-    fresh = fast.NumpyStep(model._recipe, other)
+    fresh = make(model._recipe, other)
     expected = walk(model, other, copied(model.device, state), fresh)[-1].theta
     np.testing.assert_array_equal(walk(model, other, state, step)[-1].theta, expected)
 
 
-def test_a_step_allocates_next_to_nothing() -> None:
+def test_a_step_allocates_next_to_nothing(make: Any) -> None:
     import tracemalloc
 
     model, data, state = build(plain(sizes=(4, 300, 300)))
-    step = fast.NumpyStep(model._recipe, data)
+    step = make(model._recipe, data)
     index = np.arange(8)
     state = step(state, index, None, 0.01)
     tracemalloc.start()

@@ -24,7 +24,7 @@ def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: flo
     target = "(T)(label == r)" if labelled else "targets[(own * n + r) * m + j]"
     kept, added = 1.0, "0"
     if smoothing > 0:
-        kept, added = _smoothing(loss.kind, smoothing)
+        kept, added = smoothing_of(loss.kind, smoothing)
     read = f"""
       const T s = scores[r * m + j] + bias[r];
       const T t = {target}{f" * (T){kept!r} + (T)({added})" if smoothing > 0 else ""};"""
@@ -71,7 +71,7 @@ def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: flo
     return source("score", dtype, parameters, "\n".join(body))
 
 
-def _smoothing(kind: Kind, smoothing: float) -> tuple[float, str]:
+def smoothing_of(kind: Kind, smoothing: float) -> tuple[float, str]:
     """The factor and the summand of `losses.smooth`; the latter needs the number of units."""
     share = f"{float(smoothing)!r} / (double)"
     return 1 - smoothing, share + ("n" if kind == "multiclass" else "2")

@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..activations import ACTIVATIONS, Activation
-from ..devices import Device
 from ..kernels import EPSILON
 from ..losses import LOSSES, Loss
 from ..network import RUNNING_SHARE, split
@@ -89,9 +88,13 @@ class Tape:
         """A number as NumPy takes it fastest: a 0-d array of the model's dtype."""
         return np.array(value, self.dtype)
 
+    def add(self, call: Callable[[], object]) -> None:
+        """Make this call in every step."""
+        self.calls.append(call)
+
     def do(self, function: Callable[..., object], *arguments: Any, **options: Any) -> None:
         """Call function(*arguments, **options) in every step."""
-        self.calls.append(partial(function, *arguments, **options))
+        self.add(partial(function, *arguments, **options))
 
     def op(self, function: Callable[..., object], *arguments: Any) -> Buffer:
         """function(*arguments[:-1], out=arguments[-1])."""
@@ -101,8 +104,15 @@ class Tape:
 
     def assign(self, target: Buffer, formula: Callable[..., Any], *arguments: Any) -> Buffer:
         """target ← formula(np, *arguments): for formulas that have no calls of their own here."""
-        self.calls.append(lambda: np.copyto(target, formula(np, *arguments)))
+        self.add(lambda: np.copyto(target, formula(np, *arguments)))
         return target
+
+    def product(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
+        """out ← A B."""
+        return self.op(np.matmul, A, B, out)
+
+    def finish(self) -> None:
+        """All calls are known."""
 
     def total(self, array: Buffer, axis: int, out: Buffer, factor: float = 1.0) -> Buffer:
         """factor · Σ array along axis -1 or -2, kept as length 1."""
@@ -113,7 +123,7 @@ class Tape:
         return self.op(np.matmul, ones[None, :], array, out)
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """Buffers of one hidden layer that the backward pass reads."""
 
     A_in: Buffer
@@ -127,7 +137,7 @@ def _t(array: Buffer) -> Buffer:
     return np.swapaxes(array, -1, -2)
 
 
-class _Program:
+class Program:
     """A step's calls for one batch size, and the buffers that its inputs are put in."""
 
     def __init__(self, step: NumpyStep, m: int, shared: bool) -> None:
@@ -135,7 +145,7 @@ class _Program:
         network = recipe.network
         self.step, self.m = step, m
         step.arena.taken = 0
-        self.tape = tape = Tape(step.arena, step.theta.dtype, leading)
+        self.tape = tape = self._tape(step.arena, step.theta.dtype, leading)
         own = () if shared else leading  # one batch for all networks, or one each
         n_in, n_out = network.sizes[0], network.sizes[-1]
         self.rows = step.arena.take((*own, m, n_in), tape.dtype)
@@ -148,43 +158,43 @@ class _Program:
         self.weights = np.ones((*own, m), tape.dtype)
         self.weight = np.full((*own, 1), m, tape.dtype)  # of the whole batch
         self.share = np.full((*own, 1, m), 1 / m, tape.dtype)
+        self.inputs = {"rows": self.rows, "targets": self.target_rows}
+        if self.labelled:
+            self.inputs["targets"] = self.labels
+        if self.weighted:
+            self.inputs["weights"] = self.weights
         self.bits = tape.buffer(network.n_dropped * m, dtype=np.uint16)
         self.loss = tape.buffer(1, 1)
 
-        self._weigh()
-        T = self.target_rows if self.labelled else _t(self.target_rows)
-        if recipe.label_smoothing > 0:
-            n = n_out if recipe.loss.kind == "multiclass" else 2
-            tape.op(np.multiply, T, tape.constant(1 - recipe.label_smoothing), T)
-            tape.op(np.add, T, tape.constant(recipe.label_smoothing / n), T)
+        self._enter()
         if network.n_statistics > 0:
             tape.op(np.multiply, step.running, tape.constant(1 - RUNNING_SHARE), step.running)
         seen, A = self._forward(_t(self.rows))
-        last = step.layers[-1]
-        S = tape.op(np.matmul, last.W, A, tape.buffer(n_out, m))
-        tape.op(np.add, S, last.b, S)
-        delta = self._score(S, T)
+        S = tape.product(step.layers[-1].W, A, tape.buffer(n_out, m))
+        delta = self._score(S)
         self._backward(seen, A, delta)
-        self._regularise()
-        _update(step, tape)
+        self._update()
+        tape.finish()
 
-    def gather(self, index: Buffer) -> None:
+    def _tape(self, *arguments: Any) -> Tape:
+        return Tape(*arguments)
+
+    def take(self, index: Buffer) -> None:
         """Put the examples at `index` where the calls read them."""
-        rows, targets = self.step.data.rows, self.step.data.targets
-        if hasattr(rows, "toarray"):  # sparse rows: only the batch is made dense
-            np.copyto(self.rows, rows[index].toarray())
-        else:
-            np.take(rows, index, axis=0, out=self.rows, mode="clip")
+        for name in self.inputs:
+            self._take(name, index)
         if self.labelled:
-            np.take(targets, index, out=self.labels, mode="clip")
             np.equal(self.labels[..., None, :], self.classes, out=self.target_rows)
-        else:
-            np.take(targets, index, axis=0, out=self.target_rows, mode="clip")
-        weights = self.step.data.weights
-        if weights is not None:
-            np.take(weights, index, out=self.weights, mode="clip")
 
-    def _weigh(self) -> None:
+    def _take(self, name: str, index: Buffer) -> None:
+        """The rows, targets or weights of the examples at `index`."""
+        source, buffer = getattr(self.step.data, name), self.inputs[name]
+        if hasattr(source, "toarray"):  # sparse rows: only the batch is made dense
+            np.copyto(buffer, source[index].toarray())
+        else:
+            np.take(source, index, axis=0, out=buffer, mode="clip")
+
+    def _enter(self) -> None:
         """share = weights / Σ weights."""
         if not self.weighted:
             return
@@ -194,37 +204,46 @@ class _Program:
         tape.op(np.maximum, self.weight, tiny, safe)
         tape.op(np.divide, self.weights, safe, self.share[..., 0, :])
 
-    def _forward(self, X: Buffer) -> tuple[list[_Seen], Buffer]:
+    def _forward(self, X: Buffer) -> tuple[list[Seen], Buffer]:
         step, tape, m = self.step, self.tape, self.m
         network, start, dropped, A = step.recipe.network, 0, 0, X
         seen = []
-        for i, activation in enumerate(network.activations):
+        for i in range(network.n_hidden):
             layer, A_in, N, inverse = step.layers[i], A, None, None
-            n = network.sizes[i + 1]
-            Z = tape.op(np.matmul, layer.W, A_in, tape.buffer(n, m))
+            n, bits = network.sizes[i + 1], None
+            Z = tape.product(layer.W, A_in, tape.buffer(n, m))
             if layer.gain is not None:
                 N, inverse, mean, variance = self._normalise(Z)
                 if network.normalization == "batch":
                     self._run(mean, variance, start)
                     start += 2 * n
                 Z = tape.op(np.multiply, N, layer.gain, Z)
-            tape.op(np.add, Z, layer.b, Z)
-            A = H = self._activate(activation, Z)
-            mask = None
             if network.dropout[i] > 0:
-                mask = self._mask(network.dropout[i], n, dropped)
+                bits = self.bits[..., dropped : dropped + n * m].reshape(*tape.leading, n, m)
                 dropped += n * m
-                A = tape.op(np.multiply, H, mask, tape.buffer(n, m))
+            A, V, mask = self._layer(i, Z, bits)
             if network.residual:
                 skip = tape.buffer(n, m)
                 if layer.P is None:
                     A = tape.op(np.add, A, A_in, skip)
                 else:
-                    tape.op(np.matmul, layer.P, A_in, skip)
+                    tape.product(layer.P, A_in, skip)
                     A = tape.op(np.add, skip, A, skip)
-            V = H if activation.slope_of == "A" else Z
-            seen.append(_Seen(A_in, V, mask, N, inverse))
+            seen.append(Seen(A_in, V, mask, N, inverse))
         return seen, A
+
+    def _layer(
+        self, i: int, Z: Buffer, bits: Buffer | None
+    ) -> tuple[Buffer, Buffer, Buffer | None]:
+        """A = f(Z + b) ∘ mask; what the slope is written in; the mask."""
+        tape, activation = self.tape, self.step.recipe.network.activations[i]
+        tape.op(np.add, Z, self.step.layers[i].b, Z)
+        A = H = self._activate(activation, Z)
+        mask = None
+        if bits is not None:
+            mask = self._mask(self.step.recipe.network.dropout[i], bits)
+            A = tape.op(np.multiply, H, mask, tape.like(H))
+        return A, H if activation.slope_of == "A" else Z, mask
 
     def _normalise(self, S: Buffer) -> tuple[Buffer, Buffer, Buffer, Buffer]:
         """N, 1 / √(variance + ε), mean and variance of S."""
@@ -252,10 +271,9 @@ class _Program:
             scaled = tape.op(np.multiply, moment, tape.constant(factor), tape.buffer(n, 1))
             tape.op(np.add, part, scaled[..., 0], part)
 
-    def _mask(self, rate: float, n: int, start: int) -> Buffer:
+    def _mask(self, rate: float, bits: Buffer) -> Buffer:
         tape, threshold = self.tape, round(rate * 65536)
-        bits = self.bits[..., start : start + n * self.m].reshape(*tape.leading, n, self.m)
-        mask = tape.op(np.greater_equal, bits, np.uint16(threshold), tape.buffer(n, self.m))
+        mask = tape.op(np.greater_equal, bits, np.uint16(threshold), tape.like(bits, tape.dtype))
         return tape.op(np.multiply, mask, tape.constant(65536 / (65536 - threshold)), mask)
 
     def _activate(self, activation: Activation, Z: Buffer) -> Buffer:
@@ -270,25 +288,40 @@ class _Program:
             return tape.op(np.tanh, Z, H)
         return tape.assign(H, activation.f, Z)
 
-    def _through(self, activation: Activation, dA: Buffer, V: Buffer) -> Buffer:
-        """δ = dA ∘ f', in the place of dA."""
-        tape = self.tape
-        if activation is ACTIVATIONS["identity"]:
-            return dA
+    def _through(self, i: int, dA: Buffer, seen: Seen) -> Buffer:
+        """δ = dA ∘ mask ∘ f', in the place of dA, and its sums, the bias's gradient."""
+        tape, activation, V = self.tape, self.step.recipe.network.activations[i], seen.V
+        if seen.mask is not None:
+            tape.op(np.multiply, dA, seen.mask, dA)
         if activation is ACTIVATIONS["relu"]:
             positive = tape.op(np.greater, V, tape.constant(0), tape.like(V, bool))
-            return tape.op(np.multiply, dA, positive, dA)
-        slope = tape.like(V)
-        if activation is ACTIVATIONS["tanh"]:
-            tape.op(np.multiply, V, V, slope)
-            tape.op(np.subtract, tape.constant(1), slope, slope)
-        else:
-            tape.assign(slope, activation.slope, V)
-        return tape.op(np.multiply, dA, slope, dA)
+            tape.op(np.multiply, dA, positive, dA)
+        elif activation is not ACTIVATIONS["identity"]:
+            slope = tape.like(V)
+            if activation is ACTIVATIONS["tanh"]:
+                tape.op(np.multiply, V, V, slope)
+                tape.op(np.subtract, tape.constant(1), slope, slope)
+            else:
+                tape.assign(slope, activation.slope, V)
+            tape.op(np.multiply, dA, slope, dA)
+        tape.total(dA, -1, self.step.gradients[i].b)
+        return dA
 
-    def _score(self, S: Buffer, T: Buffer) -> Buffer:
-        """δ = ∂J/∂S, and J in `self.loss`."""
+    def _targets(self) -> Buffer:
+        """T, smoothed, as columns."""
+        recipe, tape = self.step.recipe, self.tape
+        T = self.target_rows if self.labelled else _t(self.target_rows)
+        if recipe.label_smoothing > 0:
+            n = T.shape[-2] if recipe.loss.kind == "multiclass" else 2
+            tape.op(np.multiply, T, tape.constant(1 - recipe.label_smoothing), T)
+            tape.op(np.add, T, tape.constant(recipe.label_smoothing / n), T)
+        return T
+
+    def _score(self, S: Buffer) -> Buffer:
+        """δ = ∂J/∂S from S less the last bias, whose gradient it leaves; J in `self.loss`."""
         tape, loss, m = self.tape, self.step.recipe.loss, self.m
+        tape.op(np.add, S, self.step.layers[-1].b, S)
+        T = self._targets()
         delta, values = tape.like(S), tape.buffer(1, m)
         reported, loss = loss, _descended(loss)
         if loss is LOSSES["cross_entropy"]:
@@ -330,37 +363,34 @@ class _Program:
             tape.assign(values, reported.report, values)
         tape.op(np.multiply, delta, self.share, delta)
         tape.op(np.matmul, values, _t(self.share), self.loss)
+        tape.total(delta, -1, self.step.gradients[-1].b)
         return delta
 
-    def _backward(self, seen: list[_Seen], A: Buffer, delta: Buffer) -> None:
+    def _backward(self, seen: list[Seen], A: Buffer, delta: Buffer) -> None:
         step, tape, m = self.step, self.tape, self.m
         network = step.recipe.network
-        tape.op(np.matmul, delta, _t(A), step.gradients[-1].W)
-        tape.total(delta, -1, step.gradients[-1].b)
+        tape.product(delta, _t(A), step.gradients[-1].W)
         dS, skipped = delta, None
         for i in reversed(range(network.n_hidden)):
             n, layer, g = network.sizes[i + 1], step.layers[i], step.gradients[i]
-            A_in, V, mask, N, inverse = seen[i]
-            dA = tape.op(np.matmul, _t(step.layers[i + 1].W), dS, tape.buffer(n, m))
+            A_in, _, _, N, inverse = seen[i]
+            dA = tape.product(_t(step.layers[i + 1].W), dS, tape.buffer(n, m))
             if skipped is not None:
                 tape.op(np.add, dA, skipped, dA)
             skipped = None
             if network.residual:
-                if layer.P is not None:
-                    tape.op(np.matmul, dA, _t(A_in), g.P)
+                if layer.P is not None and g.P is not None:
+                    tape.product(dA, _t(A_in), g.P)
                 if i > 0:
                     skipped = tape.buffer(network.sizes[i], m)
                     if layer.P is None:
                         tape.do(np.copyto, skipped, dA)
                     else:
-                        tape.op(np.matmul, _t(layer.P), dA, skipped)
-            if mask is not None:
-                tape.op(np.multiply, dA, mask, dA)
-            dS = self._through(network.activations[i], dA, V)
-            tape.total(dS, -1, g.b)
+                        tape.product(_t(layer.P), dA, skipped)
+            dS = self._through(i, dA, seen[i])
             if N is not None:
                 self._normalise_gradient(dS, layer, g, N, inverse)
-            tape.op(np.matmul, dS, _t(A_in), g.W)
+            tape.product(dS, _t(A_in), g.W)
 
     def _normalise_gradient(
         self, delta: Buffer, layer: Layer, g: Layer, N: Buffer, inverse: Buffer | None
@@ -379,6 +409,28 @@ class _Program:
         tape.op(np.subtract, delta, mean, delta)
         tape.op(np.subtract, delta, product, delta)
         tape.op(np.multiply, delta, inverse, delta)
+
+    def _update(self) -> None:
+        """The optimiser's formula on theta and the moments; the gradient is scratch from here."""
+        self._regularise()
+        step, tape = self.step, self.tape
+        optimizer, n = step.recipe.optimizer, step.recipe.network.n_weights
+        if optimizer.weight_decay > 0:
+            W = step.theta[..., :n]
+            tape.op(np.multiply, W, step.kept, W)
+        update = UPDATES.get(type(optimizer))
+        if update is not None:
+            update(tape, optimizer, step.theta, step.g, step.moments, step.scalars)
+            return
+
+        def formula() -> None:
+            scalars: tuple[Any, ...] = step.scalars
+            theta, moments = optimizer.update(np, step.theta, step.g, step.moments, *scalars)
+            np.copyto(step.theta, theta)
+            for mine, new in zip(step.moments, moments, strict=True):
+                np.copyto(mine, new)
+
+        tape.do(formula)
 
     def _regularise(self) -> None:
         """L2, absent connections and clipping, in the flat gradient."""
@@ -416,27 +468,6 @@ def _descended(loss: Loss) -> Loss:
     if loss.report is None:
         return loss
     return next((row for row in LOSSES.values() if row.delta is loss.delta), loss)
-
-
-def _update(step: NumpyStep, tape: Tape) -> None:
-    """The optimiser's formula on theta and the moments; the gradient is scratch from here."""
-    optimizer, n = step.recipe.optimizer, step.recipe.network.n_weights
-    if optimizer.weight_decay > 0:
-        W = step.theta[..., :n]
-        tape.op(np.multiply, W, step.kept, W)
-    update = UPDATES.get(type(optimizer))
-    if update is not None:
-        update(tape, optimizer, step.theta, step.g, step.moments, step.scalars)
-        return
-
-    def formula() -> None:
-        scalars: tuple[Any, ...] = step.scalars
-        theta, moments = optimizer.update(np, step.theta, step.g, step.moments, *scalars)
-        np.copyto(step.theta, theta)
-        for mine, new in zip(step.moments, moments, strict=True):
-            np.copyto(mine, new)
-
-    tape.do(formula)
 
 
 def _sgd(tape: Tape, optimizer: Any, theta: Buffer, g: Buffer, moments: Any, scalars: Any) -> None:
@@ -495,7 +526,7 @@ class NumpyStep:
 
     def __init__(self, recipe: Recipe, data: Data) -> None:
         self.recipe, self.data = recipe, data
-        self.programs: dict[tuple[int, bool], _Program] = {}
+        self.programs: dict[tuple[int, bool], Program] = {}
         self.axis = -1 if recipe.network.normalization == "batch" else -2
         self.theta = np.zeros(0)
 
@@ -514,6 +545,10 @@ class NumpyStep:
         self.scalars = tuple(np.zeros(shape, self.theta.dtype) for _ in range(n))
         self.kept = np.zeros(shape, self.theta.dtype)
 
+    def program(self, m: int, shared: bool) -> Program:
+        """The calls for batches of m, the same for all networks or one each."""
+        return Program(self, m, shared)
+
     def _adopt(self, state: State) -> None:
         """Take over a state that is not the one returned last."""
         if not self.programs:
@@ -529,8 +564,8 @@ class NumpyStep:
         m, shared = index.shape[-1], index.ndim == 1
         program = self.programs.get((m, shared))
         if program is None:
-            program = self.programs[m, shared] = _Program(self, m, shared)
-        program.gather(index)
+            program = self.programs[m, shared] = self.program(m, shared)
+        program.take(index)
         if bits is not None:
             np.copyto(program.bits, bits)
         optimizer, step = self.recipe.optimizer, state.step + 1
@@ -542,8 +577,3 @@ class NumpyStep:
             call()
         loss = program.loss[..., 0, 0].copy()
         return State(self.theta, self.moments, self.running, step, loss)
-
-
-def stepper(recipe: Recipe, device: Device, data: Data) -> NumpyStep:
-    """A step on NumPy arrays."""
-    return NumpyStep(recipe, data)

@@ -1,0 +1,255 @@
+"""C source of what stands between the matrix products of a step on the CPU.
+
+Each kernel is written from the formulas of the tables by `tracing`, takes its arguments
+as a row of `runtime.c`'s table, and does part `part` of `parts` of its work. Activations,
+scores and deltas lie as (units, examples), examples together; loops run over examples, so
+that the compiler makes vectors of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..activations import Activation
+from ..losses import Loss
+from ..optimizers import Optimizer
+from .cuda_loss import smoothing_of
+from .tracing import REDUCTIONS, Untraceable, Writer, elementwise, leaves, merged, reductions, trace
+
+MOST_PARTS = 64  # of a call: MOST_THREADS of runtime.c
+COLUMNS = 128  # examples at once where sums over units are kept in the cache
+
+# glibc's libmvec has these for vectors; a compiler uses it where they are declared so
+VECTORS = ["exp", "log", "log1p", "expm1", "log2", "tanh", "sinh", "cosh", "sin", "cos", "tan"]
+DECLARED = "\n".join(
+    f"extern double {name}(double) VECTOR; extern float {name}f(float) VECTOR;" for name in VECTORS
+)
+PRELUDE = f"""
+#include <math.h>
+#if defined __x86_64__ && defined __GLIBC__ && !defined __clang__
+#if __GLIBC_PREREQ(2, 35)
+#define VECTOR __attribute__((simd("notinbranch")))
+{DECLARED}
+#endif
+#endif
+#include <stdbool.h>
+#include <string.h>
+#include <tgmath.h>
+#undef I
+typedef long long I;
+#define INF ((T)__builtin_inf())
+#define FROM(n) ((n) * part / parts)
+#define UNTIL(n) ((n) * (part + 1) / parts)
+"""
+CTYPES = {"float32": "float", "float64": "double"}
+
+
+def unit(dtype: str, kernels: Sequence[str]) -> str:
+    """One source of all the kernels, given by their bodies and named k0, k1 …"""
+    text = [f"typedef {CTYPES[dtype]} T;", PRELUDE]
+    for number, body in enumerate(kernels):
+        text.append(f"void k{number}(const I *w, I part, I parts) {{\n{body}\n}}\n")
+    return "\n".join(text)
+
+
+def _arguments(text: str) -> str:
+    """Declarations "T *x, I n" of what stands in the words after the first two.
+
+    No array lies where another does.
+    """
+    lines = []
+    for place, declaration in enumerate(text.split(","), start=2):
+        kind, name = declaration.strip().rsplit(" ", 1)
+        if name.startswith("*"):
+            kind, name = f"{kind} *", f"restrict {name[1:]}"
+        lines.append(f"  {kind} {name} = ({kind})w[{place}];")
+    return "\n".join(lines)
+
+
+def weigh() -> str:
+    """The sum of a batch's weights."""
+    return f"""
+{_arguments("const T *weights, T *total, I m")}
+  T sum = 0;
+  #pragma omp simd reduction(+:sum)
+  for (I j = 0; j < m; j++) sum += weights[j];
+  *total = sum;"""
+
+
+class Shape(NamedTuple):
+    """What decides a layer's kernels.
+
+    rate   of its dropout
+    apart  whether its output lies apart from what the backward pass reads
+    """
+
+    activation: Activation
+    rate: float
+    apart: bool
+
+
+def _kept(rate: float) -> str:
+    """The statement that multiplies `a` by an entry of the dropout mask, if any."""
+    threshold = round(rate * 65536)
+    scale = 65536 / (65536 - threshold)
+    return f"a *= bits[i] >= {threshold} ? (T){scale!r} : (T)0;" if rate > 0 else ""
+
+
+def layer_forward(dtype: str, shape: Shape) -> str:
+    """V ← f(V + b), or V + b where the slope is written in that; A ← f(V + b) ∘ mask."""
+    (z,) = leaves("z", dtype=dtype)
+    lines = elementwise({"T a": trace(shape.activation.f, z)})
+    seen = "a" if shape.activation.slope_of == "A" else "z"
+    output = f"{_kept(shape.rate)} A[i] = a;" if shape.apart else ""
+    return f"""
+{_arguments("T *V, T *A, const T *b, const unsigned short *bits, I n, I m")}
+  for (I r = FROM(n); r < UNTIL(n); r++) {{
+    const T bias = b[r];
+    #pragma omp simd
+    for (I i = r * m; i < (r + 1) * m; i++) {{
+      const T z = V[i] + bias;
+      {lines}
+      V[i] = {seen}; {output}
+    }}
+  }}"""
+
+
+def layer_backward(dtype: str, shape: Shape) -> str:
+    """δ ← δ ∘ mask ∘ f', in its place, and the bias's gradient Σ δ."""
+    (v,) = leaves("v", dtype=dtype)
+    lines = elementwise({"const T slope": trace(shape.activation.slope, v)})
+    return f"""
+{_arguments("T *delta, const T *V, T *db, const unsigned short *bits, I n, I m")}
+  for (I r = FROM(n); r < UNTIL(n); r++) {{
+    T sum = 0;
+    #pragma omp simd reduction(+:sum)
+    for (I i = r * m; i < (r + 1) * m; i++) {{
+      const T v = V[i];
+      {lines}
+      T a = delta[i];
+      {_kept(shape.rate)}
+      a *= slope;
+      delta[i] = a;
+      sum += a;
+    }}
+    db[r] = sum;
+  }}"""
+
+
+def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: float) -> str:
+    """δ = share · ∂ℓ/∂S and share · ℓ of every example, from S = W A and the last bias."""
+    s, t = leaves("s", "t", dtype=dtype)
+    value, delta = merged(trace(loss.value, s, t), trace(loss.delta, s, t))
+    if not value.reduced:
+        raise Untraceable("the value of a loss is not a sum over the units")
+    target = "(T)(labels[j] == r)" if labelled else "targets[j * n + r]"
+    if smoothing > 0:
+        kept, added = smoothing_of(loss.kind, smoothing)
+        target = f"{target} * (T){kept!r} + (T)({added})"
+    read = f"const T s = S[r * m + j] + b[r], t = {target};"
+    writer, arrays, body = Writer(), list[str](), list[str]()
+
+    def over_examples(lines: Sequence[str]) -> list[str]:
+        loop = ["    #pragma omp simd", "    for (I j = from; j < until; j++) {"]
+        return [*loop, *(f"      {line}" for line in lines), "    }"]
+
+    for number, level in enumerate(reductions([value, delta])):
+        loop, lines, begin = writer.inner(), [read], list[str]()
+        for place, reduction in enumerate(level):
+            name = f"part{number}_{place}"
+            start, combine = REDUCTIONS[reduction.reduction or "sum"]
+            arrays.append(f"T {name}[{COLUMNS}];")
+            begin.append(f"{name}[j - from] = {start};")
+            found = loop.write(reduction.arguments[0], lines)
+            lines.append(f"const T sofar{place} = {name}[j - from];")
+            lines.append(f"{name}[j - from] = {combine.format(f'sofar{place}', found)};")
+            writer.names[reduction] = f"{name}[j - from]"
+        body += [*over_examples(begin), "    for (I r = 0; r < n; r++) {"]
+        body += [*over_examples(lines), "    }"]
+    total = "(*weight > (T)0 ? *weight : (T)1)"
+    share = f"const T share = weights[j] / {total};" if weighted else "const T share = (T)1 / m;"
+    lines = [share]
+    result = writer.inner().write(value, lines)
+    body += over_examples([*lines, f"values[j] = share * {result};"])
+    lines = [share, read]
+    result = writer.inner().write(delta, lines)
+    body += ["    for (I r = 0; r < n; r++) {"]
+    body += [*over_examples([*lines, f"delta[r * m + j] = share * {result};"]), "    }"]
+    inside = "\n".join(body)
+    kind = "const I *labels" if labelled else "const T *targets"
+    rest = ", const T *weights, const T *weight, T *delta, T *values, I n, I m"
+    return f"""
+{_arguments(f"const T *S, const T *b, {kind}{rest}")}
+  {" ".join(arrays)}
+  for (I from = FROM(m); from < UNTIL(m); from += {COLUMNS}) {{
+    const I until = from + {COLUMNS} < UNTIL(m) ? from + {COLUMNS} : UNTIL(m);
+{inside}
+  }}"""
+
+
+def totals() -> str:
+    """The last bias's gradient Σ δ over the examples, and J = Σ share · ℓ."""
+    return f"""
+{_arguments("const T *delta, const T *values, T *db, T *J, I n, I m")}
+  for (I r = 0; r <= n; r++) {{
+    const T *row = r < n ? delta + r * m : values;
+    T sum = 0;
+    #pragma omp simd reduction(+:sum)
+    for (I j = 0; j < m; j++) sum += row[j];
+    *(r < n ? db + r : J) = sum;
+  }}"""
+
+
+def update(dtype: str, optimizer: Optimizer, l2: float, l2_shared: bool) -> str:
+    """The optimiser's formula on the flat vectors, with L2 and decay of the weights.
+
+    Each part leaves its sum of squared weights for `penalty`.
+    """
+    n_scalars, n_moments = len(optimizer.scalars(1.0, 1)), optimizer.n_moments
+    if n_scalars + n_moments > 6:
+        raise Untraceable("an optimiser has more moments and scalars than a call has words")
+    old, gradient, *rest = leaves("x", "y", *(f"moment{i}" for i in range(n_moments)), dtype=dtype)
+    scalars: list[Any] = leaves(*(f"scalar{i}" for i in range(n_scalars)), dtype=dtype)
+    new, moments = trace(lambda xp: optimizer.update(xp, old, gradient, tuple(rest), *scalars))
+    if len(moments) != n_moments:
+        raise Untraceable("an optimiser returns other moments than it takes")
+    outputs = {"theta[i]": new}
+    outputs |= {f"moments{i}[i]": moment for i, moment in enumerate(moments)}
+    lines = "\n      ".join(
+        [
+            *(f"const T moment{i} = moments{i}[i];" for i in range(n_moments)),
+            *elementwise(outputs).splitlines(),
+        ]
+    )
+    decay = "x *= *kept;" if optimizer.weight_decay > 0 else ""
+    pulled = "y += penalty * x; sum += x * x;" if l2 > 0 else ""
+    names = "".join(f", T *moments{i}" for i in range(n_moments))
+    names += "".join(f", const T *at{i}" for i in range(n_scalars))
+    known = "T *theta, const T *g, I size, I n_weights, const T *weight, T *squares, const T *kept"
+    return f"""
+{_arguments(known + names)}
+  {" ".join(f"const T scalar{i} = *at{i};" for i in range(n_scalars))}
+  const I from = FROM(size), until = UNTIL(size), middle = n_weights < until ? n_weights : until;
+  const T penalty = (T){float(l2)!r}{" / *weight" if l2_shared else ""};
+  T sum = 0;
+  #pragma omp simd reduction(+:sum)
+  for (I i = from; i < middle; i++) {{
+      T x = theta[i], y = g[i];
+      {pulled} {decay}
+      {lines}
+  }}
+  #pragma omp simd
+  for (I i = middle > from ? middle : from; i < until; i++) {{
+      const T x = theta[i], y = g[i];
+      {lines}
+  }}
+  squares[part] = (T)0.5 * penalty * sum;
+  if (part == 0) for (I i = parts; i < {MOST_PARTS}; i++) squares[i] = 0;"""
+
+
+def penalty() -> str:
+    """J ← J + the parts of ½ l2 Σ W² that `update` left."""
+    return f"""
+{_arguments("T *J, const T *squares")}
+  for (I i = 0; i < {MOST_PARTS}; i++) *J += squares[i];"""

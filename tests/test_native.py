@@ -1,0 +1,281 @@
+"""Compiled code: found, kept, shared out to threads, and done without."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_fast_paths import build, plain, specified, walk
+
+from conftest import tolerance
+from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Loss
+from mlp_xp.fast import blas, compiled, native
+from mlp_xp.fast import threads as sharing
+from mlp_xp.fast.numpy import NumpyStep
+from mlp_xp.fitting import copied
+from mlp_xp.optimizers import SGD
+from mlp_xp.training import Data
+
+CACHED = (native.compiler, native._machine, native.folder, native.library, native.runtime)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As in a new process with a folder of its own; back to this one's afterwards.
+
+    What this one found stays alive: its tables point into it.
+    """
+    for function in (*CACHED, native._works):
+        monkeypatch.setattr(native, function.__name__, _again(function))
+    monkeypatch.setenv("MLP_XP_CACHE", str(tmp_path))
+    return tmp_path / "native"
+
+
+def _again(function: Any) -> Any:
+    from functools import cache
+
+    return cache(function.__wrapped__)
+
+
+def trained(model: MLP, data: Data, state: Any, step: Any) -> np.ndarray[Any, Any]:
+    return np.array(walk(model, data, copied(model.device, state), step)[-1].theta)
+
+
+def test_a_library_is_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = native.library("int one(void) { return 1; }")
+    assert first.one() == 1
+    assert [path.suffix for path in fresh.iterdir()] == [".so"]
+    assert fresh.stat().st_mode & 0o077 == 0  # nobody else may put a library there
+    monkeypatch.setattr(native, "library", _again(native.library))
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert native.library("int one(void) { return 1; }").one() == 1
+
+
+def test_a_damaged_library_is_made_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "int two(void) { return 2; }"
+    native.library(source)
+    (path,) = fresh.iterdir()
+    path.unlink()
+    path.write_bytes(b"no library")
+    monkeypatch.setattr(native, "library", _again(native.library))
+    assert native.library(source).two() == 2
+
+
+def test_a_folder_that_cannot_be_written_is_done_without(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MLP_XP_CACHE", str(tmp_path / "file"))
+    assert native.library("int three(void) { return 3; }").three() == 3
+    assert not list(tmp_path.glob("native*"))
+
+
+def test_what_the_compiler_says_is_handed_on(fresh: Path) -> None:
+    with pytest.raises(native.CannotCompile, match=r"(?s)error: .*nonsense"):
+        native.library("nonsense")
+    assert not list(fresh.iterdir())
+
+
+def test_without_a_compiler_steps_are_numpys(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    with pytest.raises(native.CannotCompile, match="no C compiler"):
+        native.compiler()
+    assert not native.available()
+    model, data, _ = build(plain())
+    assert type(compiled.stepper(model._recipe, model.device, data)) is NumpyStep
+
+
+def test_a_compiler_that_fails_is_warned_of(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "false")
+    with pytest.warns(RuntimeWarning, match=r"Steps are not compiled: .*false"):
+        assert not native.available()
+    assert not native.available()  # and only once
+
+
+def test_a_step_that_does_not_compile_is_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: str) -> Any:
+        raise native.CannotCompile("refused")
+
+    model, data, state = build(plain())
+    expected = trained(model, data, state, NumpyStep(model._recipe, data))
+    native.runtime()
+    monkeypatch.setattr(native, "library", refuse)
+    step = compiled.CompiledStep(model._recipe, data)
+    with pytest.warns(RuntimeWarning, match="A step is not compiled: refused"):
+        np.testing.assert_array_equal(trained(model, data, state, step), expected)
+
+
+def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLP_XP_NATIVE", "0")
+    model, data, _ = build(plain())
+    assert type(compiled.stepper(model._recipe, model.device, data)) is NumpyStep
+
+
+def sorted_once(xp: Any, Z: Any) -> Any:
+    """Something no kernel can do."""
+    return xp.sort(xp.sort(Z, axis=-2), axis=-2) if False else xp.abs(Z) + 0 * xp.sort(Z, axis=-1)
+
+
+class Odd(SGD):
+    """An optimiser whose formula reads more than an element."""
+
+    def update(self, xp: Any, theta: Any, g: Any, moments: Any, *scalars: Any) -> Any:
+        return theta - scalars[0] * g + 0 * xp.sort(theta, axis=-1), ()
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "activation": {"activation": Activation(sorted_once, lambda xp, A: xp.ones_like(A), "Z")},
+    "slope": {"activation": Activation(ACTIVATIONS["tanh"].f, sorted_once, "Z")},
+    "loss": {
+        "loss": Loss(
+            lambda xp, S, T: xp.sum(sorted_once(xp, S - T), axis=-2),
+            lambda xp, S, T: xp.sign(S - T),
+            lambda xp, S: S,
+            "multiclass",
+        )
+    },
+    "optimizer": {"optimizer": Odd(), "l2": 0.1, "clip_norm": 0.5},
+}
+
+
+@pytest.mark.parametrize("part", ODD)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_formula_without_a_kernel_is_computed_by_numpy(part: str, weighted: bool) -> None:
+    _, data, state = build(plain(weighted=weighted, dropout=0.3, label_smoothing=0.2))
+    changed = MLP((4, 5, 5, 3), **{"dropout": 0.3, "loss": "cross_entropy", **ODD[part]})
+    state = state._replace(moments=state.moments[: changed._recipe.optimizer.n_moments])
+    expected = specified(changed, data, copied(changed.device, state))[-1].theta
+    found = trained(changed, data, state, compiled.CompiledStep(changed._recipe, data))
+    np.testing.assert_allclose(found, expected, **tolerance("float32", 1024))
+
+
+@pytest.mark.parametrize("kind", ["float64", "by columns", "every other"])
+def test_data_that_lie_otherwise_are_read_all_the_same(kind: str) -> None:
+    model, data, state = build(plain())
+    rows, labels = data.rows, np.arange(23) % 3
+    expected = trained(
+        model, Data(rows, labels), state, NumpyStep(model._recipe, Data(rows, labels))
+    )
+    if kind == "float64":
+        rows = rows.astype("float64")
+    elif kind == "by columns":
+        rows = np.asfortranarray(rows)
+    else:
+        rows = np.repeat(rows, 2, axis=0)[::2]
+    other = Data(rows, labels)
+    found = trained(model, other, state, compiled.CompiledStep(model._recipe, other))
+    np.testing.assert_allclose(found, expected, **tolerance(model.dtype, 1024))
+
+
+def wide() -> tuple[MLP, Data, Any]:
+    """A network whose calls are all shared out."""
+    model = MLP((300, 400, 200, 3), optimizer="adam", loss="cross_entropy", l2=0.1)
+    rng = np.random.default_rng(2)
+    data = Data(rng.normal(size=(500, 300)).astype("float32"), rng.integers(0, 3, 500))
+    return model, data, model._run.state
+
+
+def steps(model: MLP, data: Data, state: Any, threads: int, n: int = 20) -> np.ndarray[Any, Any]:
+    state, step = copied(model.device, state), compiled.CompiledStep(model._recipe, data)
+    before = native.runtime().use_threads(threads)
+    try:
+        for i in range(n):
+            state = step(state, np.arange(i, 500, 2 + i % 3), None, 0.001)
+    finally:
+        native.runtime().use_threads(before)
+    return np.append(state.theta, state.loss)
+
+
+def test_threads_change_nothing_but_the_rounding() -> None:
+    expected = steps(*wide(), threads=1)
+    for threads in (2, 3, 5):
+        found = steps(*wide(), threads=threads)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(found, steps(*wide(), threads=threads))  # and is repeatable
+
+
+def test_many_threads_on_few_cores_come_to_the_same_end() -> None:
+    expected = steps(*wide(), threads=1, n=5)
+    found = steps(*wide(), threads=4 * (os.cpu_count() or 1), n=5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_may_train_in_several_python_threads_at_once() -> None:
+    expected, found = steps(*wide(), threads=2), dict[int, Any]()
+
+    def work(number: int) -> None:
+        found[number] = steps(*wide(), threads=2)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for i in range(4):
+        np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-5)
+
+
+def _in_child(queue: Any) -> None:
+    queue.put(steps(*wide(), threads=2))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    expected = steps(*wide(), threads=2)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=_in_child, args=(queue,))
+    child.start()
+    found = queue.get(timeout=60)
+    child.join(timeout=60)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back() -> None:
+    runtime, (library, *_) = native.runtime(), blas.controller().lib_controllers
+    before = library.num_threads
+    with sharing.threads((4, 5, 3), 8):
+        assert library.num_threads == 1
+        with sharing.threads((4, 5, 3), 8):
+            inner = runtime.use_threads(1)
+            runtime.use_threads(inner)
+        outer = runtime.use_threads(1)
+        runtime.use_threads(outer)
+    assert inner == outer == before
+    assert library.num_threads == before
+    assert runtime.use_threads(1) == 1
+
+
+def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data, state = build(plain())
+    expected = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
+    monkeypatch.setattr(compiled, "products", lambda dtype: None)
+    found = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
+    np.testing.assert_allclose(found, expected, **tolerance(model.dtype, 64))
+
+
+def test_every_loss_and_activation_has_a_kernel() -> None:
+    """None of the tables' own formulas falls back to NumPy unnoticed."""
+    for dtype in ("float32", "float64"):
+        for activation in ACTIVATIONS.values():
+            shape = compiled.c_source.Shape(activation, 0.0, True)
+            compiled.c_source.layer_forward(dtype, shape)
+            compiled.c_source.layer_backward(dtype, shape)
+        for loss in LOSSES.values():
+            compiled.c_source.score(dtype, loss, False, True, 0.0)
+
+
+def test_a_fresh_process_trains_without_a_compiler(tmp_path: Path) -> None:
+    code = "import mlp_xp; mlp_xp.MLP((2, 3, 2)).fit([[0.0, 1], [1, 0]], [0, 1], epochs=1)"
+    environment = {**os.environ, "CC": "no-such-compiler", "MLP_XP_CACHE": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=False)
+    assert done.returncode == 0
+    assert not list(tmp_path.rglob("*.so"))
