@@ -41,6 +41,7 @@ NETWORKS = ((100,), (256, 128), (32, 32, 32))
 BATCHES: tuple[int | str, ...] = ("auto", 32)
 CHUNK = 500  # rows in one call of partial_fit
 FASHION_ROWS = 10_000
+SETTLE = 0.1  # seconds; OpenBLAS's threads spin for 2^26 cycles after a product
 WANTED = {"geometric mean": 3.0, "every case": 1.5, "one row": 5.0}
 TOLERANCE = {"float64": 1e-6, "float32": 1e-3}
 
@@ -150,7 +151,13 @@ clock = CLOCKS["wall"]
 
 
 def seconds(function: Callable[[], Any], n: int = 1) -> float:
-    """Of one call, the mean of n."""
+    """Of one call, the mean of n.
+
+    Before that, a rest in which the threads that the other side left spinning fall asleep,
+    and a call that is not timed, as everything is cold after a rest.
+    """
+    time.sleep(SETTLE)
+    function()
     began = clock()
     for _ in range(n):
         function()

@@ -9,6 +9,7 @@ that the compiler makes vectors of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..activations import Activation
@@ -18,6 +19,7 @@ from .cuda_loss import smoothing_of
 from .tracing import REDUCTIONS, Untraceable, Writer, elementwise, leaves, merged, reductions, trace
 
 MOST_PARTS = 64  # of a call: MOST_THREADS of runtime.c
+KEPT = 256  # kernels whose text is kept: a program for another batch size has the same
 COLUMNS = 128  # examples at once where sums over units are kept in the cache
 
 # glibc's libmvec has these for vectors; a compiler uses it where they are declared so
@@ -96,6 +98,7 @@ def _kept(rate: float) -> str:
     return f"a *= bits[i] >= {threshold} ? (T){scale!r} : (T)0;" if rate > 0 else ""
 
 
+@lru_cache(KEPT)
 def layer_forward(dtype: str, shape: Shape) -> str:
     """V ← f(V + b), or V + b where the slope is written in that; A ← f(V + b) ∘ mask."""
     (z,) = leaves("z", dtype=dtype)
@@ -115,6 +118,7 @@ def layer_forward(dtype: str, shape: Shape) -> str:
   }}"""
 
 
+@lru_cache(KEPT)
 def layer_backward(dtype: str, shape: Shape) -> str:
     """δ ← δ ∘ mask ∘ f', in its place, and the bias's gradient Σ δ."""
     (v,) = leaves("v", dtype=dtype)
@@ -137,6 +141,7 @@ def layer_backward(dtype: str, shape: Shape) -> str:
   }}"""
 
 
+@lru_cache(KEPT)
 def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: float) -> str:
     """δ = share · ∂ℓ/∂S and share · ℓ of every example, from S = W A and the last bias."""
     s, t = leaves("s", "t", dtype=dtype)
@@ -201,6 +206,7 @@ def totals() -> str:
   }}"""
 
 
+@lru_cache(KEPT)
 def update(dtype: str, optimizer: Optimizer, l2: float, l2_shared: bool) -> str:
     """The optimiser's formula on the flat vectors, with L2 and decay of the weights.
 

@@ -5,6 +5,7 @@
    left; then the next call begins. A thread that the system has put aside holds nobody up
    unless it was put aside in the middle of a part: whoever has time takes the next one.  */
 
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -15,7 +16,11 @@ typedef long long I;
 typedef unsigned long long U;
 typedef void Kernel(const I *words, I part, I parts);
 
-enum { WORDS = 16, MOST_THREADS = 64, PATIENCE = 20000 };
+/* MANNERS: pauses for which a thread waits before it offers its core to others, about 3 µs;
+   PATIENCE: offers after which a helper goes to sleep, some milliseconds; WORTH: parts of
+   calls, each some microseconds of work, for which sleeping helpers are woken, which takes
+   as long as a hundred microseconds.  */
+enum { WORDS = 16, MOST_THREADS = 64, MANNERS = 200, PATIENCE = 20000, WORTH = 32 };
 
 #if defined __x86_64__ || defined __i386__
 #define PAUSE() __builtin_ia32_pause()
@@ -37,6 +42,8 @@ static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
 static _Atomic I sleepers;
 static I helpers;
+static pthread_t helper[MOST_THREADS];
+static I slept; /* parts done alone while they slept */
 
 static _Thread_local I threads = 1;
 
@@ -57,9 +64,9 @@ static int take_parts(void) {
 static void *help(void *unused) {
   (void)unused;
   for (;;) {
-    for (I i = 0; i < PATIENCE; i++) {
+    for (I i = 0; i < MANNERS + PATIENCE; i++) {
       if (take_parts()) i = 0;
-      PAUSE();
+      i < MANNERS ? (void)PAUSE() : (void)sched_yield();
     }
     pthread_mutex_lock(&sleep_lock);
     atomic_fetch_add(&sleepers, 1);
@@ -83,11 +90,36 @@ static void hire(I wanted) {
   static int registered;
   if (!registered) registered = !pthread_atfork(NULL, NULL, forked);
   while (helpers < wanted && helpers < MOST_THREADS - 1) {
-    pthread_t thread;
-    if (pthread_create(&thread, NULL, help, NULL)) return;
-    pthread_detach(thread);
-    helpers++;
+    if (pthread_create(helper + helpers, NULL, help, NULL)) return;
+    pthread_detach(helper[helpers++]);
   }
+}
+
+/* Helpers keep off the caller's core: a system may wake them there though another is idle,
+   and it would take milliseconds until it moves them.  */
+static void part_ways(void) {
+#ifdef __linux__
+  cpu_set_t cores;
+  const int here = sched_getcpu();
+  if (here < 0 || pthread_getaffinity_np(pthread_self(), sizeof cores, &cores)) return;
+  CPU_CLR(here, &cores);
+  if (!CPU_COUNT(&cores)) return;
+  for (I i = 0; i < helpers; i++) pthread_setaffinity_np(helper[i], sizeof cores, &cores);
+#endif
+}
+
+/* Whether helpers are awake; wakes them once there has been enough for them to do.  */
+static int awake(I parts) {
+  if (!atomic_load(&sleepers)) return 1;
+  slept += parts;
+  if (slept < WORTH) return 0;
+  slept = 0;
+  part_ways();
+  pthread_mutex_lock(&sleep_lock);
+  atomic_fetch_add(&open_call, (U)1 << 32);
+  pthread_cond_broadcast(&wake);
+  pthread_mutex_unlock(&sleep_lock);
+  return 1;
 }
 
 static void share(const I *words, I parts) {
@@ -95,14 +127,9 @@ static void share(const I *words, I parts) {
   atomic_store(&finished, 0);
   atomic_store(&call_words, words);
   atomic_store(&open_call, number << 32 | (U)parts << 16);
-  if (atomic_load(&sleepers)) {
-    pthread_mutex_lock(&sleep_lock);
-    pthread_cond_broadcast(&wake);
-    pthread_mutex_unlock(&sleep_lock);
-  }
   take_parts();
   for (I i = 0; atomic_load_explicit(&finished, memory_order_acquire) < parts; i++)
-    i < PATIENCE ? (void)PAUSE() : (void)sched_yield();
+    i < MANNERS ? (void)PAUSE() : (void)sched_yield();
 }
 
 /* How many threads `run` may use when this thread calls it; returns how many it was.  */
@@ -117,7 +144,7 @@ void run(const I *table, I calls) {
   if (sharing) hire(threads - 1);
   for (const I *words = table; words < table + calls * WORDS; words += WORDS) {
     const I parts = words[1] < threads ? words[1] : threads;
-    if (sharing && parts > 1)
+    if (sharing && parts > 1 && awake(words[1]))
       share(words, parts);
     else
       ((Kernel *)words[0])(words, 0, 1);

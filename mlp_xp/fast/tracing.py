@@ -234,7 +234,9 @@ class Tracer:
     def astype(self, x: Value, dtype: Any, copy: bool = True) -> Value:
         if np.dtype(dtype).kind != "f":
             raise Untraceable(f"astype to {dtype}")
-        return Value("(T){0}", x, dtype=np.dtype(dtype), single=x.single)
+        # of a truth value: compilers make vectors of a choice, not of a conversion
+        pattern = "({0} ? (T)1 : (T)0)" if x.kind == TRUTH else "(T){0}"
+        return Value(pattern, x, dtype=np.dtype(dtype), single=x.single)
 
     def expand_dims(self, x: Value, *, axis: int) -> Value:
         if axis != -2 or x.single or x.reduced:
