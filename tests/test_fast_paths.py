@@ -12,7 +12,7 @@ from test_losses import targets
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS
 from mlp_xp.draws import dropout_bits
-from mlp_xp.fast import compiled, native, tracing
+from mlp_xp.fast import c_source, compiled, native, tracing
 from mlp_xp.fast import numpy as fast
 from mlp_xp.fitting import copied
 from mlp_xp.training import Data, Step, stepper
@@ -186,9 +186,15 @@ def test_a_compiled_step_broken_on_purpose_is_caught(
 ) -> None:
     model, data, state = build(plain())
     expected = specified(model, data, state)
-    monkeypatch.setitem(tracing.FUNCTIONS, name, pattern)
-    step = compiled.CompiledStep(model._recipe, data)
-    found = walk(model, data, copied(model.device, state), step)
+    kernels = (c_source.layer_forward, c_source.layer_backward, c_source.score, c_source.update)
+    with monkeypatch.context() as patch:
+        patch.setitem(tracing.FUNCTIONS, name, pattern)
+        for kernel in kernels:  # forget what is right
+            kernel.cache_clear()
+        step = compiled.CompiledStep(model._recipe, data)
+        found = walk(model, data, copied(model.device, state), step)
+    for kernel in kernels:  # and what is wrong
+        kernel.cache_clear()
     assert not np.allclose(found[-1].theta, expected[-1].theta, **tolerance(model.dtype, 64))
 
 

@@ -21,8 +21,7 @@ import numpy as np
 
 from ..devices import Device
 from ..training import Data, Recipe
-from . import c_source, native
-from .blas import products
+from . import blas, c_source, native
 from .numpy import Buffer, NumpyStep, Program, Seen, Tape
 from .tracing import Untraceable
 
@@ -81,7 +80,7 @@ class CompiledTape(Tape):
 
     def product(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
         """out ← A B, by the BLAS that NumPy has, or by NumPy where that cannot be reached."""
-        functions = products(str(out.dtype))
+        functions = blas.products(str(out.dtype))
         if functions is None:
             return super().product(A, B, out)
         (rows, inner), columns = A.shape, B.shape[1]
@@ -89,8 +88,10 @@ class CompiledTape(Tape):
         pitch = out.strides[0] // out.itemsize
         parts = _parts(rows * inner * columns, LEAST_PRODUCT)
         shape = (turned_a, turned_b, rows, columns, inner)
+        pitches = (pitch_a, pitch_b, pitch)
+        piece = blas.piece(out.itemsize, (turned_a, turned_b), (rows, columns, inner), pitches)
         operands = (a, pitch_a, b, pitch_b, out, pitch)
-        self.kernel(functions[0], functions[1], *shape, *operands, parts=parts)
+        self.kernel(functions[0], functions[1], *shape, *operands, *piece, parts=parts)
         return out
 
     def finish(self) -> None:

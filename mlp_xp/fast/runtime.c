@@ -167,35 +167,33 @@ void gather(const I *w, I part, I parts) {
     for (; j < until; j++) memcpy(out + j * size, data + index[j] * size, size);
 }
 
-/* out ← A B (+ out), row-major: the words after the first two are the BLAS's function,
-   whether A and B are read transposed, rows, columns and inner size, then A, B and out,
-   each with its pitch, and whether out is added.  */
+/* out ← A B, row-major: the words after the first two are the BLAS's function, whether A
+   and B are read transposed, rows, columns and inner size, A, B and out, each with its
+   pitch, and the rows and columns of `out` that are one call of the function.  */
 
 enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
 
-#define PRODUCT(NAME, T, INT)                                                               \
-  typedef void NAME##_blas(int, int, int, INT, INT, INT, T, const T *, INT, const T *, INT, \
-                           T, T *, INT);                                                    \
-  void NAME(const I *w, I part, I parts) {                                                  \
-    const int ta = w[3] ? TRANSPOSED : PLAIN, tb = w[4] ? TRANSPOSED : PLAIN;               \
-    I rows = w[5], columns = w[6];                                                          \
-    const I inner = w[7], pa = w[9], pb = w[11], pc = w[13];                                \
-    const T *A = (const T *)w[8], *B = (const T *)w[10];                                    \
-    T *C = (T *)w[12];                                                                      \
-    const I most = rows > columns ? rows : columns, step = (most + 8 * parts - 1) / (8 * parts) * 8; \
-    const I from = part * step, until = from + step < most ? from + step : most;            \
-    if (from >= until) return;                                                              \
-    if (rows >= columns) {                                                                  \
-      A += ta == PLAIN ? from * pa : from;                                                  \
-      C += from * pc;                                                                       \
-      rows = until - from;                                                                  \
-    } else {                                                                                \
-      B += tb == PLAIN ? from : from * pb;                                                  \
-      C += from;                                                                            \
-      columns = until - from;                                                               \
-    }                                                                                       \
-    ((NAME##_blas *)w[2])(ROW_MAJOR, ta, tb, rows, columns, inner, 1, A, pa, B, pb,         \
-                          (T)w[14], C, pc);                                                 \
+static I least(I a, I b) { return a < b ? a : b; }
+
+#define PRODUCT(NAME, T, INT)                                                                \
+  typedef void NAME##_blas(int, int, int, INT, INT, INT, T, const T *, INT, const T *, INT,  \
+                           T, T *, INT);                                                     \
+  void NAME(const I *w, I part, I parts) {                                                   \
+    const int ta = w[3] ? TRANSPOSED : PLAIN, tb = w[4] ? TRANSPOSED : PLAIN;                \
+    const I rows = w[5], columns = w[6], inner = w[7], pa = w[9], pb = w[11], pc = w[13];    \
+    const I most = rows > columns ? rows : columns;                                          \
+    const I step = (most + 8 * parts - 1) / (8 * parts) * 8;                                 \
+    const I from = part * step, until = least(from + step, most);                            \
+    const int by_row = rows >= columns;                                                      \
+    const I last_i = by_row ? until : rows, last_j = by_row ? columns : until;               \
+    const T *A = (const T *)w[8], *B = (const T *)w[10];                                     \
+    T *C = (T *)w[12];                                                                       \
+    for (I i = by_row ? from : 0; i < last_i; i += w[14])                                    \
+      for (I j = by_row ? 0 : from; j < last_j; j += w[15])                                  \
+        ((NAME##_blas *)w[2])(ROW_MAJOR, ta, tb, least(w[14], last_i - i),                   \
+                              least(w[15], last_j - j), inner, 1,                            \
+                              A + (ta == PLAIN ? i * pa : i), pa,                            \
+                              B + (tb == PLAIN ? j : j * pb), pb, 0, C + i * pc + j, pc);    \
   }
 
 PRODUCT(product_float32_64, float, long long)
