@@ -101,7 +101,7 @@ def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManag
 
 
 def _numpy_predictor(*arguments: Any) -> Any:
-    from .fast.predict import predictor
+    from .fast.compiled_predict import predictor
 
     return predictor(*arguments)
 

@@ -16,7 +16,7 @@ from mlp_xp import ACTIVATIONS, LOSSES, MLPClassifier
 from mlp_xp.devices import device as find_device
 from mlp_xp.estimators_recipe import network_of, recipe_of
 from mlp_xp.estimators_solvers import scores
-from mlp_xp.fast.predict import predictor
+from mlp_xp.fast.compiled_predict import FEW, predictor
 from mlp_xp.types import Layer
 
 CPU = find_device("cpu")
@@ -42,7 +42,7 @@ def test_fast_predictions_equal_their_specification(
         ]
         fast = predictor(made, layers)
         assert fast is not None
-        for m in (1, 2, 30):
+        for m in (1, 2, 30, FEW + 1):
             rows = random.normal(size=(m, 5)).astype(dtype)
             kept = rows.copy()
             S = scores(made, CPU, layers, np.zeros(0), rows)
@@ -80,3 +80,21 @@ def test_an_error_in_the_middle_leaves_an_estimator_that_trains_on() -> None:
     for _ in range(3):
         other.partial_fit(X, y, classes=[0, 1])
     np.testing.assert_allclose(est.predict_proba(X), other.predict_proba(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_several_threads_may_ask_an_estimator_at_once() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    X, y = np.random.default_rng(0).normal(size=(400, 30)), np.arange(400) % 3
+    est = MLPClassifier((50,), max_iter=2, random_state=0).fit(X, y)
+    expected = est.predict_proba(X)
+
+    def ask(start: int) -> bool:
+        return all(
+            np.allclose(est.predict_proba(X[i : i + 1]), expected[i], rtol=1e-10)
+            for i in range(start, start + 100)
+        )
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, (0, 100, 200, 300)))

@@ -257,7 +257,7 @@ def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back() -> None:
 def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data, state = build(plain())
     expected = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
-    monkeypatch.setattr(blas, "products", lambda dtype: None)
+    monkeypatch.setattr(blas, "product", lambda dtype, vector=False: None)
     found = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
     np.testing.assert_allclose(found, expected, **tolerance(model.dtype, 64))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import Backend, tolerance
-from mlp_xp import MLP
+from mlp_xp import MLP, Activation
 
 CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("cross_entropy", (5, 7, 4, 3), {}),
@@ -38,6 +38,32 @@ def test_a_predictor_answers_as_the_model(
         np.testing.assert_allclose(found, backend.get(expected), **tolerance(dtype, 8))
 
 
+def test_without_a_compiler_a_predictor_answers_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    model = MLP((5, 7, 3), activation="gelu")
+    compiled = np.array(model.predictor(6)(X))
+    monkeypatch.setenv("MLP_XP_NATIVE", "0")
+    np.testing.assert_allclose(model.predictor(6)(X), compiled, **tolerance("float32", 8))
+
+
+def test_a_formula_without_a_kernel_is_predicted_by_numpy() -> None:
+    odd = Activation(
+        lambda xp, Z: xp.abs(Z) + 0 * xp.sort(Z, axis=-1), lambda xp, A: xp.ones_like(A)
+    )
+    X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    model = MLP((5, 7, 3), activation=odd)
+    predict, expected = model.predictor(6), model.predict_proba(X)
+    for _ in range(2):
+        np.testing.assert_allclose(predict(X), expected, **tolerance("float32", 8))
+
+
+def test_a_large_batch_is_shared_out_to_threads() -> None:
+    X = np.random.default_rng(0).normal(size=(784, 900)).astype(np.float32)
+    model = MLP((784, 100, 10))
+    found = model.predictor(900)(X)
+    np.testing.assert_allclose(found, model.predict_proba(X), rtol=1e-4, atol=1e-6)
+
+
 def test_a_predictor_keeps_the_weights_it_was_made_with() -> None:
     random = np.random.default_rng(0)
     X, y = random.normal(size=(5, 64)).astype(np.float32), random.integers(0, 3, 64)
@@ -55,9 +81,15 @@ def test_a_predictor_writes_nothing_to_its_input() -> None:
         MLP(sizes).predictor(4)(X)
 
 
-def test_more_examples_than_announced_are_an_error() -> None:
-    with pytest.raises(ValueError, match="mismatch"):
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_more_examples_than_announced_are_an_error(
+    native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLP_XP_NATIVE", native)
+    with pytest.raises(ValueError, match=r"9 examples .* at most 4"):
         MLP((5, 7, 3)).predictor(4)(np.zeros((5, 9), np.float32))
+    with pytest.raises(ValueError, match="4 features, but expected 5"):
+        MLP((5, 7, 3)).predictor(4)(np.zeros((4, 2), np.float32))
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5])

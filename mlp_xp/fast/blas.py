@@ -8,13 +8,13 @@ from typing import Any
 
 from . import native
 
-# cblas_sgemm and cblas_dgemm by the names that libraries give them, and the size of their
+# cblas_sgemm, cblas_dgemv and so on by the names that libraries give them, and the size of their
 # integers: OpenBLAS as NumPy's and SciPy's wheels bring it, others' builds of it and MKL
 NAMES = {
-    "scipy_cblas_{}gemm64_": 64,
-    "cblas_{}gemm64_": 64,
-    "scipy_cblas_{}gemm": 32,
-    "cblas_{}gemm": 32,
+    "scipy_cblas_{}{}64_": 64,
+    "cblas_{}{}64_": 64,
+    "scipy_cblas_{}{}": 32,
+    "cblas_{}{}": 32,
 }
 LETTERS = {"float32": "s", "float64": "d"}
 
@@ -33,15 +33,19 @@ def controller() -> Any:
 
 
 @cache
-def products(dtype: str) -> tuple[int, int] | None:
-    """The runtime's product and the BLAS's function for it; None where none is found."""
+def product(dtype: str, *, vector: bool = False) -> tuple[int, int] | None:
+    """The runtime's product and the BLAS's function for it; None where none is found.
+
+    vector  of a matrix and a vector
+    """
+    kind, function = ("vector", "gemv") if vector else ("product", "gemm")
     for library in controller().lib_controllers:
         found = ctypes.CDLL(library.filepath)
         for name, bits in NAMES.items():
-            name = name.format(LETTERS[dtype])
+            name = name.format(LETTERS[dtype], function)
             if hasattr(found, name):
-                product = native.entry(native.runtime(), f"product_{dtype}_{bits}")
-                return product, native.entry(found, name)
+                own = native.entry(native.runtime(), f"{kind}_{dtype}_{bits}")
+                return own, native.entry(found, name)
     return None
 
 

@@ -16,7 +16,17 @@ from ..activations import Activation
 from ..losses import Loss
 from ..optimizers import Optimizer
 from .cuda_loss import smoothing_of
-from .tracing import REDUCTIONS, Untraceable, Writer, elementwise, leaves, merged, reductions, trace
+from .tracing import (
+    REDUCTIONS,
+    Untraceable,
+    Value,
+    Writer,
+    elementwise,
+    leaves,
+    merged,
+    reductions,
+    trace,
+)
 
 MOST_PARTS = 64  # of a call: MOST_THREADS of runtime.c
 KEPT = 256  # kernels whose text is kept: a program for another batch size has the same
@@ -100,10 +110,13 @@ def _kept(rate: float) -> str:
 
 @lru_cache(KEPT)
 def layer_forward(dtype: str, shape: Shape) -> str:
-    """V ← f(V + b), or V + b where the slope is written in that; A ← f(V + b) ∘ mask."""
+    """A ← f(V + b) ∘ mask; V ← f(V + b), or V + b where the slope is written in that.
+
+    Where A does not lie apart, V is f(V + b) in any case.
+    """
     (z,) = leaves("z", dtype=dtype)
     lines = elementwise({"T a": trace(shape.activation.f, z)})
-    seen = "a" if shape.activation.slope_of == "A" else "z"
+    seen = "a" if shape.activation.slope_of == "A" or not shape.apart else "z"
     output = f"{_kept(shape.rate)} A[i] = a;" if shape.apart else ""
     return f"""
 {_arguments("T *V, T *A, const T *b, const unsigned short *bits, I n, I m")}
@@ -141,6 +154,63 @@ def layer_backward(dtype: str, shape: Shape) -> str:
   }}"""
 
 
+class _Columns:
+    """Loops over COLUMNS examples at once, for formulas with sums over the units.
+
+    read    declares what the formula's leaves are, for unit r of example j
+    arrays  the sums of each example, in the cache
+    body    the statements so far
+    """
+
+    def __init__(self, roots: Sequence[Value], read: str) -> None:
+        self.read, self.writer = read, Writer()
+        self.arrays, self.body = list[str](), list[str]()
+        for number, level in enumerate(reductions(roots)):
+            self._reduce(number, level)
+
+    def _reduce(self, number: int, level: Sequence[Value]) -> None:
+        """The sums that depend on those before alone."""
+        loop, lines, begin = self.writer.inner(), [self.read], list[str]()
+        for place, reduction in enumerate(level):
+            name = f"part{number}_{place}"
+            start, combine = REDUCTIONS[reduction.reduction or "sum"]
+            self.arrays.append(f"T {name}[{COLUMNS}];")
+            begin.append(f"{name}[j - from] = {start};")
+            found = loop.write(reduction.arguments[0], lines)
+            lines.append(f"const T sofar{place} = {name}[j - from];")
+            lines.append(f"{name}[j - from] = {combine.format(f'sofar{place}', found)};")
+            self.writer.names[reduction] = f"{name}[j - from]"
+        self._over_examples(begin)
+        self._over_units(lines)
+
+    def assign(self, target: str, value: Value, factor: str = "", *, units: bool) -> None:
+        """target = factor value for every example, or every unit of every example."""
+        lines = [self.read] if units else []
+        result = self.writer.inner().write(value, lines)
+        lines.append(f"{target} = {factor}{result};")
+        (self._over_units if units else self._over_examples)(lines)
+
+    def _over_examples(self, lines: Sequence[str]) -> None:
+        self.body += ["    #pragma omp simd", "    for (I j = from; j < until; j++) {"]
+        self.body += [*(f"      {line}" for line in lines), "    }"]
+
+    def _over_units(self, lines: Sequence[str]) -> None:
+        self.body.append("    for (I r = 0; r < n; r++) {")
+        self._over_examples(lines)
+        self.body.append("    }")
+
+    def text(self, arguments: str) -> str:
+        """The kernel's body."""
+        inside = "\n".join(self.body)
+        return f"""
+{_arguments(arguments)}
+  {" ".join(self.arrays)}
+  for (I from = FROM(m); from < UNTIL(m); from += {COLUMNS}) {{
+    const I until = from + {COLUMNS} < UNTIL(m) ? from + {COLUMNS} : UNTIL(m);
+{inside}
+  }}"""
+
+
 @lru_cache(KEPT)
 def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: float) -> str:
     """δ = share · ∂ℓ/∂S and share · ℓ of every example, from S = W A and the last bias."""
@@ -152,45 +222,24 @@ def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: flo
     if smoothing > 0:
         kept, added = smoothing_of(loss.kind, smoothing)
         target = f"{target} * (T){kept!r} + (T)({added})"
-    read = f"const T s = S[r * m + j] + b[r], t = {target};"
-    writer, arrays, body = Writer(), list[str](), list[str]()
-
-    def over_examples(lines: Sequence[str]) -> list[str]:
-        loop = ["    #pragma omp simd", "    for (I j = from; j < until; j++) {"]
-        return [*loop, *(f"      {line}" for line in lines), "    }"]
-
-    for number, level in enumerate(reductions([value, delta])):
-        loop, lines, begin = writer.inner(), [read], list[str]()
-        for place, reduction in enumerate(level):
-            name = f"part{number}_{place}"
-            start, combine = REDUCTIONS[reduction.reduction or "sum"]
-            arrays.append(f"T {name}[{COLUMNS}];")
-            begin.append(f"{name}[j - from] = {start};")
-            found = loop.write(reduction.arguments[0], lines)
-            lines.append(f"const T sofar{place} = {name}[j - from];")
-            lines.append(f"{name}[j - from] = {combine.format(f'sofar{place}', found)};")
-            writer.names[reduction] = f"{name}[j - from]"
-        body += [*over_examples(begin), "    for (I r = 0; r < n; r++) {"]
-        body += [*over_examples(lines), "    }"]
+    loops = _Columns([value, delta], f"const T s = S[r * m + j] + b[r], t = {target};")
     total = "(*weight > (T)0 ? *weight : (T)1)"
-    share = f"const T share = weights[j] / {total};" if weighted else "const T share = (T)1 / m;"
-    lines = [share]
-    result = writer.inner().write(value, lines)
-    body += over_examples([*lines, f"values[j] = share * {result};"])
-    lines = [share, read]
-    result = writer.inner().write(delta, lines)
-    body += ["    for (I r = 0; r < n; r++) {"]
-    body += [*over_examples([*lines, f"delta[r * m + j] = share * {result};"]), "    }"]
-    inside = "\n".join(body)
+    share = f"weights[j] / {total} * " if weighted else "(T)1 / m * "
+    loops.assign("values[j]", value, share, units=False)
+    loops.assign("delta[r * m + j]", delta, share, units=True)
     kind = "const I *labels" if labelled else "const T *targets"
-    rest = ", const T *weights, const T *weight, T *delta, T *values, I n, I m"
-    return f"""
-{_arguments(f"const T *S, const T *b, {kind}{rest}")}
-  {" ".join(arrays)}
-  for (I from = FROM(m); from < UNTIL(m); from += {COLUMNS}) {{
-    const I until = from + {COLUMNS} < UNTIL(m) ? from + {COLUMNS} : UNTIL(m);
-{inside}
-  }}"""
+    rest = "const T *weights, const T *weight, T *delta, T *values, I n, I m"
+    return loops.text(f"const T *S, const T *b, {kind}, {rest}")
+
+
+@lru_cache(KEPT)
+def predict(dtype: str, loss: Loss) -> str:
+    """What the scores S = W A + b stand for."""
+    (s,) = leaves("s", dtype=dtype)
+    (value,) = merged(trace(loss.predict, s))
+    loops = _Columns([value], "const T s = S[r * m + j] + b[r];")
+    loops.assign("P[r * m + j]", value, units=True)
+    return loops.text("const T *S, const T *b, T *P, I n, I m")
 
 
 def totals() -> str:

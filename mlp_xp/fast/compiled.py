@@ -31,7 +31,8 @@ WORDS = 16  # of a call: see runtime.c
 LEAST_PRODUCT, LEAST_ENTRIES = 200_000, 20_000
 
 
-def _parts(work: int, least: int) -> int:
+def parts_of(work: int, least: int) -> int:
+    """Into how many parts a call may be cut."""
     return max(1, min(c_source.MOST_PARTS, work // least))
 
 
@@ -56,6 +57,7 @@ class CompiledTape(Tape):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.products: list[tuple[Table, int]] = []  # where their rows stand
         self.kept: list[Buffer] = []  # the tables, and what they point at
 
     def kernel(
@@ -80,18 +82,20 @@ class CompiledTape(Tape):
 
     def product(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
         """out ← A B, by the BLAS that NumPy has, or by NumPy where that cannot be reached."""
-        functions = blas.products(str(out.dtype))
+        functions = blas.product(str(out.dtype), vector=B.shape[1] == 1)
         if functions is None:
             return super().product(A, B, out)
         (rows, inner), columns = A.shape, B.shape[1]
         (a, turned_a, pitch_a), (b, turned_b, pitch_b) = _matrix(A), _matrix(B)
         pitch = out.strides[0] // out.itemsize
-        parts = _parts(rows * inner * columns, LEAST_PRODUCT)
+        parts = parts_of(rows * inner * columns, LEAST_PRODUCT)
         shape = (turned_a, turned_b, rows, columns, inner)
         pitches = (pitch_a, pitch_b, pitch)
         piece = blas.piece(out.itemsize, (turned_a, turned_b), (rows, columns, inner), pitches)
         operands = (a, pitch_a, b, pitch_b, out, pitch)
-        self.kernel(functions[0], functions[1], *shape, *operands, *piece, parts=parts)
+        self.products.append(
+            self.kernel(functions[0], functions[1], *shape, *operands, *piece, parts=parts)
+        )
         return out
 
     def finish(self) -> None:
@@ -144,7 +148,7 @@ class CompiledProgram(Program):
         self.places: dict[str, tuple[Table, int]] = {}
         for name, buffer in self.inputs.items():
             size = buffer[0].nbytes
-            parts = _parts(self.m * size // 4, LEAST_ENTRIES)
+            parts = parts_of(self.m * size // 4, LEAST_ENTRIES)
             arguments = (buffer, None, self.index, 0, size)
             self.places[name] = self.tape.kernel(
                 native.entry(native.runtime(), "gather"), *arguments, parts=parts
@@ -193,7 +197,7 @@ class CompiledProgram(Program):
         shape, forward, _ = bodies
         A = self.tape.like(Z) if shape.apart else Z
         arguments = (Z, A, self.step.layers[i].b, bits, *Z.shape)
-        self.tape.kernel(forward, *arguments, parts=_parts(Z.size, LEAST_ENTRIES))
+        self.tape.kernel(forward, *arguments, parts=parts_of(Z.size, LEAST_ENTRIES))
         return A, Z, bits
 
     def _through(self, i: int, dA: Buffer, seen: Seen) -> Buffer:
@@ -201,7 +205,7 @@ class CompiledProgram(Program):
         if bodies is None:
             return super()._through(i, dA, seen)
         arguments = (dA, seen.V, self.step.gradients[i].b, seen.mask, *dA.shape)
-        self.tape.kernel(bodies[-1], *arguments, parts=_parts(dA.size, LEAST_ENTRIES))
+        self.tape.kernel(bodies[-1], *arguments, parts=parts_of(dA.size, LEAST_ENTRIES))
         return dA
 
     def _score(self, S: Buffer) -> Buffer:
@@ -219,7 +223,7 @@ class CompiledProgram(Program):
         bias, db = step.layers[-1].b, step.gradients[-1].b
         weights = (self.weights, self.weight) if self.weighted else (None, None)
         arguments = (S, bias, self.inputs["targets"], *weights, delta, values, n, m)
-        tape.kernel(body, *arguments, parts=_parts(S.size, LEAST_ENTRIES))
+        tape.kernel(body, *arguments, parts=parts_of(S.size, LEAST_ENTRIES))
         tape.kernel(c_source.totals(), delta, values, db, self.loss, n, m)
         return delta
 
@@ -238,7 +242,7 @@ class CompiledProgram(Program):
             self._regularise()
         squares, size = np.zeros(c_source.MOST_PARTS, tape.dtype), step.theta.size
         state = (step.theta, step.g, size, n, self.weight, squares, step.kept)
-        parts = _parts(size, LEAST_ENTRIES)
+        parts = parts_of(size, LEAST_ENTRIES)
         tape.kernel(body, *state, *step.moments, *step.scalars, parts=parts)
         if l2 > 0 and not held:
             tape.kernel(c_source.penalty(), self.loss, squares)

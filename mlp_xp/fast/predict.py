@@ -21,6 +21,15 @@ Buffer = npt.NDArray[Any]
 Predictor = Callable[[Buffer], Buffer]
 
 
+def check(rows: Buffer, layers: Sequence[Layer], most: int) -> None:
+    """An error where buffers for `most` rows cannot take these."""
+    m, n = rows.shape
+    if n != layers[0].W.shape[-1]:
+        raise ValueError(f"X has {n} features, but expected {layers[0].W.shape[-1]}.")
+    if m > most:
+        raise ValueError(f"{m} examples were given, but the predictor was made for at most {most}.")
+
+
 def _relu(Z: Buffer) -> Buffer:
     return np.maximum(Z, 0, out=Z)
 
@@ -62,7 +71,7 @@ def predictor(
     ends = [*map(in_place, network.activations), end]
     passes = [(layer.W, layer.b, f) for layer, f in zip(layers, ends, strict=True)]
     if batch_size is not None:
-        return _on_buffers(passes, batch_size)
+        return _on_buffers(layers, passes, batch_size)
 
     def predict(rows: Buffer) -> Buffer:
         A = rows.T
@@ -76,7 +85,9 @@ def predictor(
 
 
 def _on_buffers(
-    passes: Sequence[tuple[Buffer, Buffer, Callable[[Buffer], Buffer]]], most: int
+    layers: Sequence[Layer],
+    passes: Sequence[tuple[Buffer, Buffer, Callable[[Buffer], Buffer]]],
+    most: int,
 ) -> Predictor:
     """The same on buffers made once, which hold examples as rows.
 
@@ -86,6 +97,7 @@ def _on_buffers(
     turned = [(W.T, b.T, f) for W, b, f in passes]
 
     def predict(rows: Buffer) -> Buffer:
+        check(rows, layers, most)
         A, m = rows, rows.shape[0]
         for (W, b, f), buffer in zip(turned, buffers, strict=True):
             Z = buffer if m == most else buffer[:m]

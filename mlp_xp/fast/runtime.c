@@ -196,6 +196,23 @@ static I least(I a, I b) { return a < b ? a : b; }
                               B + (tb == PLAIN ? j : j * pb), pb, 0, C + i * pc + j, pc);    \
   }
 
+/* The same for one column, by the BLAS's product of a matrix and a vector.  */
+#define VECTOR(NAME, T, INT)                                                                 \
+  typedef void NAME##_blas(int, int, INT, INT, T, const T *, INT, const T *, INT, T, T *,    \
+                           INT);                                                             \
+  void NAME(const I *w, I part, I parts) {                                                   \
+    (void)part, (void)parts;                                                                 \
+    const I rows = w[5], inner = w[7], pa = w[9];                                            \
+    ((NAME##_blas *)w[2])(ROW_MAJOR, w[3] ? TRANSPOSED : PLAIN, w[3] ? inner : rows,         \
+                          w[3] ? rows : inner, 1, (const T *)w[8], pa, (const T *)w[10],     \
+                          w[4] ? 1 : w[11], 0, (T *)w[12], w[13]);                           \
+  }
+
+VECTOR(vector_float32_64, float, long long)
+VECTOR(vector_float64_64, double, long long)
+VECTOR(vector_float32_32, float, int)
+VECTOR(vector_float64_32, double, int)
+
 PRODUCT(product_float32_64, float, long long)
 PRODUCT(product_float64_64, double, long long)
 PRODUCT(product_float32_32, float, int)
