@@ -18,7 +18,7 @@ from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Loss
 from mlp_xp.fast import blas, compiled, native
 from mlp_xp.fast import threads as sharing
-from mlp_xp.fast.numpy import NumpyStep
+from mlp_xp.fast.numpy import Arena, NumpyStep
 from mlp_xp.fitting import copied
 from mlp_xp.optimizers import SGD
 from mlp_xp.training import Data
@@ -260,6 +260,58 @@ def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.Monke
     monkeypatch.setattr(blas, "product", lambda dtype, vector=False: None)
     found = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
     np.testing.assert_allclose(found, expected, **tolerance(model.dtype, 64))
+
+
+@pytest.fixture
+def other_blas(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """As where no BLAS has been chosen yet."""
+    for name in ("product", "_libraries", "pieced"):
+        monkeypatch.setattr(blas, name, _again(getattr(blas, name)))
+    return monkeypatch
+
+
+def test_mkl_that_is_not_there_is_a_clear_error(other_blas: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise blas.metadata.PackageNotFoundError(name)
+
+    other_blas.setenv("MLP_XP_BLAS", "mkl")
+    other_blas.setattr(blas.metadata, "files", missing)
+    with pytest.raises(ImportError, match=r"pip install 'mlp-xp\[mkl\]'"):
+        blas.product("float32")
+    other_blas.setattr(blas.metadata, "files", lambda name: [])
+    with pytest.raises(ImportError, match="no library mkl_rt"):
+        blas.product("float32")
+
+
+def test_a_blas_that_nobody_knows_is_a_clear_error(other_blas: pytest.MonkeyPatch) -> None:
+    other_blas.setenv("MLP_XP_BLAS", "atlas")
+    with pytest.raises(ValueError, match="'atlas', but expected 'numpy' or 'mkl'"):
+        blas.product("float32")
+
+
+def test_every_product_of_the_right_shape_in_pieces_is_the_product(
+    other_blas: pytest.MonkeyPatch,
+) -> None:
+    other_blas.setattr(blas, "PIECE", 5_000)
+    other_blas.setattr(blas, "pieced", lambda: True)
+    other_blas.setattr(compiled, "LEAST_PRODUCT", 1)
+    rng, cut = np.random.default_rng(0), 0
+    for dtype in ("float32", "float64"):
+        for rows, columns, inner in rng.integers(1, 70, (40, 3)):
+            inner = inner if rng.integers(2) else 300
+            A = rng.normal(size=(rows, inner)).astype(dtype, order="F" if rng.integers(2) else "C")
+            B = rng.normal(size=(inner, columns)).astype(dtype, order="CF"[rng.integers(2)])
+            tape = compiled.CompiledTape(Arena(), dtype, ())
+            out = tape.product(A, B, np.empty((rows, columns), dtype))
+            tape.finish()
+            cut += tape.products[0][0].words[0, 14] != rows
+            for threads in (1, 2, 3):
+                out.fill(np.nan)
+                native.runtime().use_threads(threads)
+                tape.calls[0]()
+                native.runtime().use_threads(1)
+                np.testing.assert_allclose(out, A @ B, **tolerance(dtype, 4096))
+    assert cut > 20
 
 
 def test_every_loss_and_activation_has_a_kernel() -> None:

@@ -88,7 +88,7 @@ class CompiledTape(Tape):
         (rows, inner), columns = A.shape, B.shape[1]
         (a, turned_a, pitch_a), (b, turned_b, pitch_b) = _matrix(A), _matrix(B)
         pitch = out.strides[0] // out.itemsize
-        parts = parts_of(rows * inner * columns, LEAST_PRODUCT)
+        parts = parts_of(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
         shape = (turned_a, turned_b, rows, columns, inner)
         pitches = (pitch_a, pitch_b, pitch)
         piece = blas.piece(out.itemsize, (turned_a, turned_b), (rows, columns, inner), pitches)

@@ -18,7 +18,7 @@ from .compiled import LEAST_ENTRIES, CompiledTape, address, parts_of
 from .numpy import Arena, Buffer
 from .predict import Predictor, check
 from .predict import predictor as in_place
-from .threads import threads
+from .threads import Shared
 from .tracing import Untraceable
 
 WORTH = 1_000_000  # multiplications from which on a product is shared out to threads
@@ -49,14 +49,13 @@ class Plan:
         (self.call,) = tape.calls
         (table, row), *_ = tape.products
         self.tape, self.words = tape, table.words[row]
-        self.m, self.sizes = m, recipe.network.sizes
         self.large = m * max(layer.W.size for layer in layers) >= WORTH
 
     def run(self, rows: Buffer) -> Buffer:
         """The answer (n_out, m), which lies where the last one did."""
         self.words[10] = address(rows)
         if self.large:
-            with threads(self.sizes, self.m):
+            with Shared():
                 self.call()
         else:
             self.call()
@@ -75,6 +74,9 @@ class CompiledPredictor:
         self, recipe: Recipe, layers: Sequence[Layer], most: int | None, otherwise: Predictor
     ) -> None:
         self.recipe, self.layers, self.most, self.otherwise = recipe, layers, most, otherwise
+        self.turned = layers
+        if most is not None and most > 1:  # the weights are those of now: by columns, see `blas`
+            self.turned = [layer._replace(W=np.asfortranarray(layer.W)) for layer in layers]
         self.plans: dict[int, Plan] = {}
         self.arena, self.lock, self.compiles = Arena(), threading.Lock(), True
 
@@ -95,7 +97,8 @@ class CompiledPredictor:
             if len(self.plans) == MOST_PLANS:
                 self.plans.clear()
             try:
-                plan = Plan(self.recipe, self.layers, self.arena, len(rows))
+                layers = self.layers if len(rows) == 1 else self.turned
+                plan = Plan(self.recipe, layers, self.arena, len(rows))
             except (Untraceable, native.CannotCompile, ValueError):  # strides no BLAS takes
                 self.compiles = False
                 return self.otherwise(rows)

@@ -86,25 +86,33 @@ static void forked(void) { /* the child has none of the parent's helpers */
   pthread_cond_init(&wake, NULL);
 }
 
-static void hire(I wanted) {
+/* Have as many helpers as are wanted; whether any is new.  */
+static int hire(I wanted) {
   static int registered;
   if (!registered) registered = !pthread_atfork(NULL, NULL, forked);
+  const I before = helpers;
   while (helpers < wanted && helpers < MOST_THREADS - 1) {
-    if (pthread_create(helper + helpers, NULL, help, NULL)) return;
+    if (pthread_create(helper + helpers, NULL, help, NULL)) break;
     pthread_detach(helper[helpers++]);
   }
+  return helpers > before;
 }
 
-/* Helpers keep off the caller's core: a system may wake them there though another is idle,
-   and it would take milliseconds until it moves them.  */
-static void part_ways(void) {
+/* Helpers keep off the caller's core: a system may wake them there, or move the caller to
+   theirs, though another is idle, and take milliseconds to part them.  */
+static void part_ways(int hired) {
 #ifdef __linux__
-  cpu_set_t cores;
+  static int before = -1;
   const int here = sched_getcpu();
+  cpu_set_t cores;
+  if (here == before && !hired) return;
+  before = here;
   if (here < 0 || pthread_getaffinity_np(pthread_self(), sizeof cores, &cores)) return;
   CPU_CLR(here, &cores);
   if (!CPU_COUNT(&cores)) return;
   for (I i = 0; i < helpers; i++) pthread_setaffinity_np(helper[i], sizeof cores, &cores);
+#else
+  (void)hired;
 #endif
 }
 
@@ -114,7 +122,6 @@ static int awake(I parts) {
   slept += parts;
   if (slept < WORTH) return 0;
   slept = 0;
-  part_ways();
   pthread_mutex_lock(&sleep_lock);
   atomic_fetch_add(&open_call, (U)1 << 32);
   pthread_cond_broadcast(&wake);
@@ -141,13 +148,13 @@ I use_threads(I wanted) {
 
 void run(const I *table, I calls) {
   const int sharing = threads > 1 && !pthread_mutex_trylock(&helpers_lock);
-  if (sharing) hire(threads - 1);
+  if (sharing) part_ways(hire(threads - 1));
   for (const I *words = table; words < table + calls * WORDS; words += WORDS) {
     const I parts = words[1] < threads ? words[1] : threads;
     if (sharing && parts > 1 && awake(words[1]))
       share(words, parts);
-    else
-      ((Kernel *)words[0])(words, 0, 1);
+    else /* cut all the same, so that no result depends on who had time */
+      for (I part = 0; part < parts; part++) ((Kernel *)words[0])(words, part, parts);
   }
   if (sharing) pthread_mutex_unlock(&helpers_lock);
 }
@@ -175,28 +182,37 @@ enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
 
 static I least(I a, I b) { return a < b ? a : b; }
 
+/* How long the longest of a side's parts is: vectors want multiples of 8.  */
+static I stride(I side, I parts) { return (side + 8 * parts - 1) / (8 * parts) * 8; }
+
 #define PRODUCT(NAME, T, INT)                                                                \
   typedef void NAME##_blas(int, int, int, INT, INT, INT, T, const T *, INT, const T *, INT,  \
                            T, T *, INT);                                                     \
   void NAME(const I *w, I part, I parts) {                                                   \
     const int ta = w[3] ? TRANSPOSED : PLAIN, tb = w[4] ? TRANSPOSED : PLAIN;                \
     const I rows = w[5], columns = w[6], inner = w[7], pa = w[9], pb = w[11], pc = w[13];    \
-    const I most = rows > columns ? rows : columns;                                          \
-    const I step = (most + 8 * parts - 1) / (8 * parts) * 8;                                 \
-    const I from = part * step, until = least(from + step, most);                            \
-    const int by_row = rows >= columns;                                                      \
+    /* cut the side whose longest part is the smaller share of it, or else the longer side */\
+    const I by_rows = stride(rows, parts) * columns, by_columns = stride(columns, parts) * rows; \
+    const int by_row = by_rows < by_columns || (by_rows == by_columns && rows >= columns);   \
+    const I most = by_row ? rows : columns, from = part * stride(most, parts);               \
+    const I until = least(from + stride(most, parts), most);                                 \
     const I last_i = by_row ? until : rows, last_j = by_row ? columns : until;               \
     const T *A = (const T *)w[8], *B = (const T *)w[10];                                     \
     T *C = (T *)w[12];                                                                       \
-    for (I i = by_row ? from : 0; i < last_i; i += w[14])                                    \
-      for (I j = by_row ? 0 : from; j < last_j; j += w[15])                                  \
-        ((NAME##_blas *)w[2])(ROW_MAJOR, ta, tb, least(w[14], last_i - i),                   \
-                              least(w[15], last_j - j), inner, 1,                            \
-                              A + (ta == PLAIN ? i * pa : i), pa,                            \
-                              B + (tb == PLAIN ? j : j * pb), pb, 0, C + i * pc + j, pc);    \
+    const I first_i = by_row ? from : 0, first_j = by_row ? 0 : from;                        \
+    const I n_i = (last_i - first_i + w[14] - 1) / w[14];                                    \
+    const I n_j = (last_j - first_j + w[15] - 1) / w[15];                                    \
+    for (I k = 0; from < until && k < n_i * n_j; k++) { /* the longer side outside */        \
+      const I i = first_i + w[14] * (by_row ? k / n_j : k % n_i);                            \
+      const I j = first_j + w[15] * (by_row ? k % n_j : k / n_i);                            \
+      ((NAME##_blas *)w[2])(ROW_MAJOR, ta, tb, least(w[14], last_i - i),                     \
+                            least(w[15], last_j - j), inner, 1,                              \
+                            A + (ta == PLAIN ? i * pa : i), pa,                              \
+                            B + (tb == PLAIN ? j : j * pb), pb, 0, C + i * pc + j, pc);      \
+    }                                                                                        \
   }
 
-/* The same for one column, by the BLAS's product of a matrix and a vector.  */
+/* The same for one column, by the BLAS's product of a matrix and a vector: in one part.  */
 #define VECTOR(NAME, T, INT)                                                                 \
   typedef void NAME##_blas(int, int, INT, INT, T, const T *, INT, const T *, INT, T, T *,    \
                            INT);                                                             \

@@ -25,7 +25,7 @@ from .blas import controller
 SMALL = 8_000_000
 
 
-class _Shared:
+class Shared:
     """While it is entered, the BLAS's threads are the runtime's: 3 µs.
 
     That is a third of what `threadpoolctl`'s own context takes, and a prediction for a few
@@ -53,7 +53,7 @@ class _Shared:
 def threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
     """A context for the steps of a network of these sizes: 3 to 10 µs."""
     if native.available():
-        return _Shared()
+        return Shared()
     if max(n_in * n_out for n_in, n_out in pairwise(sizes)) * batch_size >= SMALL:
         return nullcontext()
     limit: AbstractContextManager[object] = controller().limit(limits=1)
