@@ -167,10 +167,12 @@ class MLP:
     @on_device
     def reset(self) -> None:
         """Back to the initial weights, with no history."""
-        theta = [initialise(self.network, seed, self.initializers) for seed in self.seeds]
+        theta = [
+            initialise(self.network, seed, self.initializers, self.dtype) for seed in self.seeds
+        ]
         running = [initial_statistics(self.network) for _ in self.seeds]
         absent = [connections(self.network, seed) for seed in self.seeds]
-        decayed = np.zeros(self.network.n_parameters)
+        decayed = np.zeros(self.network.n_parameters, self.dtype)
         decayed[: self.network.n_weights] = 1
         dense = self.network.density == 1.0
         self._recipe = Recipe(
@@ -192,7 +194,7 @@ class MLP:
         self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
 
     def _put(self, array: npt.NDArray[Any]) -> Array:
-        return self.device.put(array.astype(self.dtype))
+        return self.device.put(array.astype(self.dtype, copy=False))
 
     @property
     def history(self) -> dict[str, list[Any]]:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -127,14 +127,14 @@ class Forward(NamedTuple):
 
 
 def initialise(
-    network: Network, seed: int, initializers: Sequence[Initializer]
-) -> npt.NDArray[np.float64]:
-    """Initial parameters (n_parameters,) in float64, on the host.
+    network: Network, seed: int, initializers: Sequence[Initializer], dtype: str
+) -> npt.NDArray[Any]:
+    """Initial parameters (n_parameters,) on the host, drawn in float64.
 
     W and P by the layer's initialiser, b zero, gain one. The draws of a layer depend on
     the seed and the layer's number only.
     """
-    theta = np.zeros(network.n_parameters)
+    theta = np.zeros(network.n_parameters, dtype)
     connected = connections(network, seed)
     for slot in network.slots:
         n_out, n_in = slot.shape
@@ -147,7 +147,7 @@ def initialise(
             fan_in, fan_out = max(1.0, density * n_in), max(1.0, density * n_out)
             W = initializers[slot.layer](draw, n_out, n_in, fan_in, fan_out)
             theta[slot.start : slot.stop] = np.reshape(W, -1)
-    return theta if connected is None else theta * connected
+    return theta if connected is None else theta * connected.astype(dtype)
 
 
 def _density(network: Network, slot: Slot) -> float:
