@@ -39,7 +39,7 @@ class Peer(NamedTuple):
     inference: Make | None = None
     kernels: Make | None = None
     startup: str = ""
-    settings: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
+    settings: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 — never changed
     devices: tuple[str, ...] = ("cpu",)
     epsilon_hat: bool = False
 

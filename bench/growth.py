@@ -7,7 +7,7 @@ parts are timed in ways that need to know nothing of how the step is made:
 
     Python       the same step on one example of one feature, one unit wide: all calls,
                  no arithmetic
-    GEMM         the step's matrix products alone, on arrays of the same shapes
+    GEMM         the step's matrix products alone, made in the same way, on other arrays
     update       the step less the same step with an optimiser that does nothing but hand
                  theta on
     elementwise  what is left: gather, biases, activations, loss, sums over examples
@@ -35,6 +35,9 @@ import timing
 
 from mlp_xp import MLP
 from mlp_xp.bench import Trainer, examples, repeats_for, step_work
+from mlp_xp.fast import native
+from mlp_xp.fast.compiled import CompiledTape
+from mlp_xp.fast.numpy import Arena, Tape
 from mlp_xp.optimizers import Optimizer
 from mlp_xp.training import Data
 
@@ -86,20 +89,22 @@ def _trainer(sizes: tuple[int, ...], m: int, optimizer: Any) -> Trainer:
 
 
 def _products(sizes: tuple[int, ...], m: int) -> Callable[[int], None]:
-    """The products of a step, as NumPy calls on arrays of their own."""
-    calls = []
+    """The products of a step as the step makes them, on arrays of their own."""
+    tape = (CompiledTape if native.available() else Tape)(Arena(), "float32", ())
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
         W, A = np.ones((n_out, n_in), np.float32), np.ones((m, n_in), np.float32).T
         A = A if i == 0 else np.ascontiguousarray(A)
         delta = np.ones((n_out, m), np.float32)
-        calls += [(W, A, np.empty_like(delta)), (delta, A.T, np.empty_like(W))]
+        tape.product(W, A, np.empty_like(delta))
+        tape.product(delta, A.T, np.empty_like(W))
         if i > 0:
-            calls.append((W.T, delta, np.empty((n_in, m), np.float32)))
+            tape.product(W.T, delta, np.empty((n_in, m), np.float32))
+    tape.finish()
 
     def run(n: int) -> None:
         for _ in range(n):
-            for left, right, out in calls:
-                np.matmul(left, right, out=out)
+            for call in tape.calls:
+                call()
 
     return run
 

@@ -194,11 +194,11 @@ def compare(case: Case, repeats: int) -> Result:
         sys.exit(f"{case.name}: the models differ by {found:.2g}, more than {TOLERANCE[dtype]:g}")
     pairs = []
     for _ in range(repeats):
-        pair = [seconds(lambda m=m: work(m, case)) for m in (neural_network, mlp_xp)]  # type: ignore[misc]
+        pair = [seconds(lambda m=m: work(m, case)) for m in (neural_network, mlp_xp)]  # type: ignore[misc]  # a lambda that binds
         pairs.append(pair)
     ratios = sorted(a / b for a, b in pairs)
     theirs, ours = (statistics.median(side) for side in zip(*pairs, strict=True))
-    memory = tuple(peak(lambda m=m: work(m, case)) for m in (neural_network, mlp_xp))  # type: ignore[misc]
+    memory = tuple(peak(lambda m=m: work(m, case)) for m in (neural_network, mlp_xp))  # type: ignore[misc]  # a lambda that binds
     spread = (ratios[0], ratios[-1])
     return Result(case, theirs, ours, statistics.median(ratios), spread, products(case), memory)
 
@@ -209,7 +209,7 @@ def one_row(case: Case, repeats: int) -> tuple[float, float, float]:
     x = case.task.X[:1].copy()
     methods = [getattr(m, "predict_proba", m.predict) for m in models]
     np.testing.assert_allclose(methods[0](x), methods[1](x), rtol=1e-4)
-    pairs = [[seconds(lambda f=f: f(x), 300) for f in methods] for _ in range(repeats * 4)]  # type: ignore[misc]
+    pairs = [[seconds(lambda f=f: f(x), 300) for f in methods] for _ in range(repeats * 4)]  # type: ignore[misc]  # a lambda that binds
     ratio = statistics.median(a / b for a, b in pairs)
     theirs, ours = (1e6 * statistics.median(side) for side in zip(*pairs, strict=True))
     return theirs, ours, ratio

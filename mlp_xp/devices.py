@@ -159,9 +159,10 @@ def device(name: str | Device, *, graph: bool | str = "auto") -> Device:
 
 def devices() -> list[DeviceStatus]:
     """What can run here, and why not."""
+    from .fast import native
     from .fast.device import status
 
-    found = [DeviceStatus("cpu", True, f"NumPy {np.__version__}")]
+    found = [DeviceStatus("cpu", True, f"NumPy {np.__version__}, {native.status()}")]
     return found + [DeviceStatus(*row) for row in status()]
 
 

@@ -36,7 +36,7 @@ from .types import Array
 KINDS: dict[str, Kind] = {"multiclass": "multiclass", "multilabel-indicator": "multilabel"}
 
 
-class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
+class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped base
     """Multi-layer perceptron classifier: scikit-learn's, faster, on any device.
 
     With scikit-learn's parameters alone it is the same model to rounding: the same draws of
@@ -225,7 +225,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]
 
     # -- learning ----------------------------------------------------------------
 
-    @available_if(lambda est: est._check_solver())  # type: ignore[untyped-decorator]
+    @available_if(lambda est: est._check_solver())  # type: ignore[untyped-decorator]  # scikit-learn's
     def partial_fit(
         self,
         X: Any,
@@ -314,7 +314,7 @@ def _rows(live: Live, P: Array) -> Array:
     return (live.place.device.xp.concat([1 - P, P], axis=0) if P.shape[0] == 1 else P).T
 
 
-class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
+class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped base
     """Multi-layer perceptron regressor: scikit-learn's, faster, on any device.
 
     With scikit-learn's parameters alone it is the same model to rounding: the same draws of
@@ -392,7 +392,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     def _loss(self, kind: Kind, n_outputs: int) -> Loss:
         return loss_row(self.loss, kind, n_outputs)
 
-    @available_if(lambda est: est._check_solver())  # type: ignore[untyped-decorator]
+    @available_if(lambda est: est._check_solver())  # type: ignore[untyped-decorator]  # scikit-learn's
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
     ) -> Self:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import test_fast_paths as paths
 
-from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS, Activation, Loss
 from mlp_xp.draws import dropout_bits
 from mlp_xp.optimizers import Momentum
@@ -63,22 +62,6 @@ def walk(model: MLP, data: Data, state: State, step: Step) -> list[State]:
     return result
 
 
-def assert_equal_paths(found: list[State], expected: list[State], settings: dict[str, Any]) -> None:
-    close = tolerance(settings["dtype"], 1024)
-    if settings["optimizer"] in ("adagrad", "lion", "rmsprop"):
-        close = {name: 50 * value for name, value in close.items()}  # g / |g| where g ≈ 0
-    for mine, theirs in zip(found, expected, strict=True):
-        assert mine.step == theirs.step
-        assert mine.theta.dtype == theirs.theta.dtype
-        assert np.shape(mine.loss) == np.shape(theirs.loss)
-        np.testing.assert_allclose(mine.loss, theirs.loss, **close)
-        np.testing.assert_allclose(mine.running, theirs.running, **close)
-        np.testing.assert_allclose(mine.theta, theirs.theta, **close)
-        for moment, reference in zip(mine.moments, theirs.moments, strict=True):
-            scale = max(1.0, float(np.abs(reference).max()))
-            np.testing.assert_allclose(moment / scale, reference / scale, **close)
-
-
 def compare(settings: dict[str, Any]) -> None:
     """A walk on CUDA equals the specification's on NumPy."""
     from mlp_xp.fast.cupy import CupyStep
@@ -89,7 +72,7 @@ def compare(settings: dict[str, Any]) -> None:
     with model.device.active():
         found = walk(model, data, state, CupyStep(model._recipe, model.device, data))
     np.testing.assert_array_equal(model.device.get(state.theta), before)  # copied, not taken
-    assert_equal_paths(found, expected, settings)
+    paths.assert_equal_paths(found, expected, settings)
 
 
 @pytest.mark.parametrize("number", SAMPLES)
@@ -277,7 +260,7 @@ def test_batches_and_layers_of_many_blocks(cupy: Any, normalization: str, seed: 
             state = step(state, model.device.put(index[..., piece]), model.device.put(bits), 0.01)
         found.append(fetched(model, state))
     wide = {"dtype": "float64", "optimizer": "rmsprop"}  # so is Adam's m / √s where g ≈ 0
-    assert_equal_paths(found[1:], found[:1], wide)
+    paths.assert_equal_paths(found[1:], found[:1], wide)
 
 
 def test_a_state_from_elsewhere_is_taken_over(cupy: Any) -> None:

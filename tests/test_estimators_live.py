@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 from typing import Any
 
@@ -80,6 +81,16 @@ def test_an_error_in_the_middle_leaves_an_estimator_that_trains_on() -> None:
     for _ in range(3):
         other.partial_fit(X, y, classes=[0, 1])
     np.testing.assert_allclose(est.predict_proba(X), other.predict_proba(X))
+
+
+def test_nothing_of_the_callers_is_held_on_to() -> None:
+    est, y = MLPClassifier((5,), random_state=0), np.arange(50) % 2
+    for _ in range(2):
+        X = np.random.default_rng(0).normal(size=(50, 3))
+        est.partial_fit(X, y, classes=[0, 1])
+        seen = weakref.ref(X)
+        del X
+        assert seen() is None
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

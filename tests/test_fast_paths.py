@@ -101,6 +101,22 @@ def specified(model: MLP, data: Data, state: State) -> list[State]:
     return walk(model, data, state, spec)
 
 
+def assert_equal_paths(found: list[State], expected: list[State], settings: dict[str, Any]) -> None:
+    close = tolerance(settings["dtype"], 1024)
+    if settings["optimizer"] in ("adagrad", "lion", "rmsprop"):
+        close = {name: 50 * value for name, value in close.items()}  # g / |g| where g ≈ 0
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.step == theirs.step
+        assert mine.theta.dtype == theirs.theta.dtype
+        assert np.shape(mine.loss) == np.shape(theirs.loss)
+        np.testing.assert_allclose(mine.loss, theirs.loss, **close)
+        np.testing.assert_allclose(mine.running, theirs.running, **close)
+        np.testing.assert_allclose(mine.theta, theirs.theta, **close)
+        for moment, reference in zip(mine.moments, theirs.moments, strict=True):
+            scale = max(1.0, float(np.abs(reference).max()))
+            np.testing.assert_allclose(moment / scale, reference / scale, **close)
+
+
 @pytest.fixture(params=["numpy", "compiled", "shared"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """(recipe, data) → a step of NumPy's calls; a compiled one; one on three threads.
@@ -125,19 +141,8 @@ def test_a_fast_step_equals_the_specification(number: int, make: Any) -> None:
     model, data, state = build(settings)
     expected = specified(model, data, state)
     found = walk(model, data, copied(model.device, state), make(model._recipe, data))
-    close = tolerance(model.dtype, 1024)
-    if settings["optimizer"] in ("adagrad", "lion", "rmsprop"):
-        close = {name: 50 * value for name, value in close.items()}  # g / |g| where g ≈ 0
-    for mine, theirs in zip(found, expected, strict=True):
-        assert mine.step == theirs.step
-        assert mine.theta.dtype == theirs.theta.dtype == model.dtype
-        assert np.shape(mine.loss) == np.shape(theirs.loss) == model.leading
-        np.testing.assert_allclose(mine.loss, theirs.loss, **close)
-        np.testing.assert_allclose(mine.running, theirs.running, **close)
-        np.testing.assert_allclose(mine.theta, theirs.theta, **close)
-        for moment, reference in zip(mine.moments, theirs.moments, strict=True):
-            scale = max(1.0, float(np.abs(reference).max()))
-            np.testing.assert_allclose(moment / scale, reference / scale, **close)
+    assert_equal_paths(found, expected, settings)
+    assert all(np.shape(mine.loss) == model.leading for mine in found)
 
 
 def test_the_sample_holds_every_value_of_every_choice() -> None:

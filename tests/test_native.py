@@ -16,6 +16,7 @@ from test_fast_paths import build, plain, specified, walk
 
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Loss
+from mlp_xp.devices import devices
 from mlp_xp.fast import blas, compiled, native
 from mlp_xp.fast import threads as sharing
 from mlp_xp.fast.numpy import Arena, NumpyStep
@@ -90,6 +91,20 @@ def test_without_a_compiler_steps_are_numpys(fresh: Path, monkeypatch: pytest.Mo
     assert not native.available()
     model, data, _ = build(plain())
     assert type(compiled.stepper(model._recipe, model.device, data)) is NumpyStep
+
+
+def test_the_list_of_devices_says_what_becomes_of_a_step(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert devices()[0].detail.endswith(f"steps compiled by {native.compiler()[0]}")
+    monkeypatch.setenv("MLP_XP_NATIVE", "0")
+    assert devices()[0].detail.endswith("steps not compiled: MLP_XP_NATIVE=0")
+    monkeypatch.setenv("MLP_XP_NATIVE", "1")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    native.compiler.cache_clear()
+    native.runtime.cache_clear()
+    native.library.cache_clear()
+    assert "no C compiler" in devices()[0].detail
 
 
 def test_a_compiler_that_fails_is_warned_of(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:

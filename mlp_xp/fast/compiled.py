@@ -143,7 +143,6 @@ class CompiledProgram(Program):
     def _enter(self) -> None:
         """Gather the batch, and sum its weights."""
         self.index = np.zeros(self.m, np.int64)
-        self.read: Data | None = None
         self.taken: list[str] = []  # what NumPy has to gather
         self.places: dict[str, tuple[Table, int]] = {}
         for name, buffer in self.inputs.items():

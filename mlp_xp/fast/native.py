@@ -38,6 +38,8 @@ class CannotCompile(RuntimeError):
 @cache
 def compiler() -> tuple[str, ...]:
     """The compiler's command; raises `CannotCompile`."""
+    if os.name == "nt":
+        raise CannotCompile("compiled steps are written for POSIX threads, which Windows lacks")
     wanted = shlex.split(os.environ.get("CC", ""))
     for command in [wanted] if wanted else [["cc"], ["gcc"], ["clang"]]:
         path = shutil.which(command[0])
@@ -128,6 +130,17 @@ def _works() -> bool:
 def available() -> bool:
     """Whether there is compiled code, and it is wanted."""
     return os.environ.get("MLP_XP_NATIVE", "1") != "0" and _works()
+
+
+def status() -> str:
+    """What becomes of a step, and why: for people."""
+    if os.environ.get("MLP_XP_NATIVE", "1") == "0":
+        return "steps not compiled: MLP_XP_NATIVE=0"
+    try:
+        command, _ = compiler(), runtime()
+    except CannotCompile as error:
+        return f"steps not compiled: {error}"
+    return f"steps compiled by {command[0]}"
 
 
 def entry(found: ctypes.CDLL, name: str) -> int:

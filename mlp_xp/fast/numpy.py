@@ -143,6 +143,7 @@ class Program:
     def __init__(self, step: NumpyStep, m: int, shared: bool) -> None:
         recipe, leading = step.recipe, step.theta.shape[:-1]
         network = recipe.network
+        self.read: Data | None = None  # data that the calls were pointed at
         self.step, self.m = step, m
         step.arena.taken = 0
         self.tape = tape = self._tape(step.arena, step.theta.dtype, leading)
@@ -521,14 +522,24 @@ class NumpyStep:
 
     theta, moments, running  the first state's arrays, updated in place
     g                        (…, n_parameters), with `gradients` its views by layer
-    data                     may be replaced by other data of the same kind
     """
 
     def __init__(self, recipe: Recipe, data: Data) -> None:
-        self.recipe, self.data = recipe, data
         self.programs: dict[tuple[int, bool], Program] = {}
+        self.recipe, self.data = recipe, data
         self.axis = -1 if recipe.network.normalization == "batch" else -2
         self.theta = np.zeros(0)
+
+    @property
+    def data(self) -> Data:
+        """The examples; others of the same kind may replace them, and they are let go."""
+        return self._data
+
+    @data.setter
+    def data(self, data: Data) -> None:
+        self._data = data
+        for program in self.programs.values():
+            program.read = None
 
     def _begin(self, state: State) -> None:
         """Make the buffers that do not depend on the batch."""

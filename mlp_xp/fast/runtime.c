@@ -81,6 +81,7 @@ static void *help(void *unused) {
 static void forked(void) { /* the child has none of the parent's helpers */
   helpers = 0;
   atomic_store(&sleepers, 0);
+  atomic_store(&open_call, atomic_load(&open_call) >> 32 << 32); /* no part of it is left */
   pthread_mutex_init(&helpers_lock, NULL);
   pthread_mutex_init(&sleep_lock, NULL);
   pthread_cond_init(&wake, NULL);

@@ -1,9 +1,9 @@
-"""Formulas to CUDA expressions: activations, losses and optimisers become kernels unedited.
+"""Formulas to expressions of CUDA and C: activations, losses, optimisers become kernels unedited.
 
 A formula `f(xp, Z)` is called once with a `Tracer` for xp and `Value`s for its arrays. What
 it computes is recorded as a graph of elementwise operations and of reductions over the
-units (axis -2), and written as CUDA statements. Whatever cannot be recorded raises
-`Untraceable`, and the caller computes with the formula itself instead.
+units (axis -2), and written as statements that are the same in CUDA and in C. Whatever
+cannot be recorded raises `Untraceable`, and the caller computes with the formula itself.
 
 Numbers beside arrays take the arrays' dtype, as in the array API; maximum and minimum hand
 NaN on, as there, and unlike CUDA's fmax.
@@ -24,7 +24,7 @@ class Untraceable(TypeError):
 
 REAL, TRUTH = "T", "bool"  # the two types of a value: T is the kernel's floating dtype
 
-# xp.name → CUDA expression of its arguments, of type T
+# xp.name → expression of its arguments, of type T
 FUNCTIONS: dict[str, str] = {
     **{
         name: f"{name}({{0}})"
@@ -45,7 +45,7 @@ FUNCTIONS: dict[str, str] = {
     "divide": "{0} / {1}",
     "pow": "pow({0}, {1})",
 }
-# xp.name → CUDA expression of its arguments, of type bool
+# xp.name → expression of its arguments, of type bool
 QUESTIONS: dict[str, str] = {
     "greater": "{0} > {1}",
     "greater_equal": "{0} >= {1}",
@@ -68,7 +68,7 @@ REDUCTIONS: dict[str, tuple[str, str]] = {
 
 
 def literal(number: float) -> str:
-    """A number as CUDA takes it, rounded to T by the compiler."""
+    """A number as it is written, rounded to T by the compiler."""
     if math.isnan(number):
         return "(INF - INF)"
     if math.isinf(number):
@@ -79,7 +79,7 @@ def literal(number: float) -> str:
 class Value:
     """One number of an array in a formula: a leaf, or an operation on other values.
 
-    pattern    CUDA expression with a place for each argument
+    pattern    expression with a place for each argument
     kind       REAL or TRUTH
     dtype      as the formula sees it
     reduction  "sum", "max" or "min" over the units instead
