@@ -57,6 +57,7 @@ class CompiledTape(Tape):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.name = self.dtype.name  # which costs some microseconds every time
         self.products: list[tuple[Table, int]] = []  # where their rows stand
         self.kept: list[Buffer] = []  # the tables, and what they point at
 
@@ -82,7 +83,7 @@ class CompiledTape(Tape):
 
     def product(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
         """out ← A B, by the BLAS that NumPy has, or by NumPy where that cannot be reached."""
-        functions = blas.product(str(out.dtype), vector=B.shape[1] == 1)
+        functions = blas.product(self.name, vector=B.shape[1] == 1)
         if functions is None:
             return super().product(A, B, out)
         (rows, inner), columns = A.shape, B.shape[1]
@@ -105,7 +106,7 @@ class CompiledTape(Tape):
         bodies = list(dict.fromkeys(row[0] for row in rows if isinstance(row[0], str)))
         where: dict[Any, int] = {}
         if bodies:
-            unit = native.library(c_source.unit(str(self.dtype), bodies))
+            unit = native.library(c_source.unit(self.name, bodies))
             where = {body: native.entry(unit, f"k{i}") for i, body in enumerate(bodies)}
         run = native.runtime().run
         for place, table in enumerate(self.calls):
@@ -176,7 +177,7 @@ class CompiledProgram(Program):
 
     def _bodies(self, i: int) -> tuple[c_source.Shape, str, str] | None:
         """The kernels of a hidden layer, or None where its activation has none."""
-        network, dtype = self.step.recipe.network, str(self.tape.dtype)
+        network, dtype = self.step.recipe.network, self.tape.name
         activation, rate = network.activations[i], network.dropout[i]
         shape = c_source.Shape(activation, rate, rate > 0 or activation.slope_of == "Z")
         try:
@@ -209,7 +210,7 @@ class CompiledProgram(Program):
 
     def _score(self, S: Buffer) -> Buffer:
         step, tape, (n, m) = self.step, self.tape, S.shape
-        recipe, dtype = step.recipe, str(self.tape.dtype)
+        recipe, dtype = step.recipe, self.tape.name
         how = (self.labelled, self.weighted, recipe.label_smoothing)
         try:
             body = c_source.score(dtype, recipe.loss, *how)
@@ -232,7 +233,7 @@ class CompiledProgram(Program):
         held = recipe.connected is not None
         held = held or recipe.clip_value is not None or recipe.clip_norm is not None
         try:
-            arguments = (str(tape.dtype), recipe.optimizer, 0.0 if held else l2, recipe.l2_shared)
+            arguments = (tape.name, recipe.optimizer, 0.0 if held else l2, recipe.l2_shared)
             body = c_source.update(*arguments)
         except Untraceable:
             super()._update()
