@@ -117,11 +117,12 @@ static void part_ways(int hired) {
 #endif
 }
 
-/* Whether helpers are awake; wakes them once there has been enough for them to do.  */
-static int awake(I parts) {
-  if (!atomic_load(&sleepers)) return 1;
-  slept += parts;
-  if (slept < WORTH) return 0;
+/* Whether anyone is awake to help; wakes all once there has been enough for them to do.  */
+static int awake(I parts, I work) {
+  const I up = helpers - atomic_load(&sleepers);
+  if (up >= parts - 1) return 1;
+  slept += work;
+  if (slept < WORTH) return up > 0;
   slept = 0;
   pthread_mutex_lock(&sleep_lock);
   atomic_fetch_add(&open_call, (U)1 << 32);
@@ -149,10 +150,11 @@ I use_threads(I wanted) {
 
 void run(const I *table, I calls) {
   const int sharing = threads > 1 && !pthread_mutex_trylock(&helpers_lock);
-  if (sharing) part_ways(hire(threads - 1));
+  if (sharing) part_ways(0);
   for (const I *words = table; words < table + calls * WORDS; words += WORDS) {
     const I parts = words[1] < threads ? words[1] : threads;
-    if (sharing && parts > 1 && awake(words[1]))
+    if (sharing && parts > helpers + 1) part_ways(hire(parts - 1));
+    if (sharing && parts > 1 && awake(parts, words[1]))
       share(words, parts);
     else /* cut all the same, so that no result depends on who had time */
       for (I part = 0; part < parts; part++) ((Kernel *)words[0])(words, part, parts);
