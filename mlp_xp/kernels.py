@@ -113,14 +113,20 @@ def normalise_gradient(
     )
 
 
+def dropout_scale(rate: float) -> tuple[int, float]:
+    """The 16 bits from which on a unit is kept, and the factor of those that are."""
+    threshold = round(rate * 65536)
+    return threshold, 65536 / (65536 - threshold)
+
+
 def dropout_mask(xp: Namespace, bits: Array, rate: float, dtype: Any) -> Array:
     """0 with probability `rate`, else 1 / (1 - rate): inverted dropout (Srivastava et al. 2014).
 
     bits  unsigned 16-bit integers, uniform; the rate is rounded to 1/65536 and the
           scale follows the rounded rate, so that the mean is 1 to rounding
     """
-    threshold = round(rate * 65536)
-    return xp.astype(bits >= threshold, dtype) * (65536 / (65536 - threshold))
+    threshold, scale = dropout_scale(rate)
+    return xp.astype(bits >= threshold, dtype) * scale
 
 
 def dropout(xp: Namespace, H: Array, mask: Array) -> Array:

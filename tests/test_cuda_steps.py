@@ -38,26 +38,10 @@ def fetched(model: MLP, state: State) -> State:
 
 def walk(model: MLP, data: Data, state: State, step: Step) -> list[State]:
     """`test_fast_paths.walk` with arrays of the device."""
-    put = model.device.put
-
-    def there(state: State, index: Any, bits: Any, rate: Any) -> State:
+    put, result = model.device.put, []
+    for part, bits, rate in paths.batches(model):
         rate = put(rate) if isinstance(rate, np.ndarray) else rate
-        return step(state, put(index), None if bits is None else put(bits), rate)
-
-    result = []
-    rng = np.random.default_rng(1)
-    order = np.stack([rng.permutation(23) for _ in model.seeds])
-    index = order if model.leading else order[0]
-    for number, piece in enumerate([slice(0, 8), slice(8, 16), slice(16, 23), slice(3, 11)]):
-        part = index[..., piece]
-        n = model.network.n_dropped * part.shape[-1]
-        bits = np.stack([dropout_bits(seed, number, n) for seed in model.seeds]) if n else None
-        if bits is not None and not model.leading:
-            bits = bits[0]
-        rate: Any = 0.01 / (number + 1)
-        if model.leading:
-            rate = np.array([[rate], [2 * rate]]).astype(model.dtype)
-        state = there(state, part, bits, rate)
+        state = step(state, put(part), None if bits is None else put(bits), rate)
         result.append(fetched(model, state))
     return result
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as stdlib_random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,9 @@ def build(settings: dict[str, Any]) -> tuple[MLP, Data, State]:
     return model, data, state._replace(moments=moments, running=running)
 
 
-def walk(model: MLP, data: Data, state: State, step: Step) -> list[State]:
-    """Four steps: batches of 8, 8, 7 and again 8, at changing rates."""
-    rng, states = np.random.default_rng(1), []
+def batches(model: MLP) -> Iterator[tuple[Any, Any, Any]]:
+    """Index, dropout bits and rate of four steps: batches of 8, 8, 7, 8, at changing rates."""
+    rng = np.random.default_rng(1)
     order = np.stack([rng.permutation(23) for _ in model.seeds])
     index = order if model.leading else order[0]
     for number, piece in enumerate([slice(0, 8), slice(8, 16), slice(16, 23), slice(3, 11)]):
@@ -89,6 +90,13 @@ def walk(model: MLP, data: Data, state: State, step: Step) -> list[State]:
         rate: Any = 0.01 / (number + 1)
         if model.leading:
             rate = np.array([[rate], [2 * rate]]).astype(model.dtype)
+        yield part, bits, rate
+
+
+def walk(model: MLP, data: Data, state: State, step: Step) -> list[State]:
+    """The states after each of the four steps."""
+    states = []
+    for part, bits, rate in batches(model):
         state = step(state, part, bits, rate)
         copies = (np.array(state.theta), tuple(map(np.array, state.moments)))
         states.append(State(*copies, np.array(state.running), state.step, state.loss))

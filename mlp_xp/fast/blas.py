@@ -12,6 +12,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from ..types import Array
 from . import native
 
 # cblas_sgemm, cblas_dgemv and so on by the names that libraries give them, and the size of their
@@ -84,6 +85,20 @@ def _mkl() -> ctypes.CDLL:
     library = ctypes.CDLL(str(found[0]))
     library.MKL_Set_Threading_Layer(1)  # MKL_THREADING_SEQUENTIAL
     return library
+
+
+def layout(array: Array) -> tuple[bool, int]:
+    """How a BLAS reads the last two axes: whether turned, and the pitch of the rows.
+
+    Of an array whose rows or whose columns lie together in memory; others are an error.
+    """
+    rows, columns = array.shape[-2:]
+    by_row, by_column = (step // array.itemsize for step in array.strides[-2:])
+    if by_column == 1 or columns == 1:
+        return False, by_row if rows > 1 else columns
+    if by_row == 1 or rows == 1:
+        return True, by_column
+    raise ValueError(f"strides {array.strides} of {array.shape} are no matrix of a BLAS")
 
 
 @cache

@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..activations import Activation
+from ..kernels import dropout_scale
 from ..losses import Loss
 from ..optimizers import Optimizer
-from .cuda_loss import smoothing_of
 from .tracing import (
     REDUCTIONS,
     Untraceable,
@@ -26,6 +26,7 @@ from .tracing import (
     merged,
     reductions,
     trace,
+    traced_loss,
 )
 
 MOST_PARTS = 64  # of a call: MOST_THREADS of runtime.c
@@ -103,8 +104,7 @@ class Shape(NamedTuple):
 
 def _kept(rate: float) -> str:
     """The statement that multiplies `a` by an entry of the dropout mask, if any."""
-    threshold = round(rate * 65536)
-    scale = 65536 / (65536 - threshold)
+    threshold, scale = dropout_scale(rate)
     return f"a *= bits[i] >= {threshold} ? (T){scale!r} : (T)0;" if rate > 0 else ""
 
 
@@ -214,14 +214,8 @@ class _Columns:
 @lru_cache(KEPT)
 def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: float) -> str:
     """δ = share · ∂ℓ/∂S and share · ℓ of every example, from S = W A and the last bias."""
-    s, t = leaves("s", "t", dtype=dtype)
-    value, delta = merged(trace(loss.value, s, t), trace(loss.delta, s, t))
-    if not value.reduced:
-        raise Untraceable("the value of a loss is not a sum over the units")
+    value, delta = traced_loss(loss, smoothing, dtype)
     target = "(T)(labels[j] == r)" if labelled else "targets[j * n + r]"
-    if smoothing > 0:
-        kept, added = smoothing_of(loss.kind, smoothing)
-        target = f"{target} * (T){kept!r} + (T)({added})"
     loops = _Columns([value, delta], f"const T s = S[r * m + j] + b[r], t = {target};")
     total = "(*weight > (T)0 ? *weight : (T)1)"
     share = f"weights[j] / {total} * " if weighted else "(T)1 / m * "

@@ -87,13 +87,13 @@ class CompiledTape(Tape):
         if functions is None:
             return super().product(A, B, out)
         (rows, inner), columns = A.shape, B.shape[1]
-        (a, turned_a, pitch_a), (b, turned_b, pitch_b) = _matrix(A), _matrix(B)
+        (turned_a, pitch_a), (turned_b, pitch_b) = blas.layout(A), blas.layout(B)
         pitch = out.strides[0] // out.itemsize
         parts = parts_of(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
         shape = (turned_a, turned_b, rows, columns, inner)
         pitches = (pitch_a, pitch_b, pitch)
         piece = blas.piece(out.itemsize, (turned_a, turned_b), (rows, columns, inner), pitches)
-        operands = (a, pitch_a, b, pitch_b, out, pitch)
+        operands = (A, pitch_a, B, pitch_b, out, pitch)
         self.products.append(
             self.kernel(functions[0], functions[1], *shape, *operands, *piece, parts=parts)
         )
@@ -120,17 +120,6 @@ class CompiledTape(Tape):
 def address(array: Buffer) -> int:
     """Where an array lies."""
     return int(array.__array_interface__["data"][0])
-
-
-def _matrix(array: Buffer) -> tuple[Buffer, bool, int]:
-    """An operand, whether it is the transpose of a matrix by rows, and that one's pitch."""
-    by_row, by_column = (step // array.itemsize for step in array.strides)
-    rows, columns = array.shape
-    if by_column == 1 or columns == 1:
-        return array, False, by_row if rows > 1 else columns
-    if by_row == 1 or rows == 1:
-        return array, True, by_column if columns > 1 else rows
-    raise ValueError(f"strides {array.strides} of {array.shape} are no matrix of a BLAS")
 
 
 class CompiledProgram(Program):

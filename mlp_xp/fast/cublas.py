@@ -16,6 +16,7 @@ from ctypes import byref, c_double, c_float, c_int, c_longlong, c_size_t, c_void
 from typing import Any, NamedTuple
 
 from ..types import Array
+from .blas import layout
 
 N, T = 0, 1  # cublasOperation_t
 FLOATS: dict[str, tuple[type[Any], int, int]] = {  # ctypes, cudaDataType_t, cublasComputeType_t
@@ -102,15 +103,9 @@ class _Matrix(NamedTuple):
 
 def _matrix(array: Array) -> _Matrix:
     """An array (…, rows, columns) whose rows or whose columns lie together in memory."""
-    size = array.itemsize
-    rows, columns = array.shape[-2:]
-    by_row, by_column = (step // size for step in array.strides[-2:])
-    stride = array.strides[0] // size if array.ndim == 3 else 0
-    if by_column == 1 or columns == 1:
-        return _Matrix(array.data.ptr, N, by_row if rows > 1 else columns, stride)
-    if by_row == 1 or rows == 1:
-        return _Matrix(array.data.ptr, T, by_column, stride)
-    raise ValueError(f"strides {array.strides} of {array.shape} are no matrix of cuBLAS")
+    turned, pitch = layout(array)
+    stride = array.strides[0] // array.itemsize if array.ndim == 3 else 0
+    return _Matrix(array.data.ptr, T if turned else N, pitch, stride)
 
 
 class Product:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..activations import Activation
-from ..kernels import EPSILON
+from ..kernels import EPSILON, dropout_scale
 from ..network import RUNNING_SHARE
 from .cuda_text import EACH, ROWS, Source, across, columns, source
 from .tracing import elementwise, leaves, trace
@@ -30,8 +30,8 @@ class Shape(NamedTuple):
 
 
 def _mask(rate: float) -> str:
-    threshold = round(rate * 65536)
-    return MASK.format(threshold=threshold, scale=65536 / (65536 - threshold))
+    threshold, scale = dropout_scale(rate)
+    return MASK.format(threshold=threshold, scale=scale)
 
 
 FORWARD = (

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from ..losses import Kind, Loss
-from ..types import Array
+from ..losses import Loss
 from .cuda_text import ROWS, Source, across, columns, source
-from .tracing import REDUCTIONS, Untraceable, Writer, leaves, merged, reductions, trace
+from .tracing import REDUCTIONS, Writer, reductions, traced_loss
 
 
 def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: float) -> Source:
@@ -16,18 +13,11 @@ def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: flo
     The last layer's bias, one-hot targets, their smoothing and the loss with its sums over
     the units are one kernel: S is read from cache as often as the loss has sums.
     """
-    s, t = leaves("s", "t", dtype=dtype)
-    formula: Callable[..., Array] = loss.value
-    value, delta = merged(trace(formula, s, t), trace(loss.delta, s, t))
-    if not value.reduced:
-        raise Untraceable("the value of a loss is not a sum over the units")
+    value, delta = traced_loss(loss, smoothing, dtype)
     target = "(T)(label == r)" if labelled else "targets[(own * n + r) * m + j]"
-    kept, added = 1.0, "0"
-    if smoothing > 0:
-        kept, added = smoothing_of(loss.kind, smoothing)
     read = f"""
       const T s = scores[r * m + j] + bias[r];
-      const T t = {target}{f" * (T){kept!r} + (T)({added})" if smoothing > 0 else ""};"""
+      const T t = {target};"""
     writer, body = (
         Writer(),
         [
@@ -69,12 +59,6 @@ def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: flo
         "T* delta, T* values, I n, I m, I stride, I shared"
     )
     return source("score", dtype, parameters, "\n".join(body))
-
-
-def smoothing_of(kind: Kind, smoothing: float) -> tuple[float, str]:
-    """The factor and the summand of `losses.smooth`; the latter needs the number of units."""
-    share = f"{float(smoothing)!r} / (double)"
-    return 1 - smoothing, share + ("n" if kind == "multiclass" else "2")
 
 
 def totals(dtype: str) -> Source:

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..activations import ACTIVATIONS, Activation
-from ..kernels import EPSILON
+from ..kernels import EPSILON, dropout_scale
 from ..losses import LOSSES, Loss
 from ..network import RUNNING_SHARE, split
 from ..optimizers import SGD, Adam, AdamW, Momentum, Nesterov, Optimizer
@@ -273,9 +273,9 @@ class Program:
             tape.op(np.add, part, scaled[..., 0], part)
 
     def _mask(self, rate: float, bits: Buffer) -> Buffer:
-        tape, threshold = self.tape, round(rate * 65536)
+        tape, (threshold, scale) = self.tape, dropout_scale(rate)
         mask = tape.op(np.greater_equal, bits, np.uint16(threshold), tape.like(bits, tape.dtype))
-        return tape.op(np.multiply, mask, tape.constant(65536 / (65536 - threshold)), mask)
+        return tape.op(np.multiply, mask, tape.constant(scale), mask)
 
     def _activate(self, activation: Activation, Z: Buffer) -> Buffer:
         """H = f(Z), in the place of Z where the slope needs only H."""

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from ..losses import Loss, smooth
+
 
 class Untraceable(TypeError):
     """A formula does what a kernel cannot."""
@@ -280,6 +282,17 @@ def trace(formula: Callable[..., Any], *arguments: Any) -> Any:
         raise
     except Exception as error:
         raise Untraceable(f"a formula cannot be traced ({error})") from error
+
+
+def traced_loss(loss: Loss, smoothing: float, dtype: Any) -> tuple[Value, Value]:
+    """The value and the delta of a score s and a target t, which is smoothed."""
+    s, t = leaves("s", "t", dtype=dtype)
+    if smoothing > 0:
+        t = trace(lambda xp, T: smooth(loss.kind, T, smoothing), t)
+    value, delta = merged(trace(loss.value, s, t), trace(loss.delta, s, t))
+    if not value.reduced:
+        raise Untraceable("the value of a loss is not a sum over the units")
+    return value, delta
 
 
 def merged(*roots: Any) -> list[Value]:

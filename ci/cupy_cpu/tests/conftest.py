@@ -7,7 +7,7 @@ import sys
 import pytest
 
 try:
-    import cupy_cpu  # noqa: F401
+    import cupy_cpu  # noqa: F401 — whether it is there
 except ImportError:
     raise pytest.UsageError(
         "cupy_cpu is not installed here: install the wheel that ci/cupy_cpu/build.sh prints"
