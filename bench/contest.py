@@ -28,7 +28,7 @@ class Peer(NamedTuple):
     training, inference, kernels
               (case, inputs, device, setting) → Session, or None where it has none
     startup   a program that trains one epoch on the digits, or ""
-    settings  kind → settings to try
+    settings  kind and device → settings to try
     devices   where it runs
     epsilon_hat  whether its Adam is the one at the end of §2 of the paper
     """
@@ -39,14 +39,23 @@ class Peer(NamedTuple):
     inference: Make | None = None
     kernels: Make | None = None
     startup: str = ""
-    settings: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 — never changed
+    settings: dict[tuple[str, str], tuple[str, ...]] = {}  # noqa: RUF012 — never changed
     devices: tuple[str, ...] = ("cpu",)
     epsilon_hat: bool = False
 
     def make(self, kind: str) -> Make | None:
         """How a kind of case is begun."""
-        makers = {"training": self.training, "inference": self.inference, "kernels": self.kernels}
+        makers = {
+            "training": self.training,
+            "devices": self.training,
+            "inference": self.inference,
+            "kernels": self.kernels,
+        }
         return makers.get(kind)
+
+    def tried(self, kind: str, device: str) -> tuple[str, ...]:
+        """The settings to try for a kind of case on a device."""
+        return self.settings.get(("training" if kind == "devices" else kind, device), ("",))
 
 
 def nothing() -> None:
