@@ -78,7 +78,7 @@ def training(
 
 
 def _device(sizes: tuple[int, ...], batch: int) -> Case:
-    return training(sizes, batch, None)._replace(kind="devices")
+    return training(sizes, batch, cold=False)._replace(kind="devices")
 
 
 def inference(

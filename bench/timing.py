@@ -236,7 +236,10 @@ def forget_peak() -> None:
 # -- environment ---------------------------------------------------------------
 
 # What a child of the harness does not inherit: settings that would favour one contestant.
-DROPPED = re.compile(r"^(OPENBLAS|GOTO|OMP|GOMP|KMP|MKL|BLIS|VECLIB|NUMEXPR|XLA|JAX|TORCH|NPROC)")
+DROPPED = re.compile(
+    r"^(OPENBLAS|GOTO|OMP|GOMP|KMP|MKL|BLIS|VECLIB|NUMEXPR|XLA|JAX|TORCH|NPROC"
+    r"|CUPY_TF32|NVIDIA_TF32)"
+)
 
 
 def child_environment(threads: int, dtype: str) -> dict[str, str]:

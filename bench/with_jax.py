@@ -62,7 +62,8 @@ def _jax_training(whole_loop: bool) -> Make:
             index = jax.lax.dynamic_slice(order, (place,), (case.batch,))
             loss, g = jax.value_and_grad(objective)(layers, rows[index], targets[index])
             t = t + 1
-            first, second = 1 - BETA1**t, 1 - BETA2**t
+            # 1 - βᵗ in float32 loses four digits at first, and with them the path of the others
+            first, second = (-jnp.expm1(t * np.log(beta)) for beta in (BETA1, BETA2))
             m1 = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m1, g)
             m2 = jax.tree.map(lambda s, g: BETA2 * s + (1 - BETA2) * g * g, m2, g)
             layers = jax.tree.map(

@@ -8,6 +8,7 @@ turns. The full harness, with other libraries, is `bench/run.py` in the reposito
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import os
 import time
@@ -149,6 +150,14 @@ def cublas_product(
 
     make: Callable[..., Product] = Product
     return make(cublas, A, B, out, **({} if precision == "float32" else {"precision": precision}))
+
+
+def cublas_precisions() -> tuple[str, ...]:
+    """What `fast.cublas` makes float32 products in."""
+    from .fast.cublas import Product
+
+    chosen = "precision" in inspect.signature(Product).parameters
+    return ("float32", "tf32", "bfloat16") if chosen else ("float32",)
 
 
 def copy_rate(xp: Any, wait: Callable[[], None], size: int) -> float:
