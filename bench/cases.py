@@ -103,7 +103,7 @@ def _joined(sizes: tuple[int, ...]) -> str:
 
 
 DIGITS = (784, 100, 10)
-BY_DEVICE = ((20, 16, 1), DIGITS, (784, 512, 512, 10))
+BY_DEVICE = ((20, 16, 1), DIGITS, (784, 1024, 1024, 10))
 BATCHES = (32, 128, 512, 2048, 16384)
 CASES = (
     training((20, 16, 1), 32, 2.0, cold=False),

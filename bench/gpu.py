@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from run import HERE, Worker
 from mlp_xp.bench import summarise
 
 LIMIT = 290.0  # seconds of the whole run
-PATIENCE = 60.0  # seconds for one answer
+PATIENCE = 60.0  # seconds for one answer: CUDA starts, kernels are compiled
 TURNS = 5  # of every contestant
 EPOCH = 256  # steps of a turn at least, where they take no longer than six turns should
 SECONDS = {"inference": 0.05, "training": 0.1}  # of a turn
@@ -114,13 +115,14 @@ def apart(losses: dict[str, float], tolerance: float) -> dict[str, float]:
 class Gauge:
     """One run: what it may take, what it found, and the processes of its contestants."""
 
-    def __init__(self, out: Path, smoke: bool, stack: ExitStack) -> None:
-        self.out, self.smoke, self.stack = out, smoke, stack
+    def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
+        self.out, self.smoke, self.stack = options.out, options.smoke, stack
+        self.patience, self.also = options.patience, options.also
         self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         self.ends = time.monotonic() + LIMIT
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.workers: dict[str, Worker] = {}
-        environment = {**timing.machine(), "gpu": timing.gpu(), "timed": not smoke}
+        environment = {**timing.machine(), "gpu": timing.gpu(), "timed": not self.smoke}
         self.results: dict[str, Any] = {
             "format": stored.FORMAT,
             "environment": environment,
@@ -189,10 +191,10 @@ class Gauge:
             "threads": self.threads,
             "inputs": str(self.folder / "inputs.npz"),
             "answer": str(self.folder / f"{entrant.name}.npy"),
-            "also": None,
+            "also": self.also,
             "timed": not self.smoke,
         }
-        worker, patience = self.workers.get(entrant.name), max(1.0, min(PATIENCE, self.left))
+        worker, patience = self.workers.get(entrant.name), max(1.0, min(self.patience, self.left))
         if worker is not None and worker.alive:
             worker.patience = patience
             worker.begin(ask)
@@ -305,8 +307,9 @@ def _document(text: str, otherwise: dict[str, Any]) -> dict[str, Any]:
 
 def steps(gauge: Gauge) -> None:
     """The step, beside PyTorch's as a CUDA graph and JAX's by call and as a loop."""
+    more = [Entrant(name) for name in runpy.run_path(gauge.also)["ROWS"]] if gauge.also else []
     for case in SMALL if gauge.smoke else CASES:
-        gauge.race("steps", case._replace(cold=False), (OURS, TORCH, JAX, LOOP))
+        gauge.race("steps", case._replace(cold=False), (OURS, TORCH, JAX, LOOP, *more))
 
 
 def predict(gauge: Gauge) -> None:
@@ -476,6 +479,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("out", type=Path, metavar="OUT", help="folder for results.json and table.md")
     add("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)} (default: all)")
     add("--smoke", action="store_true", help="tiny cases without times, on any CuPy")
+    add("--also", metavar="FILE", help="a Python file with more ROWS of peers, for the steps")
+    seconds = f"seconds for one answer (default: {PATIENCE:g})"
+    add("--patience", type=float, default=PATIENCE, metavar="S", help=seconds)
     add("--evaluate", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_intermixed_args(argv)
     if args.evaluate:
@@ -489,7 +495,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(refusal, file=sys.stderr)
         return 2
     with ExitStack() as stack:
-        gauge = Gauge(args.out, args.smoke, stack)
+        gauge = Gauge(args, stack)
         for name, section in SECTIONS.items():
             if name not in (args.sections or SECTIONS):
                 continue
