@@ -38,6 +38,7 @@ import numpy as np
 import results as stored
 import timing
 from cases import Case, inference, inputs, training, work
+from contest import apart, steps_together
 from reference import Check, check
 from run import HERE, Worker
 
@@ -45,16 +46,10 @@ from mlp_xp.bench import summarise
 
 LIMIT = 290.0  # seconds of the whole run
 PATIENCE = 60.0  # seconds for one answer: CUDA starts, kernels are compiled
+LEAST = 10.0  # seconds without which a case is not begun
 TURNS = 5  # of every contestant
 EPOCH = 256  # steps of a turn at least, where they take no longer than six turns should
 SECONDS = {"inference": 0.05, "training": 0.1}  # of a turn
-# How many steps all are led down the same path, and how far their losses may be apart then.
-# On a CPU, right ones are 4e-7 apart after 100 steps of 784-100-10. Through more layers they
-# part by rounding alone: 64-[128]×8-10 is 2e-7 apart after 32 steps and 1e-3 after 100,
-# 784-2048-2048-10 is 1e-4 after 16 and 8e-3 after 64.
-STEPS_TOGETHER, STEPS_DEEP = 100, 16
-APART = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 2e-2}
-
 WIDE = (784, 4096, 4096, 10)
 CASES = (
     training((20, 16, 1), 32),
@@ -105,13 +100,6 @@ TORCH, JAX, LOOP = Entrant("torch", "CUDA graph"), Entrant("jax"), Entrant("jax-
 NETWORKS = tuple(Entrant("mlp_xp-networks", n) for n in ("8", "64", "256"))
 
 
-def apart(losses: dict[str, float], tolerance: float) -> dict[str, float]:
-    """Who is farther from the median loss than the tolerance, as a share of it, and how far."""
-    middle = float(np.median(list(losses.values())))
-    found = {name: abs(loss - middle) / abs(middle) for name, loss in losses.items()}
-    return {name: off for name, off in found.items() if not off <= tolerance}
-
-
 class Gauge:
     """One run: what it may take, what it found, and the processes of its contestants."""
 
@@ -119,7 +107,7 @@ class Gauge:
         self.out, self.smoke, self.stack = options.out, options.smoke, stack
         self.patience, self.also = options.patience, options.also
         self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        self.ends = time.monotonic() + LIMIT
+        self.ends = time.monotonic() + (np.inf if self.smoke else LIMIT)
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.workers: dict[str, Worker] = {}
         environment = {**timing.machine(), "gpu": timing.gpu(), "timed": not self.smoke}
@@ -151,6 +139,10 @@ class Gauge:
         print(f"{section}: {case.name}, {case.computes_in}", flush=True)
         if self.smoke:
             entrants = [entrant.emulated() for entrant in entrants]
+        if self.left < LEAST:
+            late = {"status": "missing", "reason": "no time was left"}
+            self.note(section, [self._row(case, entrant) | late for entrant in entrants])
+            return
         arrays = inputs(case)
         np.savez(self.folder / "inputs.npz", allow_pickle=False, **arrays)
         begun = {entrant: self._begin(case, entrant) for entrant in entrants}
@@ -219,7 +211,7 @@ class Gauge:
         self, case: Case, right: dict[Entrant, Worker], rows: dict[Entrant, dict[str, Any]]
     ) -> None:
         """Leave out those whose loss after many steps is not that of the others."""
-        steps = STEPS_TOGETHER if len(case.sizes) == 3 else STEPS_DEEP
+        steps = steps_together(case)
         losses = {}
         for entrant, worker in list(right.items()):
             answer = worker.ask({"do": "after", "n": steps})
@@ -228,11 +220,10 @@ class Gauge:
                 losses[entrant.name] = answer["loss"]
             else:
                 del right[entrant]
-        off = apart(losses, APART[case.precision]) if losses else {}
+        off = apart(case, losses)
         for entrant in list(right):
             if entrant.name in off:
-                reason = f"its loss after {steps} steps is {off[entrant.name]:.2g} from the others'"
-                rows[entrant] |= {"status": "failed", "reason": reason}
+                rows[entrant] |= {"status": "failed", "reason": off[entrant.name]}
                 del right[entrant]
 
     def _timed(
@@ -273,33 +264,33 @@ class Gauge:
     def program(self, section: str, command: Sequence[str], limit: float, answer: Path) -> None:
         """Run a program that writes JSON to a file, or to standard output if it does not."""
         print(f"{section}: {' '.join(command)}", flush=True)
-        began, found = time.monotonic(), {"status": "failed"}
-        environment = timing.child_environment(self.threads, "float32")
+        began, limit = time.monotonic(), max(1.0, min(limit, self.left))
+        found: dict[str, Any] = {"status": "failed"}
         try:
             done = subprocess.run(
                 [sys.executable, *command],
-                env=environment,
+                env=timing.child_environment(self.threads, "float32"),
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=max(1.0, min(limit, self.left)),
+                timeout=limit,
             )
-            text = answer.read_text(encoding="utf-8") if answer.exists() else done.stdout
             told = done.stderr.strip().splitlines()
+            found["found"] = _document(answer.read_text() if answer.exists() else done.stdout)
+            found["status"] = "ok" if done.returncode == 0 else "failed"
             found["reason"] = told[-1] if told else f"exit code {done.returncode}"
-            found = {"status": "ok" if done.returncode == 0 else "failed", **_document(text, found)}
         except subprocess.TimeoutExpired:
-            found["reason"] = f"not done in {time.monotonic() - began:.0f} s"
-        found["took_seconds"] = time.monotonic() - began  # type: ignore[assignment]
-        print("  " + (found["status"] if found["status"] == "ok" else found["reason"]), flush=True)
+            found["reason"] = f"not done in {limit:.0f} s"
+        found["took_seconds"] = time.monotonic() - began
+        print("  " + found["status" if found["status"] == "ok" else "reason"], flush=True)
         self.note(section, found)
 
 
-def _document(text: str, otherwise: dict[str, Any]) -> dict[str, Any]:
+def _document(text: str) -> Any:
     try:
-        return {"found": json.loads(text)}
-    except ValueError:
-        return otherwise
+        return json.loads(text)
+    except ValueError:  # where nothing is timed, a program may have words alone
+        return {"said": text.strip()}
 
 
 # -- sections ------------------------------------------------------------------
@@ -339,9 +330,12 @@ def precision(gauge: Gauge) -> None:
 
 def upload(gauge: Gauge) -> None:
     """Data that go up from the host."""
-    answer = gauge.folder / "upload.json"
-    more = ["--smoke"] if gauge.smoke else []
-    gauge.program("upload", [str(HERE / "upload.py"), "--out", str(answer), *more], 60, answer)
+    program, answer = HERE / "upload.py", gauge.folder / "upload.json"
+    if not program.exists():
+        gauge.note("upload", {"status": "missing", "reason": f"{program.name} is not there"})
+        return
+    few = ["--rows", "300", "--hidden", "8"] if gauge.smoke else []
+    gauge.program("upload", [str(program), "--out", str(answer), *few], 90, answer)
 
 
 def evaluate(gauge: Gauge) -> None:
@@ -396,7 +390,7 @@ def evaluation(smoke: bool) -> dict[str, Any]:
 
 def line(row: dict[str, Any]) -> str:
     """A row as the terminal shows it."""
-    told = f"{row['contestant']:<24}"
+    told = f"{row['contestant']:<26} "
     if row["status"] != "ok":
         return f"{told}{row['status'].upper()}: {row['reason']}"
     if "seconds" not in row:

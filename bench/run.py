@@ -29,6 +29,7 @@ import numpy as np
 import results as stored
 import timing
 from cases import CASES, KINDS, PRECISIONS, Case, inputs, n_examples, work
+from contest import apart, steps_together
 from peers import OURS
 from reference import Check, check
 from worker import CEILINGS, peers
@@ -232,7 +233,9 @@ class Run:
         forms = {self.peers[name].epsilon_hat for name in entrants}
         judges = {form: check(case, arrays, form) for form in forms}
         for judge in judges.values():
-            if judge.distance is not None and judge.distance < 10 * judge.relative:
+            told_apart = judge.distance is None or judge.distance >= 10 * judge.relative
+            # in less than float32 they are compared with each other, too, after more steps
+            if not told_apart and case.precision == "float32":
                 raise SystemExit(
                     f"{case.name}: three steps change the loss by {judge.distance:.2g} of "
                     f"itself, too little to be told from {judge.relative:.2g}: the check would "
@@ -262,8 +265,24 @@ class Run:
                     rows.append(self._row(case, device, name, **reason))
                 else:
                     standing[name] = (worker, reason)
+            if case.trains and case.precision != "float32":
+                rows += self._together(case, device, standing)
             rows += self._rounds(case, device, ceilings, standing)
         return rows
+
+    def _together(
+        self, case: Case, device: str, standing: dict[str, tuple[Worker, dict[str, Any]]]
+    ) -> list[stored.Row]:
+        """Take out those whose loss after more steps is not that of the others."""
+        order = {"do": "after", "n": steps_together(case)}
+        answers = {name: worker.ask(order) for name, (worker, _) in standing.items()}
+        losses = {name: found["loss"] for name, found in answers.items() if "loss" in found}
+        failed = {name: found for name, found in answers.items() if "loss" not in found}
+        for name, reason in apart(case, losses).items():
+            failed[name] = {"status": "failed", "reason": reason}
+        for name in failed:
+            del standing[name]
+        return [self._row(case, device, name, **found) for name, found in failed.items()]
 
     def _worker(self, name: str, case: Case, device: str, setting: str, folder: Path) -> Worker:
         ask = {

@@ -367,7 +367,8 @@ def run(args: Arguments) -> Document:
     if device.name != "cpu" and emulated():
         raise Halt(2, emulated() + ".")
     cache = last_level_cache()
-    gemm = gemm_rate(device.xp, device.synchronize, device.xp.float32)
+    side = 1024 if device.name == "cpu" else 8192
+    gemm = gemm_rate(device.xp, device.synchronize, device.xp.float32, side)
     copying = copy_rate(device.xp, device.synchronize, 4 * cache)
     threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
     say(

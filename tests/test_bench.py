@@ -13,6 +13,7 @@ from typing import Any
 
 import cases
 import compare
+import contest
 import numpy as np
 import pytest
 import reference
@@ -388,7 +389,7 @@ def gpu_bench(tmp_path: Path, *arguments: str) -> tuple[int, str, dict[str, Any]
 
 def test_every_section_runs_where_there_is_no_gpu(cupy: Any, torch: Any, tmp_path: Path) -> None:
     """All that can be shown without one: that contestants agree, and what is written."""
-    wanted = ("steps", "predict", "networks", "precision", "evaluate")
+    wanted = ("steps", "predict", "networks", "precision", "evaluate", "upload")
     code, printed, found = gpu_bench(tmp_path, *wanted)
     sections = found["sections"]
     assert set(sections) == set(wanted)
@@ -409,7 +410,10 @@ def test_every_section_runs_where_there_is_no_gpu(cupy: Any, torch: Any, tmp_pat
     assert {"mlp_xp", "torch, fused, on the CPU"} <= set(steps)
     assert all(row["loss"] > 0 and row["after"] >= 16 for row in steps.values())
     assert steps["mlp_xp"]["kernels"] >= 5
+    assert sections["evaluate"]["status"] == "ok"
     assert sections["evaluate"]["found"]["first_seconds"] is None
+    written = (ROOT / "bench" / "upload.py").exists()
+    assert sections["upload"]["status"] == ("ok" if written else "missing"), sections["upload"]
     assert code == int(not has_precision)
 
 
@@ -442,20 +446,41 @@ def test_who_leaves_the_path_of_the_others_or_hangs_is_failed(cupy: Any, tmp_pat
     assert code == 1
     rows = found["sections"]["steps"]
     assert {row["status"] for row in rows if row["contestant"] == "mlp_xp"} == {"ok"}
-    stalls, hangs = ([r for r in rows if r["contestant"] == name] for name in ("stalls", "hangs"))
+    stalls, hangs = (
+        [row for row in rows if row["contestant"].startswith(name)] for name in ("stalls", "hangs")
+    )
     assert [row["status"] for row in stalls] == ["failed", "failed"], printed
     assert all("from the others'" in row["reason"] for row in stalls)
     assert [row["status"] for row in hangs] == ["failed", "ok"], printed
     assert hangs[0]["reason"] == "no answer in 20 s"
 
 
-def test_losses_are_held_to_the_median() -> None:
+def test_what_there_is_no_time_for_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where a program does not end: the run does, with what it has."""
     import gpu
 
-    assert gpu.apart({"a": 1.0, "b": 1.0005, "c": 0.9997}, 1e-3) == {}
-    assert set(gpu.apart({"a": 1.0, "b": 1.0005, "c": 1.1}, 1e-3)) == {"c"}
-    assert set(gpu.apart({"a": 1.0, "b": 1.1}, 1e-3)) == {"a", "b"}  # who is right is not known
-    assert set(gpu.apart({"a": 1.0, "b": 1.0, "c": float("nan")}, 1e-3)) >= {"c"}
+    monkeypatch.setattr(gpu, "LIMIT", 1.0)
+    monkeypatch.setitem(timing.DEVICES, "cuda", timing.DEVICES["cpu"])  # as if there were a GPU
+    monkeypatch.setitem(
+        gpu.SECTIONS,
+        "evaluate",
+        lambda gauge: gauge.program("evaluate", ["-c", "while True: pass"], 60, tmp_path / "none"),
+    )
+    assert gpu.main([str(tmp_path), "steps", "evaluate"]) == 1
+    sections = json.loads((tmp_path / "results.json").read_text())["sections"]
+    assert len(sections["steps"]) == 8 * 4
+    assert {row["reason"] for row in sections["steps"]} == {"no time was left"}
+    assert sections["evaluate"]["reason"] == "not done in 1 s"
+
+
+def test_losses_are_held_to_the_median() -> None:
+    case = cases.training((6, 5, 3), 8)
+    assert contest.apart(case, {"a": 1.0, "b": 1.0005, "c": 0.9997}) == {}
+    assert set(contest.apart(case, {"a": 1.0, "b": 1.0005, "c": 1.1})) == {"c"}
+    assert set(contest.apart(case, {"a": 1.0, "b": 1.1})) == {"a", "b"}  # nobody knows who is right
+    assert set(contest.apart(case, {"a": 1.0, "b": 1.0, "c": float("nan")})) >= {"c"}
+    less = case._replace(precision="bfloat16")
+    assert contest.apart(less, {"a": 1.0, "b": 1.0, "c": 1.01}) == {}
 
 
 def test_the_table_names_ratios_and_aims() -> None:
