@@ -258,31 +258,31 @@ class Run:
                     begun[name].append(start(name, setting))
                     if device == "cpu":  # or they would take each other's cores
                         _ = begun[name][-1].first
+            off = {}
+            if case.trains and case.precision != "float32":
+                off = self._together(case, [worker for each in begun.values() for worker in each])
             for name in entrants:
                 judge = judges[self.peers[name].epsilon_hat]
-                worker, reason = self._entrant(begun[name], judge, self.options.turn(device) / 2)
+                seconds = self.options.turn(device) / 2
+                worker, reason = self._entrant(begun[name], judge, off, seconds)
                 if worker is None:
                     rows.append(self._row(case, device, name, **reason))
                 else:
                     standing[name] = (worker, reason)
-            if case.trains and case.precision != "float32":
-                rows += self._together(case, device, standing)
             rows += self._rounds(case, device, ceilings, standing)
         return rows
 
-    def _together(
-        self, case: Case, device: str, standing: dict[str, tuple[Worker, dict[str, Any]]]
-    ) -> list[stored.Row]:
-        """Take out those whose loss after more steps is not that of the others."""
+    @staticmethod
+    def _together(case: Case, workers: list[Worker]) -> dict[Worker, dict[str, Any]]:
+        """Whose loss after more steps is not that of the others, and what is to be said of it."""
         order = {"do": "after", "n": steps_together(case)}
-        answers = {name: worker.ask(order) for name, (worker, _) in standing.items()}
-        losses = {name: found["loss"] for name, found in answers.items() if "loss" in found}
-        failed = {name: found for name, found in answers.items() if "loss" not in found}
-        for name, reason in apart(case, losses).items():
-            failed[name] = {"status": "failed", "reason": reason}
-        for name in failed:
-            del standing[name]
-        return [self._row(case, device, name, **found) for name, found in failed.items()]
+        ready = [worker for worker in workers if worker.first["status"] == "ready"]
+        answers = {worker: worker.ask(order) for worker in ready}
+        losses = {str(i): answers[w]["loss"] for i, w in enumerate(ready) if "loss" in answers[w]}
+        found = {worker: answer for worker, answer in answers.items() if "loss" not in answer}
+        for i, reason in apart(case, losses).items():
+            found[ready[int(i)]] = {"status": "failed", "reason": reason}
+        return found
 
     def _worker(self, name: str, case: Case, device: str, setting: str, folder: Path) -> Worker:
         ask = {
@@ -298,7 +298,11 @@ class Run:
         return Worker(ask, self.options.threads)
 
     def _entrant(
-        self, begun: list[Worker], judge: Check, seconds: float
+        self,
+        begun: list[Worker],
+        judge: Check,
+        off: dict[Worker, dict[str, Any]],
+        seconds: float,
     ) -> tuple[Worker | None, dict[str, Any]]:
         """The worker of a peer's fastest setting that is right, or why there is none."""
         right: list[tuple[Worker, float]] = []
@@ -306,8 +310,8 @@ class Run:
         lost = []  # settings that are not right, beside one that is
         for worker in begun:
             setting = worker.setting
-            if worker.first["status"] != "ready":
-                refused = worker.first
+            if worker.first["status"] != "ready" or worker in off:
+                refused = off.get(worker, worker.first)
                 lost.append(f"{setting}: {refused['reason']}")
                 continue
             difference = judge.difference(np.load(worker.found))
