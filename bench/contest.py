@@ -57,6 +57,8 @@ class Peer(NamedTuple):
     settings  kind and device → settings to try
     devices   where it runs
     epsilon_hat  whether its Adam is the one at the end of §2 of the paper
+    path      whether its runs go on from batch to batch, so that its loss after many steps
+              can be held to that of the others: what lesser precisions are told apart by
     """
 
     modules: tuple[str, ...]
@@ -68,6 +70,7 @@ class Peer(NamedTuple):
     settings: dict[tuple[str, str], tuple[str, ...]] = {}  # noqa: RUF012 — never changed
     devices: tuple[str, ...] = ("cpu",)
     epsilon_hat: bool = False
+    path: bool = True
 
     def make(self, kind: str) -> Make | None:
         """How a kind of case is begun."""

@@ -203,7 +203,12 @@ class Run:
         if case.kind == "devices":
             named = {stored.OURS: None}
         has = [name for name in named if self._has(name, case.kind)]
-        return [name for name in has if device in self.peers[name].devices]
+        lesser = case.precision != "float32"
+        return [
+            name
+            for name in has
+            if device in self.peers[name].devices and (self.peers[name].path or not lesser)
+        ]
 
     def _has(self, name: str, kind: str) -> bool:
         peer = self.peers[name]

@@ -192,5 +192,7 @@ ROWS = {
         settings={("training", device): ("8",) for device in ("cpu", "cuda")},
         devices=("cpu", "cuda"),
     ),
-    "mlp_xp-fit": Peer(("mlp_xp",), "mlp_xp", training=_mlp_fit, devices=("cpu", "cuda")),
+    "mlp_xp-fit": Peer(
+        ("mlp_xp",), "mlp_xp", training=_mlp_fit, devices=("cpu", "cuda"), path=False
+    ),
 }
