@@ -191,14 +191,15 @@ def _torch_graph(case: Case, arrays: Arrays, device: str, setting: str) -> Sessi
     powers = torch.ones(2, dtype=torch.float64, device=rows.device)  # of β₁ and β₂
     betas = torch.tensor([BETA1, BETA2], dtype=torch.float64, device=rows.device)
     criterion, functional = _torch_loss(torch, case), torch.nn.functional
-    precision = _torch_precision(torch, case, device)
+    _torch_precision(torch, case, device)
+    # what autocast does, by hand: inside a compiled transform autocast itself does nothing
+    held = torch.bfloat16 if case.precision == "bfloat16" else rows.dtype
 
     def objective(flat: Any, X: Any, T: Any) -> Any:
-        with precision():
-            for i in range(0, len(flat), 2):
-                X = functional.linear(X, flat[i], flat[i + 1])
-                X = X if i == len(flat) - 2 else functional.relu(X)
-            return criterion(X, T)
+        for i in range(0, len(flat), 2):
+            X = functional.linear(X.to(held), flat[i].to(held), flat[i + 1].to(held))
+            X = X if i == len(flat) - 2 else functional.relu(X)
+        return criterion(X.to(rows.dtype), T)
 
     gradient = torch.func.grad_and_value(objective)
 

@@ -188,9 +188,13 @@ def test_where_there_is_no_gpu_devices_are_the_cpu_alone(
     assert len(on_gpu["reason"]) > 10
 
 
-@pytest.mark.parametrize("setting", ["fused", "foreach"])
-def test_bfloat16_of_pytorch_is_autocast_and_right_to_its_rounding(
-    torch: Any, monkeypatch: pytest.MonkeyPatch, setting: str
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler has its own
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("torch", "fused"), ("torch", "foreach"), ("torch-compile", "one graph")],
+)
+def test_bfloat16_of_pytorch_rounds_and_is_right_to_its_rounding(
+    torch: Any, monkeypatch: pytest.MonkeyPatch, name: str, setting: str
 ) -> None:
     import with_torch
 
@@ -198,7 +202,7 @@ def test_bfloat16_of_pytorch_is_autocast_and_right_to_its_rounding(
     case = cases.training((20, 16, 1), 32, cold=False)._replace(precision="bfloat16")
     arrays = cases.inputs(case)
     judge = reference.check(case, arrays)
-    session = with_torch.ROWS["torch"].training(case, arrays, "cpu", setting)  # type: ignore[misc]
+    session = with_torch.ROWS[name].training(case, arrays, "cpu", setting)  # type: ignore[misc]
     difference = judge.difference(session.result())
     exact = reference.check(case._replace(precision="float32"), arrays)
     assert exact.relative < difference <= judge.relative
