@@ -24,7 +24,7 @@ Make = Callable[[Case, Arrays, str, str], Session]  # case, inputs, device, sett
 # How many steps all are led down the same path, and how far their losses may be apart then.
 # On a CPU, right ones are 4e-7 apart after 100 steps of 784-100-10. Through more layers they
 # part by rounding alone: 64-[128]×8-10 is 2e-7 apart after 32 steps and 1e-3 after 100,
-# 784-2048-2048-10 is 1e-4 after 16 and 8e-3 after 64.
+# 784-2048-2048-10 is 1e-4 after 16 and 8e-3 after 64, 784-4096-4096-10 3e-4 after 16.
 STEPS_TOGETHER, STEPS_DEEP = 100, 16
 APART = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 2e-2}
 
