@@ -164,7 +164,8 @@ def _torch_captured(case: Case, arrays: Arrays, device: str, setting: str) -> Se
 
     found = loss.detach()
 
-    def step(now: Any) -> Any:
+    # a graph knows addresses alone: what lies there must live as long
+    def step(now: Any, kept: Any = whole_step) -> Any:
         index.copy_(now)
         graph.replay()
         return found
@@ -251,7 +252,8 @@ def _torch_replayed(torch: Any, network: Any, batch: Any, precision: Any) -> Cal
         with torch.cuda.graph(graph):
             found = network(X)
 
-    def call(batch: Any) -> Any:
+    # as in `_torch_captured`
+    def call(batch: Any, kept: Any = network) -> Any:
         X.copy_(batch)
         graph.replay()
         return found
