@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_replayed_steps_equal_eager_ones(
     model, _, state, eager, replaying = pair(settings)
     expected = take(model, state, eager, pieces, announce)
     assert_same(take(model, state, replaying, pieces, announce), expected)
-    assert all(program.graph for program in replaying.programs.values())
+    assert all(program.graphs[1] for program in replaying.programs.values())
     assert replaying.failed == ""
 
 
@@ -87,7 +88,7 @@ def test_a_change_of_a_buffer_is_captured_anew(cupy: Any) -> None:
     take(model, state, replaying, TEN)
     other = Data(data.rows * 2, data.targets, data.weights)
     for change in ("data", "running", "inbox"):
-        first = replaying.programs[8, True].graph
+        first = replaying.programs[8, True].graphs[1]
         if change == "data":
             replaying.data = other
         else:
@@ -96,7 +97,7 @@ def test_a_change_of_a_buffer_is_captured_anew(cupy: Any) -> None:
         fresh = steps.on_cuda(settings)[0]
         expected = take(fresh, state, CupyStep(fresh._recipe, fresh.device, other), TEN)
         assert_same(take(model, state, replaying, TEN), expected)
-        assert replaying.programs[8, True].graph is not first
+        assert replaying.programs[8, True].graphs[1] is not first
 
 
 def test_a_replay_that_differs_is_not_used(
@@ -109,8 +110,8 @@ def test_a_replay_that_differs_is_not_used(
             super().__call__()
             self.theta += 1e-6
 
-    def wrong(step: Any, program: Any) -> Any:
-        replay = Wrong(step, program)
+    def wrong(step: Any, program: Any, count: int) -> Any:
+        replay = Wrong(step, program, count)
         replay.theta = step.theta
         return replay
 
@@ -129,7 +130,10 @@ def test_a_step_that_cannot_be_captured_stays_eager(
     cupy: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """CuPy refuses its own cuBLAS calls in a capture; the capture ends all the same."""
-    from mlp_xp.fast import cublas
+    from mlp_xp.fast import choice, cublas
+
+    monkeypatch.setattr(choice, "NARROW", 0)
+    monkeypatch.setattr(choice, "SMALL", 0.0)
 
     def by_cupy(self: Any) -> None:
         A, B, out = self.arrays
@@ -160,6 +164,40 @@ def test_no_room_for_the_proof_leaves_steps_eager(
     with caplog.at_level(logging.INFO, "mlp_xp"):
         assert_same(take(model, state, replaying, TEN), expected)
     assert "Out of memory" in caplog.text
+
+
+def test_nothing_is_freed_while_a_capture_is_on(cupy: Any, recwarn: Any) -> None:
+    """The collector would destroy older graphs, which CUDA refuses then.
+
+    Python prints what is raised in a destructor; pytest makes a warning of it, an error here.
+    """
+    model, _, state, _, replaying = pair(steps.plain())
+    take(model, state, replaying, TEN)
+    before, enabled = gc.get_threshold(), gc.isenabled()
+    gc.collect()
+    _, _, _, _, old = pair(steps.plain())
+    take(model, state, old, TEN)  # a cycle of step, program and graph
+    from mlp_xp.fast.graph import Replay
+
+    program = next(iter(replaying.programs.values()))
+    program.calls.insert(0, gc.collect if not enabled else allocate_much)
+    try:
+        gc.set_threshold(1)
+        gc.enable()
+        del old
+        replaying.announce(state, cupy.arange(100), [0.1] * 10)
+        Replay(replaying, program, 1)
+    finally:
+        gc.set_threshold(*before)
+        if not enabled:
+            gc.disable()
+        del program.calls[0]
+    assert gc.isenabled() == enabled
+
+
+def allocate_much() -> None:
+    """Enough objects for the collector to run."""
+    _ = [[] for _ in range(100)]
 
 
 @pytest.mark.parametrize("graph", [True, "auto", False])
