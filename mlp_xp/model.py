@@ -285,8 +285,7 @@ class MLP:
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
-        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype)
-        checks.several_classes("Y", data.targets, kind, self.device)
+        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype, several=True)
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data)

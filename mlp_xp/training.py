@@ -269,6 +269,13 @@ def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 
+def _mean(xp: Namespace, values: Array, weights: Array | None) -> Array:
+    """Σ wᵢ vᵢ / Σ wᵢ over the examples, the last axis."""
+    if weights is None:
+        return xp.mean(values, axis=-1)
+    return xp.sum(weights / xp.sum(weights) * values, axis=-1)
+
+
 def evaluate(recipe: Recipe, xp: Namespace, state: State, data: Data) -> Score:
     """The weighted mean loss and the score, as arrays on the device.
 
@@ -277,20 +284,19 @@ def evaluate(recipe: Recipe, xp: Namespace, state: State, data: Data) -> Score:
     """
     S = scores_of(recipe, xp, state, data.rows)
     T = encode(recipe, xp, data, data.targets)
-    J, _, _ = recipe.kernels.score(xp, recipe.loss, S, T, data.weights)
-    J = objective(recipe, xp, state.theta, J, penalty(recipe, xp, data.m, data.weights))
-    weights = xp.ones_like(data.rows[:, 0]) if data.weights is None else data.weights
-    share = weights / xp.sum(weights)
-    kind = recipe.loss.kind
+    weights, kind = data.weights, recipe.loss.kind
+    J = _mean(xp, recipe.loss.value(xp, S, T), weights)
+    J = objective(recipe, xp, state.theta, J, penalty(recipe, xp, data.m, weights))
     if kind in ("real", "count"):
         prediction = recipe.loss.predict(xp, S)
-        mean = xp.sum(share * T, axis=-1, keepdims=True)
-        spread = xp.sum(share * (T - mean) * (T - mean), axis=-1)
-        error = xp.sum(share * (T - prediction) * (T - prediction), axis=-1)
+        centre = _mean(xp, T, weights)[..., None]
+        spread = _mean(xp, (T - centre) * (T - centre), weights)
+        error = _mean(xp, (T - prediction) * (T - prediction), weights)
         tiny = xp.full_like(spread, float(xp.finfo(spread.dtype).smallest_normal))
         return Score(J, xp.mean(1 - error / xp.maximum(spread, tiny), axis=-1))
     if kind == "multiclass":
-        right = xp.argmax(S, axis=-2) == xp.argmax(T, axis=-2)
+        labels = data.targets if data.targets.ndim == 1 else xp.argmax(T, axis=-2)
+        right = xp.argmax(S, axis=-2) == labels
     else:
         right = xp.all((S > 0) == (T > 0.5), axis=-2)
-    return Score(J, xp.sum(share * xp.astype(right, share.dtype), axis=-1))
+    return Score(J, _mean(xp, xp.astype(right, S.dtype), weights))
