@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -335,6 +337,37 @@ def test_the_next_batch_is_gathered_while_one_is_used(
     assert sum(pinned) == feed.ring.count * feed.ring.size <= 2 * 400 * width
 
 
+def test_what_a_feed_leaves_behind_is_at_rest(fine: Any, cupy: Any) -> None:
+    """Its pinned memory may be given to others, and is."""
+    rows, out = np.ones((64, 10)), cupy.empty((64, 10), "float32")
+    feed = fine.Feed(fine.HostRows(rows, "float32"), (), 64)
+    feed.begin(np.arange(64))
+    assert feed.give(0, 64, out)
+    size = feed.ring.size
+    del feed
+    others = [cupy.cuda.alloc_pinned_memory(size) for _ in range(8)]
+    for memory in others:
+        np.frombuffer(memory, np.uint8)[:] = 255
+    np.testing.assert_array_equal(out.get(), rows)
+
+
+def test_no_thread_writes_to_a_buffer_that_is_given_up(fine: Any) -> None:
+    begun, done = threading.Event(), list[int]()
+
+    def slow(array: np.ndarray) -> None:
+        begun.set()
+        time.sleep(0.05)
+        done.append(1)
+
+    ring = fine.Ring(8)
+    ring.start(fine.Tile(i, (1,), np.dtype("f4"), slow, ()) for i in range(50))
+    begun.wait()
+    ring.drop()
+    finished = len(done)
+    time.sleep(0.1)
+    assert 1 <= len(done) == finished < 50
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_rows_on_the_host_are_checked_without_a_copy_of_them(
@@ -372,7 +405,7 @@ def run(*command: str, **environment: str) -> None:
 @pytest.mark.parametrize("switches", ["CUPYCPU_DEFER", "CUPYCPU_GUARD CUPYCPU_POISON"])
 def test_copies_and_steps_are_ordered_by_events_not_by_luck(counting: Any, switches: str) -> None:
     """Work that is put off until something waits for it shows each missing order."""
-    tests = "train_as_rows or goes_up or go_up or at_once or of_the_order or serve_again"
+    tests = "train_as_rows or goes_up or go_up or at_once or of_the_order or at_rest or serve_again"
     only = [__file__, "-k", f"({tests}) and not by_luck", "-p", "no:cacheprovider"]
     run("-m", "pytest", "-q", "--require", "cupy", *only, **dict.fromkeys(switches.split(), "1"))
 

@@ -219,8 +219,7 @@ class Feed:
     def __del__(self) -> None:
         with suppress(Exception):  # the interpreter may be at its end, and CuPy with it
             self.ring.drop()
-            for slot in self.slots:  # a copy may still write to what is freed here
-                cupy.cuda.get_current_stream().wait_event(slot.copied)
+            self.stream.synchronize()  # a copy may still read and write what is freed here
 
     def takes(self, rows: HostRows, order: npt.NDArray[np.int64], m: int) -> bool:
         """Whether it was made for such an epoch."""
