@@ -343,8 +343,9 @@ def test_what_a_feed_leaves_behind_is_at_rest(fine: Any, cupy: Any) -> None:
     feed = fine.Feed(fine.HostRows(rows, "float32"), (), 64)
     feed.begin(np.arange(64))
     assert feed.give(0, 64, out)
-    size = feed.ring.size
+    size, stream = feed.ring.size, feed.stream
     del feed
+    assert stream.done
     others = [cupy.cuda.alloc_pinned_memory(size) for _ in range(8)]
     for memory in others:
         np.frombuffer(memory, np.uint8)[:] = 255

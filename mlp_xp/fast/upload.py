@@ -234,11 +234,12 @@ class Feed:
         """Have the batch at `start` gathered."""
         index = self.order[..., start : start + self.m]
         self.next, flat, n = (start, index.shape[-1]), index.reshape(-1), self.shape[-1]
+        dtype, memory, axis = self.dtype, self.memory, int(self.columns)
 
         def tile(part: slice) -> Tile:
             chosen = flat[part]
-            shape = (n, len(chosen)) if self.columns else (len(chosen), n)
-            return Tile(part, shape, self.dtype, _take, (self.memory, int(self.columns), chosen))
+            shape = (n, len(chosen)) if axis else (len(chosen), n)
+            return Tile(part, shape, dtype, _take, (memory, axis, chosen))
 
         self.ring.start(tile(part) for part in pieces(len(flat), self.part))
 
