@@ -13,6 +13,7 @@ import time
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -392,7 +393,7 @@ def test_rows_on_the_host_are_checked_without_a_copy_of_them(
 # -- order, devices, the end ---------------------------------------------------------
 
 
-def run(*command: str, **environment: str) -> None:
+def run(*command: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, *command],
         env={**os.environ, **environment},
@@ -401,6 +402,7 @@ def run(*command: str, **environment: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
+    return done.stdout
 
 
 @pytest.mark.parametrize("switches", ["CUPYCPU_DEFER", "CUPYCPU_GUARD CUPYCPU_POISON"])
@@ -439,3 +441,11 @@ def test_each_device_gets_its_own_and_nothing_is_left_at_the_end(
     counting: Any, count: str, defer: str
 ) -> None:
     run("-W", "error", "-X", "dev", "-c", SCRIPT, CUPYCPU_DEVICE_COUNT=count, CUPYCPU_DEFER=defer)
+
+
+def test_the_script_that_times_uploads_proves_them_first(counting: Any, tmp_path: Any) -> None:
+    script = Path(__file__).parents[1] / "bench" / "upload.py"
+    out, cache = tmp_path / "out.json", os.path.expanduser("~/.cupy/kernel_cache")
+    arguments = ("--rows", "600", "--hidden", "8", "--sweep", "--out", str(out))
+    assert "equal" in run(str(script), *arguments, CUPY_CACHE_DIR=cache)
+    assert not out.exists()  # CuPy on the CPU gives no times
