@@ -126,8 +126,7 @@ def _finite(argument: str, array: Array, device: Device, dtype: str, given: Any 
 
     given  where it came from, as the error counts places: the array itself if None
     """
-    xp = device.xp
-    if bool(xp.all(xp.isfinite(array))) if device.finite is None else device.finite(array):
+    if device.all_finite(array):
         return
     with np.errstate(all="ignore"):
         host = device.get(array) if given is None else np.asarray(given).astype(dtype)

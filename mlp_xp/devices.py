@@ -63,6 +63,12 @@ class Device(NamedTuple):
     active: Callable[[], AbstractContextManager[None]] = nullcontext
     predictor: Callable[..., Any] | None = None
 
+    def all_finite(self, array: Array) -> bool:
+        """Whether there is nothing infinite and no NaN in an array; waits for the device."""
+        if self.finite is not None:
+            return self.finite(array)
+        return bool(self.xp.all(self.xp.isfinite(array)))
+
     def __deepcopy__(self, memo: object) -> Device:
         """Itself, as scikit-learn's `clone` wants it: a namespace cannot be copied."""
         return self

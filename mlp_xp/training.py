@@ -269,34 +269,12 @@ def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 
-def _mean(xp: Namespace, values: Array, weights: Array | None) -> Array:
-    """Σ wᵢ vᵢ / Σ wᵢ over the examples, the last axis."""
-    if weights is None:
-        return xp.mean(values, axis=-1)
-    return xp.sum(weights / xp.sum(weights) * values, axis=-1)
-
-
 def evaluate(recipe: Recipe, xp: Namespace, state: State, data: Data) -> Score:
-    """The weighted mean loss and the score, as arrays on the device.
-
-    The score is accuracy for classes (all outputs right for multilabel) and R², the mean
-    over outputs, for numbers.
-    """
-    S = scores_of(recipe, xp, state, data.rows)
-    T = encode(recipe, xp, data, data.targets)
-    weights, kind = data.weights, recipe.loss.kind
-    J = _mean(xp, recipe.loss.value(xp, S, T), weights)
-    J = objective(recipe, xp, state.theta, J, penalty(recipe, xp, data.m, weights))
-    if kind in ("real", "count"):
-        prediction = recipe.loss.predict(xp, S)
-        centre = _mean(xp, T, weights)[..., None]
-        spread = _mean(xp, (T - centre) * (T - centre), weights)
-        error = _mean(xp, (T - prediction) * (T - prediction), weights)
-        tiny = xp.full_like(spread, float(xp.finfo(spread.dtype).smallest_normal))
-        return Score(J, xp.mean(1 - error / xp.maximum(spread, tiny), axis=-1))
-    if kind == "multiclass":
-        labels = data.targets if data.targets.ndim == 1 else xp.argmax(T, axis=-2)
-        right = xp.argmax(S, axis=-2) == labels
-    else:
-        right = xp.all((S > 0) == (T > 0.5), axis=-2)
-    return Score(J, _mean(xp, xp.astype(right, S.dtype), weights))
+    """The weighted mean loss and the score of `kernels.measure`, as arrays on the device."""
+    _, targets, weights = data
+    S, classes = scores_of(recipe, xp, state, data.rows), recipe.classes
+    if targets.ndim == 2:
+        targets, classes = xp.matrix_transpose(targets), None
+    J, score = recipe.kernels.measure(xp, recipe.loss, S, targets, weights, classes)
+    l2 = penalty(recipe, xp, data.m, weights)
+    return Score(objective(recipe, xp, state.theta, J, l2), score)
