@@ -243,6 +243,21 @@ def test_after_an_error_the_buffers_serve_again(fine: Any, monkeypatch: pytest.M
         np.testing.assert_array_equal(fine.up(rows, "float64").get(), rows)
 
 
+def test_where_no_more_can_be_pinned_data_go_up_all_the_same(
+    fine: Any, cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_xp.fast import pinned
+
+    def refused(size: int) -> Any:
+        raise cupy.cuda.runtime.CUDARuntimeError(pinned.MEMORY_ALLOCATION)
+
+    rows = np.random.default_rng(0).normal(size=(50, 60))
+    fine.put(rows[:3, :20])  # one buffer is pinned, the others are not
+    monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", refused)
+    for _ in range(2):
+        np.testing.assert_array_equal(fine.put(rows).get(), rows)
+
+
 def test_examples_are_checked_where_they_are_and_targets_where_they_were(
     fine: Any, counting: Any
 ) -> None:
@@ -408,8 +423,9 @@ def run(*command: str, **environment: str) -> str:
 @pytest.mark.parametrize("switches", ["CUPYCPU_DEFER", "CUPYCPU_GUARD CUPYCPU_POISON"])
 def test_copies_and_steps_are_ordered_by_events_not_by_luck(counting: Any, switches: str) -> None:
     """Work that is put off until something waits for it shows each missing order."""
-    tests = "train_as_rows or goes_up or go_up or at_once or of_the_order or at_rest or serve_again"
-    only = [__file__, "-k", f"({tests}) and not by_luck", "-p", "no:cacheprovider"]
+    tests = "train_as_rows goes_up go_up at_once of_the_order all_the_same at_rest serve_again"
+    chosen = f"({' or '.join(tests.split())}) and not by_luck"
+    only = [__file__, "-k", chosen, "-p", "no:cacheprovider"]
     run("-m", "pytest", "-q", "--require", "cupy", *only, **dict.fromkeys(switches.split(), "1"))
 
 

@@ -21,6 +21,7 @@ import cupy
 import numpy as np
 import numpy.typing as npt
 
+MEMORY_ALLOCATION = 2  # cudaError_t
 # One thread copies 5 to 10 GB/s; the memory of a large machine is busy with eight.
 THREADS = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 8)
 
@@ -45,7 +46,12 @@ class _Buffer:
     """Pinned memory, and the event after which nothing reads it any more."""
 
     def __init__(self, size: int) -> None:
-        self.memory = cupy.cuda.alloc_pinned_memory(size)
+        try:
+            self.memory = cupy.cuda.alloc_pinned_memory(size)
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            if error.status != MEMORY_ALLOCATION:
+                raise
+            self.memory = bytearray(size)  # the host lets no more be pinned: slower, that is all
         self.copied: Any = None
 
     def fill(self, tile: Tile) -> npt.NDArray[Any]:

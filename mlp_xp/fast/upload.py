@@ -272,11 +272,12 @@ def _take(
     out: npt.NDArray[Any], memory: npt.NDArray[Any], axis: int, index: npt.NDArray[np.int64]
 ) -> None:
     """out ← the examples at `index`, which lie along `axis`."""
-    if memory.dtype == out.dtype and memory.flags.c_contiguous:
+    whole = memory.flags.c_contiguous  # or np.take would copy all of it first
+    if whole and memory.dtype == out.dtype:
         np.take(memory, index, axis, out, mode="clip")  # "raise" would go through a copy
         return
     for piece in pieces(len(index), max(1, LEAST // memory.itemsize // out.shape[1 - axis])):
-        if axis == 0:
-            np.copyto(out[piece], memory[index[piece]], casting="unsafe")
-        else:
-            np.copyto(out[:, piece], memory[:, index[piece]], casting="unsafe")
+        part = (slice(None),) * axis + (piece,)
+        chosen = (slice(None),) * axis + (index[piece],)
+        found = np.take(memory, index[piece], axis) if whole else memory[chosen]
+        np.copyto(out[part], found, casting="unsafe")
