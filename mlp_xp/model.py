@@ -192,6 +192,7 @@ class MLP:
         zeros = self.device.xp.zeros_like
         moments = tuple(zeros(start) for _ in range(self.optimizer.n_moments))
         self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
+        self.device.synchronize()  # the model may be used on any stream
 
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))

@@ -462,7 +462,9 @@ def test_each_device_gets_its_own_and_nothing_is_left_at_the_end(
 
 def test_the_script_that_times_uploads_proves_them_first(counting: Any, tmp_path: Any) -> None:
     script = Path(__file__).parents[1] / "bench" / "upload.py"
-    out, cache = tmp_path / "out.json", os.path.expanduser("~/.cupy/kernel_cache")
+    out, usual = tmp_path / "out.json", os.path.expanduser("~/.cupy/kernel_cache")
+    cache = os.environ.get("CUPY_CACHE_DIR", usual)
+    Path(cache).mkdir(parents=True, exist_ok=True)
     arguments = ("--rows", "600", "--hidden", "8", "--sweep", "--out", str(out))
     assert "equal" in run(str(script), *arguments, CUPY_CACHE_DIR=cache)
     assert not out.exists()  # CuPy on the CPU gives no times
