@@ -27,7 +27,6 @@ from .estimators_data import (
     check_place,
     check_rows,
     check_weights,
-    in_dtype,
     to_device,
 )
 from .estimators_live import Live, current, flat, publish
@@ -413,7 +412,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """What the scores of rows stand for: (n_outputs, m)."""
         device = live.place.device
         if not isinstance(rows, np.ndarray) or device is not HOST:
-            rows = in_dtype(to_device(rows, device, None), live.layers[0].W, device)
+            rows = to_device(rows, device, dtype_name(live.layers[0].W))
         if live.predict is not None:
             if isinstance(rows, np.ndarray) and rows.shape[0] <= CHUNK:
                 return live.predict(rows)

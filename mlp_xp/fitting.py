@@ -210,7 +210,7 @@ def train(
                     after_steps,
                 )
             finite = np.all(np.isfinite(losses).reshape(-1, losses.shape[-1]), axis=0)
-            if not finite.all() or not _all_finite(device, run.state):
+            if not finite.all() or not device.all_finite(run.state.theta):
                 run.state = good
                 bad = losses.shape[-1] if finite.all() else int(np.argmin(finite)) + 1
                 rate = float(np.max(rates.at(first + bad - 1)))
@@ -314,11 +314,6 @@ def copied(device: Device, state: State) -> State:
         moments=tuple(map(copy, state.moments)),
         running=copy(state.running),
     )
-
-
-def _all_finite(device: Device, state: State) -> bool:
-    xp = device.xp
-    return bool(xp.all(xp.isfinite(state.theta)))
 
 
 def _divergence(epoch: int, step: int, rate: float, data: Data, device: Device) -> str:

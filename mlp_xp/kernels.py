@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .activations import Activation
-from .losses import Loss
+from .losses import Loss, one_hot
 from .optimizers import Moments, Optimizer
 from .types import Array, Namespace, Normalised
 
@@ -159,6 +159,50 @@ def score(
     return J, delta, xp.sum(delta, axis=-1, keepdims=True)
 
 
+def weighted_mean(xp: Namespace, values: Array, weights: Array | None) -> Array:
+    """Σ wᵢ vᵢ / Σ wᵢ over the examples, the last axis; weights (m,) or None for equal."""
+    if weights is None:
+        return xp.mean(values, axis=-1)
+    share = weights / xp.sum(weights, axis=-1, keepdims=True)
+    return xp.sum(share * values, axis=-1)
+
+
+def measure(
+    xp: Namespace,
+    loss: Loss,
+    S: Array,
+    targets: Array,
+    weights: Array | None,
+    classes: Array | None,
+) -> tuple[Array, Array]:
+    """The weighted mean loss of examples, and how well their scores do; nothing to learn from.
+
+    S        (n_out, m)          scores
+    targets  (m,) or (n_out, m)  labels, where there are `classes`; or targets
+    weights  (m,) ≥ 0, not all 0, or None for equal
+    classes  (n_out,)            0 … n_out - 1, or None
+
+    Returns the loss, (), and the score, (): accuracy for classes (all outputs right for
+    multilabel); for numbers R² = 1 - Σ w (t - p)² / Σ w (t - mean)², the mean over outputs.
+    """
+    T = targets if classes is None else one_hot(xp, targets, classes, S.dtype)
+    J = weighted_mean(xp, loss.value(xp, S, T), weights)
+    if loss.kind in ("real", "count"):
+        weights = None if weights is None else weights[..., None, :]
+        prediction = loss.predict(xp, S)
+        centre = weighted_mean(xp, T, weights)[..., None]
+        spread = weighted_mean(xp, (T - centre) * (T - centre), weights)
+        error = weighted_mean(xp, (T - prediction) * (T - prediction), weights)
+        tiny = xp.full_like(spread, float(xp.finfo(spread.dtype).smallest_normal))
+        return J, xp.mean(1 - error / xp.maximum(spread, tiny), axis=-1)
+    if loss.kind == "multiclass":
+        labels = targets if classes is not None else xp.argmax(T, axis=-2)
+        right = xp.argmax(S, axis=-2) == labels
+    else:
+        right = xp.all((S > 0) == (T > 0.5), axis=-2)
+    return J, weighted_mean(xp, xp.astype(right, S.dtype), weights)
+
+
 def input_gradient(xp: Namespace, W: Array, dS: Array) -> Array:
     """Carry the error one layer back: dA = Wᵀ dS, (n_in, m)."""
     return xp.matmul(xp.matrix_transpose(W), dS)
@@ -235,6 +279,7 @@ class Kernels(NamedTuple):
     dropout_mask: Callable[..., Array] = dropout_mask
     dropout: Callable[..., Array] = dropout
     score: Callable[..., tuple[Array, Array, Array]] = score
+    measure: Callable[..., tuple[Array, Array]] = measure
     input_gradient: Callable[..., Array] = input_gradient
     activation_gradient: Callable[..., tuple[Array, Array]] = activation_gradient
     weight_gradient: Callable[..., Array] = weight_gradient

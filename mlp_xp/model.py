@@ -192,6 +192,7 @@ class MLP:
         zeros = self.device.xp.zeros_like
         moments = tuple(zeros(start) for _ in range(self.optimizer.n_moments))
         self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
+        self.device.synchronize()  # the model may be used on any stream
 
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
@@ -285,8 +286,7 @@ class MLP:
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
-        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype)
-        checks.several_classes("Y", data.targets, kind, self.device)
+        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype, several=True)
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data)

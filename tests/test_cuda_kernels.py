@@ -143,7 +143,7 @@ def test_a_fast_kernel_equals_its_specification(
         "normalise_by": (S, gain, b, mean, variance),
     }
     changed = {n for n in SPEC._fields if getattr(SPEC, n) is not getattr(KERNELS, n)}
-    assert set(calls) == changed
+    assert {*calls, "measure"} == changed  # which has tests of its own
     for name, arguments in calls.items():
         found = getattr(KERNELS, name)(xp, *arguments)
         expected = getattr(SPEC, name)(xp, *arguments)

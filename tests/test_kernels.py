@@ -67,6 +67,13 @@ EXAMPLES: dict[str, Callable[[Random], tuple[Any, ...]]] = {
         r.normal(size=(N_OUT, M)),
         r.uniform(0, 2, M),
     ),
+    "measure": lambda r: (
+        LOSSES["squared_error"],
+        r.normal(size=(N_OUT, M)),
+        r.normal(size=(N_OUT, M)),
+        r.uniform(0, 2, M),
+        None,
+    ),
     "input_gradient": lambda r: (r.normal(size=(N_OUT, N_IN)), r.normal(size=(N_OUT, M))),
     "activation_gradient": lambda r: (
         r.normal(size=(N_OUT, M)),

@@ -32,6 +32,7 @@ from ..optimizers import OPTIMIZERS
 from ..types import Array, Namespace
 from .cuda_layers import Shape, layer_backward, layer_forward, layer_norm_backward
 from .cuda_loss import score, totals
+from .cuda_measure import NUMBERS, explained, measure, measured
 from .cuda_text import COLUMNS, EACH, ROWS, Source, source
 from .cuda_tiles import TILES, WIDEST, Tile, multiply
 from .cuda_update import PIECE, Regularised, close, gradients, n_scalars, regularise, update
@@ -220,6 +221,11 @@ def every_source(dtype: str) -> Iterator[Source]:
             yield score(dtype, loss, loss.kind == "multiclass", True, 0.0, tile)
             below = Shape(ACTIVATIONS["relu"])
             yield score(dtype, loss, loss.kind == "multiclass", False, 0.0, tile, below)
+        yield measure(dtype, loss, False, False)
+        yield measure(dtype, loss, loss.kind == "multiclass", True)
+        if loss.kind in NUMBERS:
+            yield from (explained(dtype, loss, weighted) for weighted in (False, True))
+    yield measured(dtype)
     nothing = Regularised()
     everything = Regularised(0.1, True, True, 1.0, 1.0)
     for what in (nothing, everything):
