@@ -72,4 +72,13 @@ def normalise_by(
     return kernel(S, gain, b, mean, variance)
 
 
-KERNELS: Kernels = SPEC._replace(layer=layer, activate=activate, normalise_by=normalise_by)
+def rounded(xp: Namespace, x: Array, digits: int) -> Array:
+    """kernels.rounded as one kernel."""
+    x = xp.astype(x, xp.float32, copy=False)
+    kernel = fused(cuda.rounded, digits, "float32")
+    return SPEC.rounded(xp, x, digits) if kernel is None else kernel(x)
+
+
+KERNELS: Kernels = SPEC._replace(
+    rounded=rounded, layer=layer, activate=activate, normalise_by=normalise_by
+)

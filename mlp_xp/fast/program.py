@@ -20,6 +20,7 @@ from ..losses import one_hot, smooth
 from ..network import AXES, RUNNING_SHARE
 from ..types import Array, Layer, Normalised
 from . import cuda_source as cuda
+from .blas import layout
 from .cublas import Product
 from .launches import THREADS, Launch, blocks, row_threads, warn
 from .tracing import Untraceable
@@ -109,9 +110,24 @@ class Program:
         return Launch(source, grid, (cuda.COLUMNS, cuda.ROWS), *arguments)
 
     def product(self, A: Array, B: Array, out: Array, add: bool = False) -> Array:
-        """out ← A B (+ out)."""
-        self.calls.append(Product(self.step.cublas, A, B, out, add))
+        """out ← A B (+ out), of operands at the recipe's precision."""
+        precision = self.step.recipe.precision
+        if precision == "bfloat16":
+            A, B = self._as_bfloat16(A), self._as_bfloat16(B)
+        self.calls.append(Product(self.step.cublas, A, B, out, add, precision))
         return out
+
+    def _as_bfloat16(self, array: Array) -> Array:
+        """A matrix's numbers in a buffer of bfloat16, which a launch fills."""
+        turned, pitch = layout(array)
+        matrix = _t(array) if turned else array
+        out = cupy.empty(matrix.shape, np.uint16)
+        networks, n = math.prod(matrix.shape[:-2]), matrix.shape[-1]
+        stride = matrix.strides[0] // matrix.itemsize if matrix.ndim == 3 else 0
+        arguments = (out, matrix, n, pitch, stride)
+        source, size = cuda.as_bfloat16(self.dtype), matrix.shape[-2] * n
+        self.calls.append(self.each(source, size, *arguments, networks=networks))
+        return _t(out) if turned else out
 
     def part(
         self, name: str, launches: Callable[[], Iterator[Launch]], formula: Callable[[], None]
