@@ -44,14 +44,15 @@ def rounded(xp: Namespace, x: Array, digits: int) -> Array:
     tiny, huge = 2.0**-126, 2.0**64
     finite = xp.isfinite(x)
     y = xp.where(finite, x, xp.zeros_like(x))
-    large = xp.abs(y) > huge  # φ y and what is added stay finite
-    y = xp.where(large, y / huge, y)
+    ones = xp.ones_like(y)
+    scale = xp.where(xp.abs(y) > huge, huge * ones, ones)  # φ y and what is added stay finite
+    y = y / scale
     scaled = (2.0**23 + 1) * y
     first = xp.abs(scaled - (1 - 2.0**-24) * scaled)
-    first = xp.where(first > tiny, first, xp.full_like(first, tiny))
+    first = xp.where(first > tiny, first, tiny * ones)
     added = (1.5 * 2.0 ** (24 - digits)) * first
     y = (y + added) - added
-    return xp.where(finite, xp.where(large, y * huge, y), x)
+    return xp.where(finite, y * scale, x)
 
 
 def product(xp: Namespace, W: Array, A: Array) -> Array:
