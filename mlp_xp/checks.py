@@ -14,6 +14,7 @@ import numpy as np
 
 from .devices import Device
 from .devices import device as find_device
+from .kernels import PRECISIONS
 from .losses import Kind
 from .training import Data
 from .types import Array
@@ -56,6 +57,17 @@ def number(argument: str, value: Any, low: float, high: float, *, open_high: boo
         end = ")" if open_high or math.isinf(high) else "]"
         raise ValueError(f"{argument} is {value}, but expected a number in [{low}, {high}{end}.")
     return checked
+
+
+def precision(value: Any, dtype: str) -> str:
+    """A row of `kernels.PRECISIONS` that goes with a dtype."""
+    choose("precision", PRECISIONS, value)
+    if value != "float32" and dtype != "float32":
+        raise ValueError(
+            f"precision is {value!r}, which rounds operands of float32 products, but the dtype "
+            f"is {dtype}: expected dtype='float32' with it. Leave precision out for {dtype}."
+        )
+    return str(value)
 
 
 def sizes(value: Any) -> tuple[int, ...]:

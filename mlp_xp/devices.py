@@ -35,7 +35,8 @@ class Device(NamedTuple):
     get          array on the device → NumPy array; waits for the device
     synchronize  wait until all work is done
     reads_wait   whether reading a number stops the device, as on a GPU
-    stepper      (recipe, device, data) → a faster `training.Step`, or None
+    stepper      (recipe, device, data) → a faster `training.Step`, or None where the
+                 specification has to do it; or None
     draw_bits    (seeds, leading, step, size) → `draws.dropout_bits` drawn there, or None
     threads      (sizes, batch size) → a context to run the steps of such a network in
     host_rows    (rows on the host, dtype) → what stands for them where they are too many for

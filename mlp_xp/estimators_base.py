@@ -249,6 +249,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 "solver='lbfgs' needs an objective that is the same at every call, but dropout "
                 "or normalization='batch' was asked for. Use a stochastic solver."
             )
+        if self.precision != "float32":
+            raise ValueError(
+                f"solver='lbfgs' computes in float64, but precision is {self.precision!r}: "
+                "expected 'float32'. Use a stochastic solver."
+            )
 
     # -- data ----------------------------------------------------------------
 

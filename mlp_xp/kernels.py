@@ -25,6 +25,35 @@ from .types import Array, Namespace, Normalised
 
 EPSILON = 1e-5  # added to variances, as in Ioffe & Szegedy 2015
 
+# significant bits of the operands of a product, of the 24 of float32
+PRECISIONS = {"float32": 24, "tf32": 11, "bfloat16": 8}
+
+
+def rounded(xp: Namespace, x: Array, digits: int) -> Array:
+    """x in float32, to `digits` ≤ 21 significant bits: to nearest, ties to even.
+
+    Exponents keep float32's range: below 2⁻¹²⁶ the last bit stays where it is there, what
+    rounds up beyond the largest number is infinite, infinities and NaN stay. Equals the
+    formats tf32 (11) and bfloat16 (8) in every bit but the sign of 0.
+
+    The first bit of y alone is |φ y - (1 - u) φ y| with φ = 2²³ + 1 and u = 2⁻²⁴ (Rump
+    2009, "Ultimately fast accurate summation"). A number 1.5 · 2^(24 - digits) times as
+    large has its last bit where that of the result has to be, so that adding it rounds.
+    """
+    x = xp.astype(x, xp.float32, copy=False)
+    tiny, huge = 2.0**-126, 2.0**64
+    finite = xp.isfinite(x)
+    y = xp.where(finite, x, xp.zeros_like(x))
+    ones = xp.ones_like(y)
+    scale = xp.where(xp.abs(y) > huge, huge * ones, ones)  # φ y and what is added stay finite
+    y = y / scale
+    scaled = (2.0**23 + 1) * y
+    first = xp.abs(scaled - (1 - 2.0**-24) * scaled)
+    first = xp.where(first > tiny, first, tiny * ones)
+    added = (1.5 * 2.0 ** (24 - digits)) * first
+    y = (y + added) - added
+    return xp.where(finite, y * scale, x)
+
 
 def product(xp: Namespace, W: Array, A: Array) -> Array:
     """W A: (n_out, n_in), (n_in, m) → (n_out, m)."""
@@ -270,6 +299,7 @@ def update(
 class Kernels(NamedTuple):
     """A kernel set is a value: one function for each computation of a step."""
 
+    rounded: Callable[..., Array] = rounded
     product: Callable[..., Array] = product
     layer: Callable[..., tuple[Array, Array]] = layer
     activate: Callable[..., Array] = activate
@@ -289,3 +319,27 @@ class Kernels(NamedTuple):
 
 
 SPEC = Kernels()
+
+
+def at_precision(kernels: Kernels, precision: str) -> Kernels:
+    """A kernel set whose products are taken of operands rounded to a row of `PRECISIONS`.
+
+    The sums of a product, and all that is no product, stay in float32.
+    """
+    digits = PRECISIONS[precision]
+    if digits == PRECISIONS["float32"]:
+        return kernels
+
+    def of_rounded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(xp: Namespace, left: Array, right: Array, *others: Any) -> Any:
+            left, right = (kernels.rounded(xp, x, digits) for x in (left, right))
+            return function(xp, left, right, *others)
+
+        return inside
+
+    return kernels._replace(
+        product=of_rounded(kernels.product),
+        layer=of_rounded(kernels.layer),
+        input_gradient=of_rounded(kernels.input_gradient),
+        weight_gradient=of_rounded(kernels.weight_gradient),
+    )

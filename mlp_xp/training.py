@@ -36,6 +36,8 @@ class Recipe:
     decayed    (n_parameters,) 1 for weights, 0 for biases and gains, on the device
     connected  like it, 0 for absent connections; None where all are present
     classes    (n_out,) 0 … n_out - 1, on the device, for labels
+    precision  of the operands of products: a row of `kernels.PRECISIONS`. `kernels` are at
+               it already (`at_precision`); a step of a device's own has to see to it itself
     """
 
     network: Network
@@ -50,6 +52,7 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     clip_value: float | None = None
+    precision: str = "float32"
 
 
 class Gradient(NamedTuple):
@@ -211,8 +214,9 @@ def stepper(recipe: Recipe, device: Device, data: Data) -> Step:
 
     The device's own way of building one, or `batch` and `train_step` one after the other.
     """
-    if device.stepper is not None:
-        return cast(Step, device.stepper(recipe, device, data))
+    fast = None if device.stepper is None else device.stepper(recipe, device, data)
+    if fast is not None:
+        return cast(Step, fast)
 
     def step(state: State, index: Array, bits: Array | None, rate: Any) -> State:
         X, T, weights = batch(recipe, device.xp, data, index)

@@ -138,6 +138,7 @@ def test_a_fast_kernel_equals_its_specification(
     gain, mean, variance = array(4, 1), array(4, 1), abs(array(4, 1))
     before = [x.copy() for x in (W, b, A, S, gain, mean, variance)]
     calls: dict[str, tuple[Any, ...]] = {
+        "rounded": (S, 8),
         "layer": (W, A, b, f),
         "activate": (S, f),
         "normalise_by": (S, gain, b, mean, variance),

@@ -32,6 +32,7 @@ def _normalised(random: Random) -> Normalised:
 
 # arguments after xp, as NumPy arrays and constants
 EXAMPLES: dict[str, Callable[[Random], tuple[Any, ...]]] = {
+    "rounded": lambda r: (r.normal(size=(N_OUT, M)).astype("float32"), 8),
     "product": lambda r: (r.normal(size=(N_OUT, N_IN)), r.normal(size=(N_IN, M))),
     "layer": lambda r: (
         r.normal(size=(N_OUT, N_IN)),

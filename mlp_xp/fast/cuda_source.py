@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 
 from ..activations import ACTIVATIONS, Activation
 from ..draws import Purpose
-from ..kernels import EPSILON, SPEC
+from ..kernels import EPSILON, PRECISIONS, SPEC
 from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..types import Array, Namespace
 from .cuda_layers import Shape, layer_backward, layer_forward, layer_norm_backward
 from .cuda_loss import score, totals
 from .cuda_measure import NUMBERS, explained, measure, measured
+from .cuda_precision import as_bfloat16, rounding
 from .cuda_text import COLUMNS, EACH, ROWS, Source, source
 from .cuda_tiles import TILES, WIDEST, Tile, multiply
 from .cuda_update import PIECE, Regularised, close, gradients, n_scalars, regularise, update
@@ -180,6 +181,12 @@ def normalise_by(epsilon: float, dtype: str) -> Fused:
     return fused("normalise_by", inputs, ("z",), formula, dtype)
 
 
+def rounded(digits: int, dtype: str) -> Fused:
+    """kernels.rounded."""
+    body = "unsigned bits = __float_as_uint(x);" + rounding(digits)
+    return Fused("rounded", ("x",), ("y",), body + "\n  y = __uint_as_float(bits);")
+
+
 # -- all of them -------------------------------------------------------------
 
 NORMALIZATIONS = ("none", "batch", "layer")
@@ -214,6 +221,10 @@ def every_source(dtype: str) -> Iterator[Source]:
         yield bias_activation(activation, dtype).as_source(dtype)
         yield activate(activation, dtype).as_source(dtype)
     yield normalise_by(EPSILON, dtype).as_source(dtype)
+    if dtype == "float32":
+        yield as_bfloat16(dtype)
+        for precision in ("tf32", "bfloat16"):
+            yield rounded(PRECISIONS[precision], dtype).as_source(dtype)
     for loss in LOSSES.values():
         yield score(dtype, loss, False, False, 0.0)
         yield score(dtype, loss, loss.kind == "multiclass", True, 0.1)
@@ -253,6 +264,7 @@ __all__ = [
     "Tile",
     "activate",
     "announce",
+    "as_bfloat16",
     "bias_activation",
     "close",
     "draw_bits",
@@ -266,6 +278,7 @@ __all__ = [
     "n_scalars",
     "normalise_by",
     "regularise",
+    "rounded",
     "score",
     "set_scalars",
     "totals",

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..kernels import PRECISIONS
+from .cuda_precision import rounding
 from .cuda_text import Source, source
 
 THREADS, WARPS = 256, 8
@@ -33,6 +35,7 @@ class Tile(NamedTuple):
     depth         of a piece, in float32
     ring          pieces in shared memory
     together      whether 16 bytes of left and of right may be copied at a time
+    digits        to which operands are rounded: see `kernels.PRECISIONS`
     """
 
     high: int
@@ -42,6 +45,7 @@ class Tile(NamedTuple):
     depth: int
     ring: int
     together: tuple[bool, bool] = (False, False)
+    digits: int = PRECISIONS["float32"]
 
     @property
     def rows(self) -> int:
@@ -61,7 +65,9 @@ class Tile(NamedTuple):
         return WARPS // (self.down * self.across)
 
 
-TILES: tuple[Tile, ...] = (  # small to large; all fit the 48 KiB of shared memory that every device has
+TILES: tuple[
+    Tile, ...
+] = (  # small to large; all fit the 48 KiB of shared memory that every device has
     Tile(1, 2, 1, 1, 64, 4),
     Tile(2, 2, 1, 1, 64, 4),
     Tile(2, 4, 1, 1, 64, 4),
@@ -142,7 +148,7 @@ def _take(name: str, operand: Operand, sums: int, line: str, side: int) -> str:
       {kind} {name}_now[{count}];
       #pragma unroll
       for (int u = 0; u < {count}; u++)
-        {name}_now[u] = *(const {kind}*)({name}_used + {address});"""
+        {name}_now[u] = rounded(*(const {kind}*)({name}_used + {address}));"""
 
 
 def product(left: Operand, right: Operand, tile: Tile, seen: str = "") -> str:
@@ -232,7 +238,24 @@ def shared(dtype: str, tile: Tile) -> str:
   enum {{ DEPTH = {depth}, WIDTH = {width}, PITCH = DEPTH + WIDTH }};
   struct alignas(16) Together {{ T v[WIDTH]; }};
   __shared__ Together aligned[{max(ring, tile.groups * tile.size) // width}];
-  T* const memory = (T*)aligned;"""
+  T* const memory = (T*)aligned;{_rounded(tile.digits)}"""
+
+
+def _rounded(digits: int) -> str:
+    """The function `rounded` of several numbers, and `rounded_` of one."""
+    if digits == PRECISIONS["float32"]:
+        return """
+  const auto rounded_ = [](T x) { return x; };
+  const auto rounded = [](auto several) { return several; };"""
+    return f"""
+  const auto rounded_ = [](T x) {{
+    unsigned bits = __float_as_uint(x);{rounding(digits)}
+    return __uint_as_float(bits);
+  }};
+  const auto rounded = [&](auto several) {{
+    for (auto& x : several.v) x = rounded_(x);
+    return several;
+  }};"""
 
 
 def result(tile: Tile, place: str = "o") -> str:

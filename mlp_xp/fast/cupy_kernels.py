@@ -127,6 +127,13 @@ def measure(
     return J, score
 
 
+def rounded(xp: Namespace, x: Array, digits: int) -> Array:
+    """kernels.rounded as one kernel."""
+    x = xp.astype(x, xp.float32, copy=False)
+    kernel = fused(cuda.rounded, digits, "float32")
+    return SPEC.rounded(xp, x, digits) if kernel is None else kernel(x)
+
+
 KERNELS: Kernels = SPEC._replace(
-    layer=layer, activate=activate, normalise_by=normalise_by, measure=measure
+    rounded=rounded, layer=layer, activate=activate, normalise_by=normalise_by, measure=measure
 )

@@ -18,11 +18,12 @@ import cupy
 import numpy as np
 
 from ..activations import ACTIVATIONS, Activation
-from ..kernels import SPEC
+from ..kernels import PRECISIONS, SPEC
 from ..losses import one_hot, smooth
 from ..network import AXES, RUNNING_SHARE
 from ..types import Array, Layer, Normalised
 from . import cuda_source as cuda
+from .blas import layout
 from .choice import ours, tile
 from .cublas import Product
 from .launches import THREADS, Launch, blocks, row_threads, warn
@@ -73,7 +74,7 @@ class Program:
         self.step, self.m, self.shared = step, m, shared
         recipe, self.dtype = step.recipe, str(step.theta.dtype)
         self.network, self.K = recipe.network, step.networks
-        self.stride = step.theta.shape[-1]
+        self.stride, self.precision = step.theta.shape[-1], recipe.precision
         self.calls: list[Callable[[], object]] = []
         self.replayable, self.graphs = True, dict[int, Any]()
         self.draw: Launch | None = None
@@ -87,6 +88,7 @@ class Program:
         self.bits = self.buffer(self.drawn, dtype=np.uint16)
         self.values = self.buffer(m)
         self.parts, self.n_parts = cupy.zeros(1, self.dtype), 0
+        self.halves: dict[int, Array] = {}  # operands as bfloat16, by their addresses
         self.pieces: list[tuple[Array, Array, int, int]] = []  # δ, A_in, and where W and b are
         self.apart = False  # whether something but `pieces` writes to the gradient
         self.carried: Array | None = None  # δ of the last hidden layer, where the score gives it
@@ -141,7 +143,7 @@ class Program:
         size = tile(((n, inner, self.m),), self.K, self.dtype, all_rows)
         left = _together(W, n if turned else inner, self.stride if self.K > 1 else 0)
         right = _together(rows, inner) if self.by_rows(A) else _together(A, self.m)
-        return size._replace(together=(left, right))
+        return size._replace(together=(left, right), digits=PRECISIONS[self.precision])
 
     def by_rows(self, A: Array) -> bool:
         """Whether examples are fetched where they lie."""
@@ -154,9 +156,26 @@ class Program:
         return W, rows, kept, self.step.inbox, own, A.shape[-2]
 
     def product(self, A: Array, B: Array, out: Array, add: bool = False) -> Array:
-        """out ← A B (+ out), by cuBLAS."""
-        self.calls.append(Product(self.step.cublas, A, B, out, add))
+        """out ← A B (+ out), by cuBLAS, of operands at the recipe's precision."""
+        if self.precision == "bfloat16":
+            A, B = self._as_bfloat16(A), self._as_bfloat16(B)
+        self.calls.append(Product(self.step.cublas, A, B, out, add, self.precision))
+        self.halves.pop(out.data.ptr, None)  # it holds other numbers now
         return out
+
+    def _as_bfloat16(self, array: Array) -> Array:
+        """A matrix's numbers in a buffer of bfloat16, which a launch fills where none has yet."""
+        turned, pitch = layout(array)
+        matrix = _t(array) if turned else array
+        half = self.halves.get(matrix.data.ptr)
+        if half is None:
+            half = self.halves[matrix.data.ptr] = cupy.empty(matrix.shape, np.uint16)
+            networks, n = math.prod(matrix.shape[:-2]), matrix.shape[-1]
+            stride = matrix.strides[0] // matrix.itemsize if matrix.ndim == 3 else 0
+            source, size = cuda.as_bfloat16(self.dtype), matrix.shape[-2] * n
+            arguments = (half, matrix, n, pitch, stride)
+            self.calls.append(self.each(source, size, *arguments, networks=networks))
+        return _t(half) if turned else half
 
     def multiply(
         self, W: Array, A: Array, out: Array, *, turned: bool = False, add: bool = False
@@ -175,11 +194,14 @@ class Program:
     def weigh(self, delta: Array, A: Array, W: Array, theta: int, b: int = -1) -> None:
         """∂J/∂W ← δ Aᵀ, and where `b` is given, its place in the flat vector, ∂J/∂b."""
         n, width = W.shape[-2:]
+        alone = b >= 0 and self.precision != "float32"  # ∂J/∂b is a sum of what is not rounded
         if ours(n, self.m, width + 1, self.K):
-            self.pieces.append((delta, A, theta, b))
-            return
+            self.pieces.append((delta, A, theta, -1 if alone else b))
+            if not alone:
+                return
+        else:
+            self.product(delta, _t(A), W)
         self.apart = True
-        self.product(delta, _t(A), W)
         if b >= 0:
             db = self.step.g[..., b:]
             source = cuda.totals(self.dtype)
@@ -491,7 +513,7 @@ class Program:
         widths = [(d.shape[-2], A.shape[-2] + (b >= 0)) for d, A, _, b in self.pieces]
         size = tile(tuple((n, self.m, columns) for n, columns in widths), self.K, self.dtype)
         together = self.m * self.X.itemsize % 16 == 0
-        size = size._replace(together=(together, together))
+        size = size._replace(together=(together, together), digits=PRECISIONS[self.precision])
         rows: list[tuple[int, ...]] = []
         count = 0
         for (delta, A, theta, b), (n, columns) in zip(self.pieces, widths, strict=True):
