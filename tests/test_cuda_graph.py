@@ -178,7 +178,8 @@ def test_nothing_is_freed_while_a_capture_is_on(cupy: Any) -> None:
     take(model, state, replaying, TEN)
     program, alive = next(iter(replaying.programs.values())), list[bool]()
     gc.collect()
-    gc.freeze()  # so that a collection of all that comes now is not put off for its size
+    gc.freeze()
+    gc.collect()  # of little: so that the next of all is not put off for what there was
     before = gc.get_threshold()
     try:
         old_model, _, old_state, _, old = pair(steps.plain())
