@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 venv=$(realpath -m "${MLP_XP_VENV:-.venv-check}")
 CHECK_INSTALL_ONLY=1 bash ci/check.sh
 wheel=$(PYTHON="$venv/bin/python" bash ci/cupy_cpu/build.sh | tail -n 1)
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "$wheel"
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheel"
 if [ "${1:-}" = install ]; then exit; fi
 
 cache=${MLP_XP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mlp_xp}

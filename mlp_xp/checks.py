@@ -11,17 +11,18 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from .devices import Device
 from .devices import device as find_device
+from .kernels import PRECISIONS
 from .losses import Kind
-from .training import CHUNK, Data, pieces
+from .training import Data
 from .types import Array
 
 V = TypeVar("V")
 
 DTYPES = ("float32", "float64")
+LARGE = 2**26  # bytes of targets or weights that one thread of the host is left to look at
 
 
 def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
@@ -56,6 +57,17 @@ def number(argument: str, value: Any, low: float, high: float, *, open_high: boo
         end = ")" if open_high or math.isinf(high) else "]"
         raise ValueError(f"{argument} is {value}, but expected a number in [{low}, {high}{end}.")
     return checked
+
+
+def precision(value: Any, dtype: str) -> str:
+    """A row of `kernels.PRECISIONS` that goes with a dtype."""
+    choose("precision", PRECISIONS, value)
+    if value != "float32" and dtype != "float32":
+        raise ValueError(
+            f"precision is {value!r}, which rounds operands of float32 products, but the dtype "
+            f"is {dtype}: expected dtype='float32' with it. Leave precision out for {dtype}."
+        )
+    return str(value)
 
 
 def sizes(value: Any) -> tuple[int, ...]:
@@ -121,25 +133,22 @@ def _rows(array: Array, device: Device) -> Array:
     return xp.reshape(xp.reshape(rows, (-1,)), rows.shape)
 
 
-def _finite(argument: str, array: Array, device: Device, dtype: str) -> None:
-    xp = device.xp
-    if bool(xp.all(xp.isfinite(array))):
+def _finite(argument: str, array: Array, device: Device, dtype: str, given: Any = None) -> None:
+    """Nothing infinite and no NaN in an array on the device.
+
+    given  where it came from, as the error counts places: the array itself if None
+    """
+    if device.all_finite(array):
         return
-    host = device.get(array)
-    place = tuple(int(i) for i in np.argwhere(~np.isfinite(host))[0])
-    count = int(np.sum(~np.isfinite(host)))
+    with np.errstate(all="ignore"):
+        host = device.get(array) if given is None else np.asarray(given).astype(dtype)
+    bad = ~np.isfinite(host)
+    place = np.unravel_index(int(np.argmax(bad)), bad.shape)
     raise ValueError(
-        f"{argument} holds {host[place]} at {list(place)} ({count} such values in all), but "
-        f"expected finite numbers that fit {dtype}. Remove or impute them first."
+        f"{argument} holds {host[place]} at {[int(i) for i in place]} ({int(np.sum(bad))} such "
+        f"values in all), but expected finite numbers that fit {dtype}. Remove or impute them "
+        "first."
     )
-
-
-def _finite_on_host(argument: str, X: npt.NDArray[Any], dtype: str) -> None:
-    """`_finite` of columns too many for a cast of all of them."""
-    for piece in pieces(X.shape[1], CHUNK):
-        with np.errstate(over="ignore"):  # what does not fit the dtype becomes infinite
-            if not np.isfinite(X[:, piece].astype(dtype)).all():
-                _finite(argument, X.astype(dtype), find_device("cpu"), dtype)
 
 
 def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str) -> Array:
@@ -159,26 +168,45 @@ def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str)
         )
     if shape[1] == 0:
         raise ValueError(f"{argument} has shape {shape}: there are no examples.")
+    if isinstance(X, np.ndarray) and device.put_rows is not None:
+        rows = None if device.host_rows is None else device.host_rows(X.T, dtype)
+        rows = device.put_rows(X.T, dtype) if rows is None else rows
+        _finite(argument, rows, device, dtype, X)
+        return rows
     xp = device.xp
-    if device.host_rows is not None and isinstance(X, np.ndarray):
-        kept = device.host_rows(X.T, dtype)
-        if kept is not None:
-            _finite_on_host(argument, X, dtype)
-            return kept
     with np.errstate(over="ignore"):  # an overflow in the cast is reported below
         columns = xp.astype(_put(argument, X, device), getattr(xp, dtype), copy=False)
     _finite(argument, columns, device, dtype)
     return _rows(columns, device)
 
 
+def _checked_on(array: Array, device: Device) -> Device:
+    """Where an array is checked: where it is, as every look at the device waits for it.
+
+    Large arrays of the host go up first, for what they are is found faster there.
+    """
+    here = isinstance(array, np.ndarray) and array.nbytes <= LARGE
+    return find_device("cpu") if here else device
+
+
 def targets(
-    argument: str, Y: Any, kind: Kind, n_out: int, m: int, device: Device, dtype: str
+    argument: str,
+    Y: Any,
+    kind: Kind,
+    n_out: int,
+    m: int,
+    device: Device,
+    dtype: str,
+    several: bool = False,
 ) -> Array:
-    """Y as `training.Data` wants it: labels (m,), or rows (m, n_out) in the model's dtype."""
+    """Y as `training.Data` wants it: labels (m,), or rows (m, n_out) in the model's dtype.
+
+    several  whether a classifier must be given more than one class
+    """
     Y = _as_array(argument, Y, device)
     shape = tuple(Y.shape)
     if kind == "multiclass" and (Y.ndim == 1 or (Y.ndim == 2 and shape[0] == 1)):
-        return _labels(argument, Y, n_out, m, device)
+        return _labels(argument, Y, n_out, m, device, several)
     expected = f"({n_out}, {m})" + (f" or ({m},)" if n_out == 1 else "")
     if kind == "multiclass":
         expected = f"labels ({m},) or one-hot columns ({n_out}, {m})"
@@ -187,11 +215,12 @@ def targets(
     if tuple(Y.shape) != (n_out, m):
         hint = " Are your targets rows? Pass Y.T." if shape == (m, n_out) else ""
         raise ValueError(f"{argument} has shape {shape}, but expected {expected}.{hint}")
-    xp = device.xp
-    T = xp.astype(_put(argument, Y, device), getattr(xp, dtype), copy=False)
-    _finite(argument, T, device, dtype)
-    low = float(xp.min(T))
-    high = float(xp.max(T))
+    where = _checked_on(Y, device)
+    xp = where.xp
+    with np.errstate(over="ignore"):  # an overflow in the cast is reported below
+        T = xp.astype(_put(argument, Y, where), getattr(xp, dtype), copy=False)
+    _finite(argument, T, where, dtype)
+    low, high = float(xp.min(T)), float(xp.max(T))
     if kind in ("binary", "multilabel", "multiclass") and (low < 0 or high > 1):
         raise ValueError(
             f"{argument} runs from {low:g} to {high:g}, but a loss for {kind} targets takes "
@@ -206,17 +235,23 @@ def targets(
                 f"{argument} has columns that do not sum to 1, but one-hot columns or "
                 "probabilities do. For independent labels use loss='multilabel'."
             )
-    return _rows(T, device)
+        if several:
+            labels = xp.argmax(T, axis=0)
+            low, high = float(xp.min(labels)), float(xp.max(labels))
+    if several and kind in ("multiclass", "binary"):
+        _several(argument, low, high)
+    return device.put(_rows(T, where))
 
 
-def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device) -> Array:
-    xp = device.xp
+def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device, several: bool) -> Array:
     if math.prod(Y.shape) != m:
         raise ValueError(
             f"{argument} has shape {tuple(Y.shape)}, but expected a label for each of the "
             f"{m} examples of X."
         )
-    Y = xp.reshape(_put(argument, Y, device), (-1,))
+    where = _checked_on(Y, device)
+    xp = where.xp
+    Y = xp.reshape(_put(argument, Y, where), (-1,))
     if not xp.isdtype(Y.dtype, "integral"):
         raise TypeError(
             f"{argument} has dtype {Y.dtype}, but labels are whole numbers 0 … {n_out - 1}. "
@@ -230,7 +265,18 @@ def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device) -> Arra
             f"expected labels 0 … {n_out - 1}. np.unique(Y, return_inverse=True)[1] numbers "
             "the classes so."
         )
-    return xp.astype(Y, xp.int64, copy=False)
+    if several:
+        _several(argument, low, high)
+    return device.put(xp.astype(Y, xp.int64, copy=False))
+
+
+def _several(argument: str, low: float, high: float) -> None:
+    """A classifier needs to see more than one class."""
+    if low == high:
+        raise ValueError(
+            f"{argument} holds one class only ({low:g}), but a classifier learns from at least "
+            "two. Is the file sorted by class, or the wrong column chosen?"
+        )
 
 
 def parameter(name: str, value: Any, shape: tuple[int, ...], device: Device, dtype: str) -> Array:
@@ -253,29 +299,16 @@ def weights(argument: str, value: Any, m: int, device: Device, dtype: str) -> Ar
         raise ValueError(
             f"{argument} has shape {tuple(value.shape)}, but expected ({m},): a weight an example."
         )
-    xp = device.xp
-    w = xp.astype(_put(argument, value, device), getattr(xp, dtype), copy=False)
-    _finite(argument, w, device, dtype)
+    where = _checked_on(value, device)
+    xp = where.xp
+    w = xp.astype(_put(argument, value, where), getattr(xp, dtype), copy=False)
+    _finite(argument, w, where, dtype)
     if float(xp.min(w)) < 0 or float(xp.sum(w)) == 0:
         raise ValueError(
             f"{argument} runs from {float(xp.min(w)):g} to {float(xp.max(w)):g}, but expected "
             "weights ≥ 0 that are not all 0."
         )
-    return w
-
-
-def several_classes(argument: str, Y: Array, kind: Kind, device: Device) -> None:
-    """A classifier needs to see more than one class."""
-    if kind not in ("multiclass", "binary"):
-        return
-    xp = device.xp
-    labels = Y if Y.ndim == 1 else (Y[:, 0] if kind == "binary" else xp.argmax(Y, axis=1))
-    low, high = float(xp.min(labels)), float(xp.max(labels))
-    if low == high:
-        raise ValueError(
-            f"{argument} holds one class only ({low:g}), but a classifier learns from at least "
-            "two. Is the file sorted by class, or the wrong column chosen?"
-        )
+    return device.put(w)
 
 
 def data(
@@ -287,12 +320,13 @@ def data(
     device: Device,
     dtype: str,
     names: tuple[str, str, str] = ("X", "Y", "sample_weight"),
+    several: bool = False,
 ) -> Data:
     """Examples, targets and weights, checked and on the device."""
     rows = examples(names[0], X, widths[0], device, dtype)
     m = int(rows.shape[0])
     return Data(
         rows,
-        targets(names[1], Y, kind, widths[-1], m, device, dtype),
+        targets(names[1], Y, kind, widths[-1], m, device, dtype, several),
         weights(names[2], sample_weight, m, device, dtype),
     )

@@ -35,11 +35,15 @@ class Device(NamedTuple):
     get          array on the device → NumPy array; waits for the device
     synchronize  wait until all work is done
     reads_wait   whether reading a number stops the device, as on a GPU
-    stepper      (recipe, device, data) → a faster `training.Step`, or None
+    stepper      (recipe, device, data) → a faster `training.Step`, or None where the
+                 specification has to do it; or None
     draw_bits    (seeds, leading, step, size) → `draws.dropout_bits` drawn there, or None
     threads      (sizes, batch size) → a context to run the steps of such a network in
     host_rows    (rows on the host, dtype) → what stands for them where they are too many for
                  the device, or None where they fit
+    put_rows     (rows on the host, dtype) → C-ordered rows on the device in that dtype: a
+                 faster way than putting and converting them, or None
+    finite       (array, or what host_rows gave) → bool: a faster xp.all(xp.isfinite), or None
     active       a context in which to compute there, and which explains its errors
     predictor    (recipe, layers) → a faster function rows → predictions, or None
     """
@@ -55,8 +59,16 @@ class Device(NamedTuple):
     draw_bits: Callable[..., Array] | None = None
     threads: Callable[[Sequence[int], int], AbstractContextManager[object]] = _unlimited
     host_rows: Callable[[Any, str], Any] | None = None
+    put_rows: Callable[[Any, Any], Array] | None = None
+    finite: Callable[[Any], bool] | None = None
     active: Callable[[], AbstractContextManager[None]] = nullcontext
     predictor: Callable[..., Any] | None = None
+
+    def all_finite(self, array: Array) -> bool:
+        """Whether there is nothing infinite and no NaN in an array; waits for the device."""
+        if self.finite is not None:
+            return self.finite(array)
+        return bool(self.xp.all(self.xp.isfinite(array)))
 
     def __deepcopy__(self, memo: object) -> Device:
         """Itself, as scikit-learn's `clone` wants it: a namespace cannot be copied."""

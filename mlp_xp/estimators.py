@@ -77,6 +77,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
     clip_norm, clip_value : largest norm, or entry, of a gradient
     device : "cpu", "cuda", a `Device`; None is where X is
     dtype : "float32" or "float64"; None is X's
+    precision : "float32"; "tf32" and "bfloat16" round the operands of matrix products to 11
+        and 8 significant bits, and need float32 input or dtype="float32"
     callbacks : functions (estimator, `Epoch`) after every epoch; a true result ends the fit
     progress : a progress bar on standard error
 
@@ -142,6 +144,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         clip_value: float | None = None,
         device: str | Device | None = None,
         dtype: str | None = None,
+        precision: str = "float32",
         callbacks: Callback | Sequence[Callback] = (),
         progress: bool = False,
     ) -> None:
@@ -373,6 +376,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped ba
         clip_value: float | None = None,
         device: str | Device | None = None,
         dtype: str | None = None,
+        precision: str = "float32",
         callbacks: Callback | Sequence[Callback] = (),
         progress: bool = False,
     ) -> None:

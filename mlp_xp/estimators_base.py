@@ -27,7 +27,6 @@ from .estimators_data import (
     check_place,
     check_rows,
     check_weights,
-    in_dtype,
     to_device,
 )
 from .estimators_live import Live, current, flat, publish
@@ -250,6 +249,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 "solver='lbfgs' needs an objective that is the same at every call, but dropout "
                 "or normalization='batch' was asked for. Use a stochastic solver."
             )
+        if self.precision != "float32":
+            raise ValueError(
+                f"solver='lbfgs' computes in float64, but precision is {self.precision!r}: "
+                "expected 'float32'. Use a stochastic solver."
+            )
 
     # -- data ----------------------------------------------------------------
 
@@ -413,7 +417,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """What the scores of rows stand for: (n_outputs, m)."""
         device = live.place.device
         if not isinstance(rows, np.ndarray) or device is not HOST:
-            rows = in_dtype(to_device(rows, device, None), live.layers[0].W, device)
+            rows = to_device(rows, device, dtype_name(live.layers[0].W))
         if live.predict is not None:
             if isinstance(rows, np.ndarray) and rows.shape[0] <= CHUNK:
                 return live.predict(rows)

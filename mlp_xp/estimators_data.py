@@ -64,15 +64,12 @@ def to_device(rows: Any, device: Device, dtype: str | None) -> Any:
         rows = rows.tocsr()
         return SparseRows(rows if dtype is None else rows.astype(dtype), device)
     if isinstance(rows, np.ndarray):
-        return device.put(np.ascontiguousarray(rows, dtype=dtype))
-    return rows if dtype is None else device.xp.astype(rows, getattr(device.xp, dtype))
-
-
-def in_dtype(rows: Any, W: Array, device: Device) -> Any:
-    """Rows in the dtype of W: a strict library does not mix them."""
-    if isinstance(rows, SparseRows):
-        return SparseRows(rows.rows.astype(dtype_name(W)), device)
-    return device.xp.astype(rows, W.dtype, copy=False)
+        if device.put_rows is not None:
+            return device.put_rows(rows, dtype or rows.dtype)
+        with np.errstate(over="ignore"):  # as on a device, where a cast says nothing
+            return device.put(np.ascontiguousarray(rows, dtype=dtype))
+    xp = device.xp
+    return rows if dtype is None else xp.astype(rows, getattr(xp, dtype), copy=False)
 
 
 def is_plain(est: Any, X: Any) -> bool:

@@ -311,7 +311,14 @@ def _check_parameters(theirs: Any, est: Any, others: list[str], default: Any) ->
             f"scikit-learn's estimator has no {' and no '.join(lost)}, but this one was made "
             "with it."
         )
-    dropped = [n for n in changed if n not in ("device", "dtype", "callbacks", "progress")]
+    if est.precision != "float32":
+        warnings.warn(
+            f"scikit-learn's estimator does not round to {est.precision}: its predictions differ "
+            "by that much.",
+            stacklevel=4,
+        )
+    own = ("device", "dtype", "precision", "callbacks", "progress")
+    dropped = [name for name in changed if name not in own]
     if dropped:
         warnings.warn(
             f"scikit-learn's estimator trains without {', '.join(dropped)}; its predictions are "

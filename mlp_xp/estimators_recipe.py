@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from . import checks
 from .activations import ACTIVATIONS, Activation
 from .devices import Device
+from .kernels import PRECISIONS, at_precision
 from .losses import LOSSES, Kind, Loss
 from .network import AXES, Network
 from .optimizers import OPTIMIZERS, Adam, Momentum, Nesterov, Optimizer
@@ -59,6 +60,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "max_fun": [_within(1, None, "left", Integral)],
     "device": [None, str, Device],
     "dtype": [None, StrOptions(set(checks.DTYPES))],
+    "precision": [StrOptions(set(PRECISIONS))],
     "dropout": [_within(0, 1, "left"), tuple, list],
     "normalization": [StrOptions({"none", *AXES})],
     "residual": ["boolean"],
@@ -235,11 +237,12 @@ def recipe_of(
     """What is minimised and how."""
     decayed = np.zeros(network.n_parameters, dtype)
     decayed[: network.n_weights] = 1
+    precision = checks.precision(parameters["precision"], dtype)
     return Recipe(
         network=network,
         loss=loss,
         optimizer=optimizer_of(parameters) if parameters["solver"] != "lbfgs" else Optimizer(),
-        kernels=device.kernels,
+        kernels=at_precision(device.kernels, precision),
         decayed=device.put(decayed),
         connected=None,
         classes=device.put(np.arange(network.sizes[-1])),
@@ -248,4 +251,5 @@ def recipe_of(
         label_smoothing=float(parameters.get("label_smoothing", 0.0)),
         clip_norm=parameters["clip_norm"],
         clip_value=parameters["clip_value"],
+        precision=precision,
     )

@@ -185,8 +185,8 @@ def descend(
     try:
         with progress_bar(steps, est.progress and not once) as bar, Interrupts() as interrupts:
 
-            def after_step() -> None:
-                bar.update(1)
+            def after_steps(count: int) -> None:
+                bar.update(count)
                 interrupts.check()
 
             for _ in range(est.max_iter):
@@ -197,7 +197,7 @@ def descend(
                 _check_weights(problem, order, size)
                 rate = rate_at()
                 with device.threads(problem.recipe.network.sizes, size):
-                    losses = one_epoch(device, run, step, order, size, rate, bits_at, after_step)
+                    losses = one_epoch(device, run, step, order, size, rate, bits_at, after_steps)
                 if len(losses) < per_epoch:  # ended by a loss that is not finite
                     losses = np.append(losses, np.full(per_epoch - len(losses), np.nan))
                 est.n_iter_ += 1

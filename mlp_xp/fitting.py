@@ -188,8 +188,8 @@ def train(
         def bits_at(step: int, m: int) -> Array | None:
             return bits_for(device, recipe.network, plan.seeds, plan.leading, step, m)
 
-        def after_step() -> None:
-            bar.update(1)
+        def after_steps(count: int) -> None:
+            bar.update(count)
             interrupts.check()
 
         for number in range(plan.epochs):
@@ -207,10 +207,10 @@ def train(
                     plan.batch_size,
                     rates.since(first),
                     bits_at,
-                    after_step,
+                    after_steps,
                 )
             finite = np.all(np.isfinite(losses).reshape(-1, losses.shape[-1]), axis=0)
-            if not finite.all() or not _all_finite(device, run.state):
+            if not finite.all() or not device.all_finite(run.state.theta):
                 run.state = good
                 bad = losses.shape[-1] if finite.all() else int(np.argmin(finite)) + 1
                 rate = float(np.max(rates.at(first + bad - 1)))
@@ -250,35 +250,43 @@ def one_epoch(
     batch_size: int,
     rate_at: Callable[[int], Any],
     bits_at: Callable[[int, int], Array | None],
-    after_step: Callable[[], object],
+    after_steps: Callable[[int], object],
 ) -> npt.NDArray[np.float64]:
     """One pass over the data in the given order: the objective of every batch.
 
-    order       (m,), or (n_networks, m) where every network has its own
-    rate_at     number of the batch in this pass → rate, a float or (n_networks,)
-    bits_at     (number of the update over the life of the model, m) → dropout bits
-    after_step  called between steps
+    order        (m,), or (n_networks, m) where every network has its own
+    rate_at      number of the batch in this pass → rate, a float or (n_networks,)
+    bits_at      (number of the update over the life of the model, m) → dropout bits
+    after_steps  called between steps, with how many there were since
 
-    `run.state` is replaced after every step. Returns (…, n_batches) float64, and ends
-    early, that batch the last, where a device whose numbers are free to read meets a loss
-    that is not finite. Otherwise nothing is read before the pass ends.
+    `run.state` is replaced after every step, or after a few where the device takes several
+    at once. Returns (…, n_batches) float64, and ends early, that batch the last, where a
+    device whose numbers are free to read meets a loss that is not finite. Otherwise nothing
+    is read before the pass ends.
     """
     index = device.put(order)
+    if hasattr(step, "announce"):  # a step that takes a whole epoch's rates, and many steps
+        m = order.shape[-1]
+        rates = [rate_at(i) for i in range(-(-m // batch_size))]
+        step.announce(run.state, index, rates, order, batch_size)
+        sizes = [(batch_size, m // batch_size), (m % batch_size, 1)]
+        for size, count in sizes:
+            for piece in pieces(count if size else 0, step.most):  # type: ignore[attr-defined]
+                n, bits = piece.stop - piece.start, bits_at(run.state.step, size)
+                run.state = step.several(run.state, bits, size, n)  # type: ignore[attr-defined]
+                after_steps(n)
+        return device.get(step.losses).astype(np.float64).T  # type: ignore[attr-defined]
     losses: list[Array] = []
-    announce = getattr(step, "announce", None)  # of a step that takes a whole epoch's rates
-    if announce is not None:
-        n = -(-order.shape[-1] // batch_size)
-        announce(run.state, index, [rate_at(i) for i in range(n)], order, batch_size)
     for piece in pieces(order.shape[-1], batch_size):
         rate = rate_at(len(losses))
-        if isinstance(rate, np.ndarray) and announce is None:
+        if isinstance(rate, np.ndarray):
             rate = device.xp.astype(device.put(rate[:, None]), run.state.theta.dtype)
         bits = bits_at(run.state.step, piece.stop - piece.start)
         run.state = step(run.state, index[..., piece], bits, rate)
         losses.append(run.state.loss)
         if not device.reads_wait and not np.isfinite(device.get(run.state.loss)).all():
             break
-        after_step()
+        after_steps(1)
     return device.get(device.xp.stack(losses)).astype(np.float64).T
 
 
@@ -306,11 +314,6 @@ def copied(device: Device, state: State) -> State:
         moments=tuple(map(copy, state.moments)),
         running=copy(state.running),
     )
-
-
-def _all_finite(device: Device, state: State) -> bool:
-    xp = device.xp
-    return bool(xp.all(xp.isfinite(state.theta)))
 
 
 def _divergence(epoch: int, step: int, rate: float, data: Data, device: Device) -> str:

@@ -82,6 +82,8 @@ def check_gradients(
     tolerance  largest relative error that passes
     kernels    a kernel set to check instead of the device's own
 
+    In float64 nothing is rounded to the model's `precision`.
+
     The model's parameters and one training batch (X, Y) are used, with the dropout mask of
     the next step held fixed. Parameters are perturbed as independent networks along a
     leading axis, many in one forward pass. Where the second difference shows a kink, the
@@ -97,7 +99,8 @@ def check_gradients(
     connected = connections(network, model.seeds[0])
     recipe = replace(
         model._recipe,
-        kernels=kernels or model._recipe.kernels,
+        kernels=kernels or device.kernels,
+        precision="float32",
         decayed=device.put(decayed),
         connected=None if connected is None else device.put(connected),
     )

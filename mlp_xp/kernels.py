@@ -19,11 +19,40 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .activations import Activation
-from .losses import Loss
+from .losses import Loss, one_hot
 from .optimizers import Moments, Optimizer
 from .types import Array, Namespace, Normalised
 
 EPSILON = 1e-5  # added to variances, as in Ioffe & Szegedy 2015
+
+# significant bits of the operands of a product, of the 24 of float32
+PRECISIONS = {"float32": 24, "tf32": 11, "bfloat16": 8}
+
+
+def rounded(xp: Namespace, x: Array, digits: int) -> Array:
+    """x in float32, to `digits` ≤ 21 significant bits: to nearest, ties to even.
+
+    Exponents keep float32's range: below 2⁻¹²⁶ the last bit stays where it is there, what
+    rounds up beyond the largest number is infinite, infinities and NaN stay. Equals the
+    formats tf32 (11) and bfloat16 (8) in every bit but the sign of 0.
+
+    The first bit of y alone is |φ y - (1 - u) φ y| with φ = 2²³ + 1 and u = 2⁻²⁴ (Rump
+    2009, "Ultimately fast accurate summation"). A number 1.5 · 2^(24 - digits) times as
+    large has its last bit where that of the result has to be, so that adding it rounds.
+    """
+    x = xp.astype(x, xp.float32, copy=False)
+    tiny, huge = 2.0**-126, 2.0**64
+    finite = xp.isfinite(x)
+    y = xp.where(finite, x, xp.zeros_like(x))
+    ones = xp.ones_like(y)
+    scale = xp.where(xp.abs(y) > huge, huge * ones, ones)  # φ y and what is added stay finite
+    y = y / scale
+    scaled = (2.0**23 + 1) * y
+    first = xp.abs(scaled - (1 - 2.0**-24) * scaled)
+    first = xp.where(first > tiny, first, tiny * ones)
+    added = (1.5 * 2.0 ** (24 - digits)) * first
+    y = (y + added) - added
+    return xp.where(finite, y * scale, x)
 
 
 def product(xp: Namespace, W: Array, A: Array) -> Array:
@@ -159,6 +188,50 @@ def score(
     return J, delta, xp.sum(delta, axis=-1, keepdims=True)
 
 
+def weighted_mean(xp: Namespace, values: Array, weights: Array | None) -> Array:
+    """Σ wᵢ vᵢ / Σ wᵢ over the examples, the last axis; weights (m,) or None for equal."""
+    if weights is None:
+        return xp.mean(values, axis=-1)
+    share = weights / xp.sum(weights, axis=-1, keepdims=True)
+    return xp.sum(share * values, axis=-1)
+
+
+def measure(
+    xp: Namespace,
+    loss: Loss,
+    S: Array,
+    targets: Array,
+    weights: Array | None,
+    classes: Array | None,
+) -> tuple[Array, Array]:
+    """The weighted mean loss of examples, and how well their scores do; nothing to learn from.
+
+    S        (n_out, m)          scores
+    targets  (m,) or (n_out, m)  labels, where there are `classes`; or targets
+    weights  (m,) ≥ 0, not all 0, or None for equal
+    classes  (n_out,)            0 … n_out - 1, or None
+
+    Returns the loss, (), and the score, (): accuracy for classes (all outputs right for
+    multilabel); for numbers R² = 1 - Σ w (t - p)² / Σ w (t - mean)², the mean over outputs.
+    """
+    T = targets if classes is None else one_hot(xp, targets, classes, S.dtype)
+    J = weighted_mean(xp, loss.value(xp, S, T), weights)
+    if loss.kind in ("real", "count"):
+        weights = None if weights is None else weights[..., None, :]
+        prediction = loss.predict(xp, S)
+        centre = weighted_mean(xp, T, weights)[..., None]
+        spread = weighted_mean(xp, (T - centre) * (T - centre), weights)
+        error = weighted_mean(xp, (T - prediction) * (T - prediction), weights)
+        tiny = xp.full_like(spread, float(xp.finfo(spread.dtype).smallest_normal))
+        return J, xp.mean(1 - error / xp.maximum(spread, tiny), axis=-1)
+    if loss.kind == "multiclass":
+        labels = targets if classes is not None else xp.argmax(T, axis=-2)
+        right = xp.argmax(S, axis=-2) == labels
+    else:
+        right = xp.all((S > 0) == (T > 0.5), axis=-2)
+    return J, weighted_mean(xp, xp.astype(right, S.dtype), weights)
+
+
 def input_gradient(xp: Namespace, W: Array, dS: Array) -> Array:
     """Carry the error one layer back: dA = Wᵀ dS, (n_in, m)."""
     return xp.matmul(xp.matrix_transpose(W), dS)
@@ -226,6 +299,7 @@ def update(
 class Kernels(NamedTuple):
     """A kernel set is a value: one function for each computation of a step."""
 
+    rounded: Callable[..., Array] = rounded
     product: Callable[..., Array] = product
     layer: Callable[..., tuple[Array, Array]] = layer
     activate: Callable[..., Array] = activate
@@ -235,6 +309,7 @@ class Kernels(NamedTuple):
     dropout_mask: Callable[..., Array] = dropout_mask
     dropout: Callable[..., Array] = dropout
     score: Callable[..., tuple[Array, Array, Array]] = score
+    measure: Callable[..., tuple[Array, Array]] = measure
     input_gradient: Callable[..., Array] = input_gradient
     activation_gradient: Callable[..., tuple[Array, Array]] = activation_gradient
     weight_gradient: Callable[..., Array] = weight_gradient
@@ -244,3 +319,27 @@ class Kernels(NamedTuple):
 
 
 SPEC = Kernels()
+
+
+def at_precision(kernels: Kernels, precision: str) -> Kernels:
+    """A kernel set whose products are taken of operands rounded to a row of `PRECISIONS`.
+
+    The sums of a product, and all that is no product, stay in float32.
+    """
+    digits = PRECISIONS[precision]
+    if digits == PRECISIONS["float32"]:
+        return kernels
+
+    def of_rounded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(xp: Namespace, left: Array, right: Array, *others: Any) -> Any:
+            left, right = (kernels.rounded(xp, x, digits) for x in (left, right))
+            return function(xp, left, right, *others)
+
+        return inside
+
+    return kernels._replace(
+        product=of_rounded(kernels.product),
+        layer=of_rounded(kernels.layer),
+        input_gradient=of_rounded(kernels.input_gradient),
+        weight_gradient=of_rounded(kernels.weight_gradient),
+    )

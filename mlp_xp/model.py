@@ -21,6 +21,7 @@ from .devices import Device, on_device
 from .devices import device as find_device
 from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
 from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
+from .kernels import at_precision
 from .losses import LOSSES, Loss
 from .network import (
     AXES,
@@ -84,6 +85,9 @@ class MLP:
     clip_value       largest entry of a gradient, or None
     label_smoothing  share of every target spread over the classes, in training
     dtype            "float32" or "float64"
+    precision        of the operands of matrix products, on every device: "float32"; "tf32" and
+                     "bfloat16" round them to 11 and 8 significant bits. Sums, weights and
+                     moments stay float32
     device           "cpu", "cuda", "cuda:1", "auto", or a `Device`
     seed             a whole number: the same weights, shuffles and dropout everywhere; None
                      draws one; a list of numbers trains as many independent networks at
@@ -110,6 +114,7 @@ class MLP:
         clip_value: float | None = None,
         label_smoothing: float = 0.0,
         dtype: str = "float32",
+        precision: str = "float32",
         device: str | Device = "cpu",
         seed: int | Sequence[int] | None = 0,
     ) -> None:
@@ -129,7 +134,7 @@ class MLP:
             residual=bool(residual),
             density=_positive("density", density, most=1.0),
         )
-        self.dtype = dtype
+        self.dtype, self.precision = dtype, checks.precision(precision, dtype)
         self.device = find_device(device)
         self.seeds, self.leading = _seeds(seed)
         self.optimizer = _optimizer(optimizer, learning_rate, weight_decay)
@@ -157,6 +162,7 @@ class MLP:
             "clip_value": self.clip_value,
             "label_smoothing": self.label_smoothing,
             "dtype": dtype,
+            "precision": self.precision,
             "seed": list(self.seeds) if self.leading else self.seeds[0],
         }
         self.metadata: dict[str, Any] = {}
@@ -179,7 +185,7 @@ class MLP:
             network=self.network,
             loss=self.loss,
             optimizer=self.optimizer,
-            kernels=self.device.kernels,
+            kernels=at_precision(self.device.kernels, self.precision),
             decayed=self._put(decayed),
             connected=None if dense else self._put(stacked(absent, self.leading)),  # type: ignore[arg-type]
             classes=self.device.put(np.arange(self.network.sizes[-1])),
@@ -187,11 +193,13 @@ class MLP:
             label_smoothing=self.label_smoothing,
             clip_norm=self.clip_norm,
             clip_value=self.clip_value,
+            precision=self.precision,
         )
         start = self._put(stacked(theta, self.leading))
         zeros = self.device.xp.zeros_like
         moments = tuple(zeros(start) for _ in range(self.optimizer.n_moments))
         self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
+        self.device.synchronize()  # the model may be used on any stream
 
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
@@ -285,8 +293,7 @@ class MLP:
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
-        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype)
-        checks.several_classes("Y", data.targets, kind, self.device)
+        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype, several=True)
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data)
@@ -447,7 +454,9 @@ class MLP:
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.sizes))
         several = f", {len(self.seeds)} networks" if self.leading else ""
-        return f"<MLP {shape}, {self.n_parameters:,} parameters, {self.dtype}{several}>"
+        products = "" if self.precision == "float32" else f", {self.precision} products"
+        numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
+        return f"<MLP {shape}, {numbers}{several}>"
 
 
 # -- arguments ---------------------------------------------------------------

@@ -10,6 +10,7 @@ from . import checks
 from .activations import ACTIVATIONS
 from .commands import add_data_arguments
 from .initializers import INITIALIZERS
+from .kernels import PRECISIONS
 from .losses import LOSSES
 from .network import AXES
 from .optimizers import OPTIMIZERS
@@ -36,6 +37,7 @@ OF_THE_MODEL = (
     "clip_norm",
     "label_smoothing",
     "dtype",
+    "precision",
     "seed",
     "scale",
     "scale_target",
@@ -147,6 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.value("--density", float, "SHARE", "share of hidden connections that exist (default: 1)")
     of.name("--initializer", ("auto", *INITIALIZERS), "of the weights (default: auto)")
     of.name("--dtype", checks.DTYPES, "of the numbers (default: float32)")
+    of.name("--precision", PRECISIONS, "of the operands of products (default: float32)")
 
     of = _Options(parser, "training")
     of.name("--loss", LOSSES, "what is minimised (default: by the target)")

@@ -36,6 +36,8 @@ class Recipe:
     decayed    (n_parameters,) 1 for weights, 0 for biases and gains, on the device
     connected  like it, 0 for absent connections; None where all are present
     classes    (n_out,) 0 … n_out - 1, on the device, for labels
+    precision  of the operands of products: a row of `kernels.PRECISIONS`. `kernels` are at
+               it already (`at_precision`); a step of a device's own has to see to it itself
     """
 
     network: Network
@@ -50,6 +52,7 @@ class Recipe:
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     clip_value: float | None = None
+    precision: str = "float32"
 
 
 class Gradient(NamedTuple):
@@ -211,8 +214,9 @@ def stepper(recipe: Recipe, device: Device, data: Data) -> Step:
 
     The device's own way of building one, or `batch` and `train_step` one after the other.
     """
-    if device.stepper is not None:
-        return cast(Step, device.stepper(recipe, device, data))
+    fast = None if device.stepper is None else device.stepper(recipe, device, data)
+    if fast is not None:
+        return cast(Step, fast)
 
     def step(state: State, index: Array, bits: Array | None, rate: Any) -> State:
         X, T, weights = batch(recipe, device.xp, data, index)
@@ -270,27 +274,11 @@ def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array
 
 
 def evaluate(recipe: Recipe, xp: Namespace, state: State, data: Data) -> Score:
-    """The weighted mean loss and the score, as arrays on the device.
-
-    The score is accuracy for classes (all outputs right for multilabel) and R², the mean
-    over outputs, for numbers.
-    """
-    S = scores_of(recipe, xp, state, data.rows)
-    T = encode(recipe, xp, data, data.targets)
-    J, _, _ = recipe.kernels.score(xp, recipe.loss, S, T, data.weights)
-    J = objective(recipe, xp, state.theta, J, penalty(recipe, xp, data.m, data.weights))
-    weights = xp.ones_like(data.rows[:, 0]) if data.weights is None else data.weights
-    share = weights / xp.sum(weights)
-    kind = recipe.loss.kind
-    if kind in ("real", "count"):
-        prediction = recipe.loss.predict(xp, S)
-        mean = xp.sum(share * T, axis=-1, keepdims=True)
-        spread = xp.sum(share * (T - mean) * (T - mean), axis=-1)
-        error = xp.sum(share * (T - prediction) * (T - prediction), axis=-1)
-        tiny = xp.full_like(spread, float(xp.finfo(spread.dtype).smallest_normal))
-        return Score(J, xp.mean(1 - error / xp.maximum(spread, tiny), axis=-1))
-    if kind == "multiclass":
-        right = xp.argmax(S, axis=-2) == xp.argmax(T, axis=-2)
-    else:
-        right = xp.all((S > 0) == (T > 0.5), axis=-2)
-    return Score(J, xp.sum(share * xp.astype(right, share.dtype), axis=-1))
+    """The weighted mean loss and the score of `kernels.measure`, as arrays on the device."""
+    _, targets, weights = data
+    S, classes = scores_of(recipe, xp, state, data.rows), recipe.classes
+    if targets.ndim == 2:
+        targets, classes = xp.matrix_transpose(targets), None
+    J, score = recipe.kernels.measure(xp, recipe.loss, S, targets, weights, classes)
+    l2 = penalty(recipe, xp, data.m, weights)
+    return Score(objective(recipe, xp, state.theta, J, l2), score)

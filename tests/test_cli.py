@@ -156,7 +156,7 @@ def test_every_option_reaches_the_model(run: Run) -> None:
         "sizes": [64, 16, 12, 16, 10], "activation": ["gelu"] * 3, "loss": "cross_entropy",
         "normalization": "layer", "dropout": [0.1] * 3, "residual": True, "density": 0.5,
         "initializer": "orthogonal", "l2": 1e-5, "clip_norm": 3.0, "clip_value": None,
-        "label_smoothing": 0.05, "dtype": "float64", "seed": 9,
+        "label_smoothing": 0.05, "dtype": "float64", "precision": "float32", "seed": 9,
         "optimizer": None,
     }  # fmt: skip
     optimizer = model.config["optimizer"]

@@ -64,6 +64,62 @@ def test_a_cuda_step_equals_the_specification(cupy: Any, number: int) -> None:
     compare(paths.sample(number))
 
 
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All products are so large that they are cuBLAS's."""
+    from mlp_xp.fast import choice
+
+    monkeypatch.setattr(choice, "NARROW", 0)
+    monkeypatch.setattr(choice, "SMALL", 0.0)
+
+
+@pytest.mark.parametrize("number", list(SAMPLES)[::2])
+def test_a_step_of_large_products_equals_the_specification(
+    cupy: Any, large: None, number: int
+) -> None:
+    compare(paths.sample(number))
+
+
+@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("sizes", "m"), [((64, 40, 10), 48), ((33, 20, 32), 37), ((20, 70, 1), 20)], ids=str
+)
+def test_a_step_in_tiles_of_any_size_equals_the_specification(
+    cupy: Any,
+    number: int,
+    dtype: str,
+    sizes: tuple[int, ...],
+    m: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than one tile each way, pieces that end early, and lines 16 bytes apart or not."""
+    from mlp_xp.fast import cuda_source, program
+    from mlp_xp.training import stepper
+
+    tile = cuda_source.TILES[number]
+
+    def chosen(shapes: Any, networks: int, dtype: str, all_rows: bool = False) -> Any:
+        fits = not all_rows or shapes[0][0] <= tile.rows <= cuda_source.WIDEST
+        return tile if fits else cuda_source.TILES[3]
+
+    monkeypatch.setattr(program, "tile", chosen)
+    random = np.random.default_rng(0)
+    loss = "binary_cross_entropy" if sizes[-1] == 1 else "cross_entropy"
+    rows, labels = random.normal(size=(200, sizes[0])).astype(dtype), random.integers(0, 2, 200)
+    targets = labels[:, None].astype(dtype) if sizes[-1] == 1 else labels
+    found = []
+    for name in ("cpu", "cuda"):
+        model = MLP(sizes, device=name, loss=loss, dtype=dtype, optimizer="momentum")
+        data = Data(model.device.put(rows), model.device.put(targets))
+        device = model.device if name == "cuda" else model.device._replace(stepper=None)
+        step, state = stepper(model._recipe, device, data), model._run.state
+        for start in (0, m, 2 * m):
+            state = step(state, model.device.put(np.arange(start, start + m)), None, 0.1)
+        found.append(fetched(model, state))
+    paths.assert_equal_paths(found[1:], found[:1], {"dtype": dtype, "optimizer": "momentum"})
+
+
 def test_the_sample_holds_every_value_of_every_choice() -> None:
     rows = [paths.sample(number) for number in SAMPLES]
     for name, values in paths.CHOICES.items():
@@ -130,27 +186,38 @@ def test_formulas_added_to_the_tables_run_on_the_device(
     compare(plain(**{**full, **own, "normalization": normalization}))
 
 
-BREAKS = [  # function of cuda_source, its text, a wrong one
-    ("gather_rows", "i % n];", "(i + 1) % n];"),
-    ("gather_targets", "[example * n", "[0 * n"),
-    ("draw_bits", "k1 = 3", "k1 = 2"),
-    ("layer_forward", "+ b[", "- b["),
-    ("layer_backward", "sum += d;", "sum -= d;"),
-    ("score", "share * v", "2 * share * v"),
-    ("totals", "sum += row[j];", "sum += row[0];"),
-    ("update", "all_theta[k * size + i] = ", "all_theta[k * size + i] = (T)0.99 * "),
-    ("close", "table[(row * networks + k)", "table[(0 * networks + k)"),
-    ("regularise", "v += penalty", "v -= penalty"),
+BREAKS = [  # function of cuda_source, its text, a wrong one, whether products are large
+    ("gather", "* n + i0 + x]", "* n + i0]", True),
+    ("draw_bits", "k1 = 3", "k1 = 2", False),
+    ("layer_forward", "+ b[", "- b[", False),
+    ("layer_forward", "+ b[", "- b[", True),
+    ("layer_backward", "const T d = ", "const T d = 2 * ", True),
+    ("layer_backward", "sum += d;", "sum -= d;", True),
+    ("score", "found = share * v", "found = 2 * share * v", False),
+    ("score", "found = share * v", "found = 2 * share * v", True),
+    ("totals", "sum += row[j];", "sum += row[0];", True),
+    ("gradients", "all_g[k * size + i] = value;", "all_g[k * size + i] = 2 * value;", False),
+    ("update", "all_theta[k * size + i] = ", "all_theta[k * size + i] = (T)0.99 * ", False),
+    ("close", "table[(row * networks + k)", "table[(0 * networks + k)", False),
+    ("regularise", "v += penalty", "v -= penalty", False),
 ]
 
 
-@pytest.mark.parametrize(("name", "right", "wrong"), BREAKS)
+@pytest.mark.parametrize(("name", "right", "wrong", "products"), BREAKS)
 def test_a_kernel_broken_on_purpose_is_caught(
-    cupy: Any, name: str, right: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+    cupy: Any,
+    name: str,
+    right: str,
+    wrong: str,
+    products: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     from mlp_xp.fast import cuda_source
     from mlp_xp.fast.launches import Bits
 
+    if products:
+        request.getfixturevalue("large")
     original = getattr(cuda_source, name)
 
     def broken(*arguments: Any) -> Any:
@@ -176,11 +243,54 @@ def test_a_kernel_broken_on_purpose_is_caught(
         compare(settings)
 
 
-def announced(model: MLP, data: Data, state: State) -> Any:
+FUSED_BREAKS = [  # in the kernels that take in what comes after their product
+    ("layer_backward", "const T d = ", "const T d = 2 * ", (4, 5, 6, 3)),
+    ("score", "const T d = ", "const T d = 2 * ", (4, 5, 3)),
+    ("gradients", "g = value", "g = 2 * value", (4, 5, 3)),
+    ("gradients", "(inbox->row * networks", "(0 * networks", (4, 5, 3)),
+    ("gradients", "sum += values[j];", "sum += values[0];", (4, 5, 3)),
+    ("multiply", "= value;", "= 2 * value;", (4, 3)),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong", "sizes"), FUSED_BREAKS)
+def test_a_kernel_that_takes_in_more_is_caught_when_it_is_broken(
+    cupy: Any,
+    name: str,
+    right: str,
+    wrong: str,
+    sizes: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlp_xp.fast import cuda_source
+    from mlp_xp.fast.cupy import CupyStep
+
+    original = getattr(cuda_source, name)
+
+    def broken(*arguments: Any) -> Any:
+        source = original(*arguments)
+        assert right in source.code
+        return source._replace(code=source.code.replace(right, wrong))
+
+    random = np.random.default_rng(0)
+    rows, labels = random.normal(size=(23, 4)).astype("f4"), random.integers(0, 3, 23)
+    found = []
+    for function in (original, broken):
+        monkeypatch.setattr(cuda_source, name, function)
+        model = MLP(sizes, device="cuda", optimizer="momentum")
+        data = Data(model.device.put(rows), model.device.put(labels))
+        step = CupyStep(model._recipe, model.device, data)
+        theta = announced(model, data, model._run.state, step)
+        found.append(np.append(theta, step.losses.get()))
+    assert not np.allclose(*found, rtol=1e-3)
+
+
+def announced(model: MLP, data: Data, state: State, step: Any = None) -> Any:
     """The weights after an epoch of three steps announced at once."""
     from mlp_xp.fast.cupy import CupyStep
 
-    step, index = CupyStep(model._recipe, model.device, data), model.device.put(np.arange(23))
+    step = step or CupyStep(model._recipe, model.device, data)
+    index = model.device.put(np.arange(23))
     step.announce(state, index, [0.01, 0.1, 1.0])
     for number, rate in enumerate([0.01, 0.1, 1.0]):
         state = step(state, index[7 * number : 7 * number + 7], None, rate)

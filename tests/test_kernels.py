@@ -32,6 +32,7 @@ def _normalised(random: Random) -> Normalised:
 
 # arguments after xp, as NumPy arrays and constants
 EXAMPLES: dict[str, Callable[[Random], tuple[Any, ...]]] = {
+    "rounded": lambda r: (r.normal(size=(N_OUT, M)).astype("float32"), 8),
     "product": lambda r: (r.normal(size=(N_OUT, N_IN)), r.normal(size=(N_IN, M))),
     "layer": lambda r: (
         r.normal(size=(N_OUT, N_IN)),
@@ -66,6 +67,13 @@ EXAMPLES: dict[str, Callable[[Random], tuple[Any, ...]]] = {
         r.normal(size=(N_OUT, M)),
         r.normal(size=(N_OUT, M)),
         r.uniform(0, 2, M),
+    ),
+    "measure": lambda r: (
+        LOSSES["squared_error"],
+        r.normal(size=(N_OUT, M)),
+        r.normal(size=(N_OUT, M)),
+        r.uniform(0, 2, M),
+        None,
     ),
     "input_gradient": lambda r: (r.normal(size=(N_OUT, N_IN)), r.normal(size=(N_OUT, M))),
     "activation_gradient": lambda r: (

@@ -249,6 +249,11 @@ class CompiledStep(NumpyStep):
         return super().program(m, shared)
 
 
-def stepper(recipe: Recipe, device: Device, data: Data) -> NumpyStep:
-    """A step on NumPy arrays, compiled where that is possible."""
+def stepper(recipe: Recipe, device: Device, data: Data) -> NumpyStep | None:
+    """A step on NumPy arrays, compiled where that is possible.
+
+    None at another precision than float32: the rounding is the specification's alone.
+    """
+    if recipe.precision != "float32":
+        return None
     return (CompiledStep if native.available() else NumpyStep)(recipe, data)

@@ -3,7 +3,8 @@
 CuPy refuses its own cuBLAS calls while a stream is captured, which stands in the way of
 graph replay; cuBLAS itself allows them, given a workspace of the caller's. The library is
 the one CuPy uses, reached through ctypes. The products are those of `xp.matmul` in every
-respect: row-major, float32 or float64, TF32 only where CuPy would use it.
+respect: row-major, float32 or float64, TF32 only where CuPy would use it; and those of
+operands at another precision, with sums in float32.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ FLOATS: dict[str, tuple[type[Any], int, int]] = {  # ctypes, cudaDataType_t, cub
     "float64": (c_double, 1, 70),
 }
 TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
+BFLOAT16 = 14  # CUDA_R_16BF
 DEFAULT_ALGORITHM = -1
 WORKSPACE = 32 << 20  # what NVIDIA recommends on Hopper; 4 MiB before
 
@@ -109,14 +111,31 @@ def _matrix(array: Array) -> _Matrix:
 
 
 class Product:
-    """out ← A B (+ out), everything about it resolved: a call launches it."""
+    """out ← A B (+ out), everything about it resolved: a call launches it.
 
-    def __init__(self, cublas: Cublas, A: Array, B: Array, out: Array, add: bool = False) -> None:
+    precision  a row of `kernels.PRECISIONS`: at "tf32" the float32 operands are rounded by
+               cuBLAS, at "bfloat16" they are that already, held as uint16
+    """
+
+    def __init__(
+        self,
+        cublas: Cublas,
+        A: Array,
+        B: Array,
+        out: Array,
+        add: bool = False,
+        precision: str = "float32",
+    ) -> None:
         self.cublas, self.arrays = cublas, (A, B, out)
         number, kind, compute = FLOATS[str(out.dtype)]
         self.one, self.beta = number(1), number(1 if add else 0)
-        if compute == 68 and os.environ.get("CUPY_TF32", "0") not in ("", "0"):
-            compute = TF32
+        given, expected = kind, "uint16" if precision == "bfloat16" else str(out.dtype)
+        if {str(A.dtype), str(B.dtype)} != {expected}:
+            raise ValueError(f"operands of {A.dtype} and {B.dtype}: expected {expected}")
+        if precision == "bfloat16":
+            given = BFLOAT16
+        elif precision == "tf32" or os.environ.get("CUPY_TF32", "0") not in ("", "0"):
+            compute = TF32 if compute == 68 else compute
         (rows, inner), columns = A.shape[-2:], B.shape[-1]
         a, b, c = _matrix(A), _matrix(B), _matrix(out)
         if c.operation != N:
@@ -125,11 +144,12 @@ class Product:
         # row-major C = A B is column-major Cᵀ = Bᵀ Aᵀ
         head = (b.operation, a.operation, columns, rows, inner, byref(self.one))
         self.name = "cublasGemmEx"
-        operands: list[tuple[int, ...]] = [(x.pointer, kind, x.pitch) for x in (b, a, c)]
+        kinds = ((b, given), (a, given), (c, kind))
+        operands: list[tuple[int, ...]] = [(x.pointer, of, x.pitch) for x, of in kinds]
         tail: tuple[int, ...] = (compute, DEFAULT_ALGORITHM)
         if networks > 1:
             self.name, tail = "cublasGemmStridedBatchedEx", (networks, *tail)
-            operands = [(x.pointer, kind, x.pitch, x.stride) for x in (b, a, c)]
+            operands = [(x.pointer, of, x.pitch, x.stride) for x, of in kinds]
         self.arguments = (*head, *operands[0], *operands[1], byref(self.beta), *operands[2], *tail)
         self.function = getattr(cublas.library, self.name)
 

@@ -1,4 +1,8 @@
-"""CUDA source of the hidden layers, forward and backward: see `cuda_source`."""
+"""CUDA source of the hidden layers, forward and backward: see `cuda_source`.
+
+Each stands twice: on its own, after a product of cuBLAS's, and as the end of a product of
+`cuda_tiles`, given a `Tile`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from typing import NamedTuple
 from ..activations import Activation
 from ..kernels import EPSILON, dropout_scale
 from ..network import RUNNING_SHARE
+from . import cuda_tiles as tiles
 from .cuda_text import EACH, ROWS, Source, across, columns, source
 from .tracing import elementwise, leaves, trace
 
@@ -41,12 +46,14 @@ FORWARD = (
 )
 
 
-def layer_forward(dtype: str, shape: Shape) -> Source:
+def layer_forward(
+    dtype: str, shape: Shape, tile: tiles.Tile | None = None, by_rows: bool = False
+) -> Source:
     """V ← f(S + b) or, where the slope is written in it, Z; A ← mask ∘ f(Z) + skip.
 
-    S = W A_in lies in V. A normalised layer normalises it first, in the same kernel: a
-    block takes a unit's row for batch normalisation, a group of columns for layer
-    normalisation.
+    S = W A_in lies in V, or is computed in the same kernel by `tile`, of examples that are
+    rows or columns. A normalised layer normalises it first, in the same kernel: a block
+    takes a unit's row for batch normalisation, a group of columns for layer normalisation.
     """
     (z,) = leaves("z", dtype=dtype)
     h = trace(shape.activation.f, z)
@@ -58,6 +65,11 @@ def layer_forward(dtype: str, shape: Shape) -> Source:
             value += " + skip[k * skip_network + r * skip_row + j * skip_column]"
         ends.append(f"A[k * n * m + e] = {value};")
     end = "\n".join(ends)
+    if tile is not None:
+        body = "\n  const I columns = m;" + tiles.by_rows_or_columns(dtype, tile, by_rows)
+        each = f"const I e = r * m + j;\n    const T z = value + b[k * stride + r];\n    {end}"
+        parameters = f"{tiles.INPUT}, {FORWARD}"
+        return source("layer_forward", dtype, parameters, body + tiles.each(tile, each))
     if shape.normalization == "none":
         name, body = (
             "layer_forward",
@@ -131,22 +143,43 @@ BACKWARD = (
 )
 
 
-def layer_backward(dtype: str, shape: Shape) -> Source:
-    """δ = dA ∘ f' ∘ mask, with its sum over the examples; a block takes a unit's row.
-
-    With batch normalisation δ goes on to ∂J/∂S; both pass the gain's gradient.
-    """
+def back(dtype: str, shape: Shape, dA: str, units: str = "n") -> str:
+    """`d`, ∂J/∂Z of unit r and example j, from dA; `e` is its place."""
     (v,) = leaves("v", dtype=dtype)
     slope = trace(shape.activation.slope, v)
-    value = "dA[k * n * m + e] * slope"
+    value = f"{dA} * slope"
     if shape.rate > 0:
         value += f" * {_mask(shape.rate)}"
-    d = f"""
+    return f"""
     const I e = r * m + j;
-    const T v = V[k * n * m + e];
+    const T v = V[k * {units} * m + e];
     {elementwise({"const T slope": slope})}
     const T d = {value};"""
+
+
+def layer_backward(
+    dtype: str, shape: Shape, tile: tiles.Tile | None = None, add: bool = False, keep: bool = False
+) -> Source:
+    """δ = dA ∘ f' ∘ mask.
+
+    With `tile`, of dA = Wᵀ δ of the layer above: add  dA holds what is added to that;
+    keep  dA is wanted as well. Otherwise of a dA that is there, with δ's sum over the
+    examples: a block takes a unit's row; with batch normalisation δ goes on to ∂J/∂S; both
+    pass the gain's gradient.
+    """
+    if tile is not None:
+        dA = "value + dA[k * n * m + r * m + j]" if add else "value"
+        end = f"const T carried = {dA};"
+        end += "\n    dA[k * n * m + r * m + j] = carried;" if keep else ""
+        end += back(dtype, shape, "carried") + "\n    delta[k * n * m + e] = d;"
+        body = f"""{tiles.place(tile)}
+  const I columns = m;{tiles.shared(dtype, tile)}
+  {tiles.product(tiles.TURNED, tiles.COLUMNS, tile)}{tiles.each(tile, end)}"""
+        parameters = f"{tiles.INPUT}, T* dA, T* delta, const T* V, const unsigned short* bits, "
+        parameters += "I n, I m, I stride, I drawn, I first"
+        return source("layer_backward", dtype, parameters, body)
     normalised, batch = shape.normalization != "none", shape.normalization == "batch"
+    d = back(dtype, shape, "dA[k * n * m + r * m + j]")
     body = f"""
   __shared__ T scratch[256];
   const I k = blockIdx.y, r = blockIdx.x;

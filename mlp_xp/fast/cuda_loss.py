@@ -3,30 +3,52 @@
 from __future__ import annotations
 
 from ..losses import Loss
-from .cuda_text import ROWS, Source, across, columns, source
+from . import cuda_tiles as tiles
+from .cuda_layers import Shape, back
+from .cuda_text import COLUMNS, ROWS, Source, across, columns, source
 from .tracing import REDUCTIONS, Writer, reductions, traced_loss
 
+SCORE = (
+    "const T* b, const void* T_, const T* weights, const T* weight, T* delta, T* values, "
+    "I n, I m, I stride, I shared"
+)
 
-def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: float) -> Source:
+
+def score(
+    dtype: str,
+    loss: Loss,
+    labelled: bool,
+    weighted: bool,
+    smoothing: float,
+    tile: tiles.Tile | None = None,
+    below: Shape | None = None,
+) -> Source:
     """δ = share · ∂ℓ/∂S and share · ℓ of every example, from S = W A and the last bias.
 
     The last layer's bias, one-hot targets, their smoothing and the loss with its sums over
-    the units are one kernel: S is read from cache as often as the loss has sums.
+    the units are one kernel: S is read from cache as often as the loss has sums. Targets
+    and weights are those of the examples that the inbox points to.
+
+    With `tile`, whose rows are all units, S is computed in the same kernel; with `below` as
+    well, δ of the layer below: (Wᵀ δ) ∘ f' ∘ mask.
     """
     value, delta = traced_loss(loss, smoothing, dtype)
-    target = "(T)(label == r)" if labelled else "targets[(own * n + r) * m + j]"
+    target = "(T)(label == r)" if labelled else "targets[example * n + r]"
+    rows, wide = (ROWS, COLUMNS) if tile is None else (tiles.THREADS // tile.columns, tile.columns)
+    score = f"memory[r * {wide} + x]" if tile else "scores[r * m + j] + bias[r]"
     read = f"""
-      const T s = scores[r * m + j] + bias[r];
+      const T s = {score};
       const T t = {target};"""
-    writer, body = (
-        Writer(),
-        [
-            columns("const T* scores = S + k * n * m; const T* bias = b + k * stride;"),
-            "  const I own = shared ? 0 : k;",
-        ],
-    )
+    if tile is None:
+        body = [columns("const T* scores = S + k * n * m; const T* bias = b + k * stride;")]
+    else:
+        body = [_scores(dtype, tile)]
+    body.append("""
+  const I* const order = (const I*)inbox->order + (shared ? 0 : k * inbox->pitch) + inbox->start;
+  const I example = inside ? order[j] : 0;""")
+    writer = Writer()
     if labelled:
-        body.append("  const I label = inside ? ((const I*)T_)[own * m + j] : -1;")
+        body.append("  const I label = inside ? ((const I*)T_)[example] : -1;")
     else:
         body.append("  const T* targets = (const T*)T_;")
     for number, level in enumerate(reductions([value, delta])):
@@ -36,40 +58,80 @@ def score(dtype: str, loss: Loss, labelled: bool, weighted: bool, smoothing: flo
             part = loop.write(reduction.arguments[0], lines)
             body.append(f"  T part{number}_{place} = {begin};")
             lines.append(f"part{number}_{place} = {combine.format(f'part{number}_{place}', part)};")
-        body.append(f"  if (inside) for (I r = y; r < n; r += {ROWS}) {{{read}")
+        body.append(f"  if (inside) for (I r = y; r < n; r += {rows}) {{{read}")
         body.extend(lines)
         body.append("  }")
         for place, reduction in enumerate(level):
             part, result = f"part{number}_{place}", f"all{number}_{place}"
-            body.append(across(reduction.reduction or "sum", part, result))
+            body.append(across(reduction.reduction or "sum", part, result, rows))
             writer.names[reduction] = result
     share = "(T)1 / m"
     if weighted:
-        share = "weights[own * m + j] / (weight[own] > (T)0 ? weight[own] : (T)1)"
-    body += ["  if (!inside) return;", f"  const T share = {share};"]
+        total = "weight[shared ? 0 : k]"
+        share = f"weights[example] / ({total} > (T)0 ? {total} : (T)1)"
+    end = "  if (inside) {" if below else "  if (!inside) return;\n  {"
+    body += [f"{end}\n  const T share = {share};"]
     lines = list[str]()
     result = writer.inner().write(value, lines)
     body += ["  if (y == 0) {", *lines, f"  values[k * m + j] = share * {result};", "  }"]
     lines = list[str]()
     result = writer.inner().write(delta, lines)
-    body += [f"  for (I r = y; r < n; r += {ROWS}) {{{read}", *lines]
-    body += [f"    delta[(k * n + r) * m + j] = share * {result};", "  }"]
-    parameters = (
-        "const T* S, const T* b, const void* T_, const T* weights, const T* weight, "
-        "T* delta, T* values, I n, I m, I stride, I shared"
-    )
+    body += [f"  for (I r = y; r < n; r += {rows}) {{{read}", *lines]
+    body += [f"    const T found = share * {result};", "    delta[(k * n + r) * m + j] = found;"]
+    if tile and below:
+        body.append(f"    memory[{tile.rows * wide} + r * {wide} + x] = found;")
+    body += ["  }", "  }"]
+    if tile is None:
+        return source("score", dtype, f"const T* S, const Inbox* inbox, {SCORE}", "\n".join(body))
+    parameters = f"{tiles.INPUT}, {SCORE}"
+    if below is not None:
+        body.append(_carried(dtype, tile, below))
+        parameters += ", T* carried, const T* V, const unsigned short* bits, I drawn, I first"
     return source("score", dtype, parameters, "\n".join(body))
 
 
+def _scores(dtype: str, tile: tiles.Tile) -> str:
+    """S of a block's examples and all units, in `memory`."""
+    size, wide = tile.size, tile.columns
+    return f"""{tiles.place(tile)}
+  const I columns = m;{tiles.shared(dtype, tile)}
+  {tiles.product(tiles.WEIGHTS, tiles.COLUMNS, tile)}
+  for (int o = t; o < {size}; o += {tiles.THREADS})
+    memory[o] = {tiles.result(tile)} + (o / {wide} < n ? b[k * stride + o / {wide}] : (T)0);
+  __syncthreads();
+  __shared__ T scratch[{tiles.THREADS // wide}][{wide}];
+  x = t % {wide};
+  y = t / {wide};
+  const I j = column0 + x;
+  const bool inside = j < m;"""
+
+
+def _carried(dtype: str, tile: tiles.Tile, below: Shape) -> str:
+    """δ of the layer below, for all its units and the block's examples."""
+    wide = tile.columns
+    return f"""
+  __syncthreads();
+  for (I o = t; o < depth * {wide}; o += {tiles.THREADS}) {{
+    const I r = o / {wide}, j = column0 + o % {wide};
+    if (j >= m) continue;
+    T dA = 0;
+    #pragma unroll 4
+    for (I u = 0; u < n; u++)
+      dA += rounded_(W[k * stride + u * depth + r]) *
+            rounded_(memory[{tile.rows * wide} + u * {wide} + o % {wide}]);
+    {back(dtype, below, "dA", "depth")}
+    carried[k * depth * m + e] = d;
+  }}"""
+
+
 def totals(dtype: str) -> Source:
-    """The last layer's bias gradient, Σ δ over the examples, and J = Σ share · ℓ."""
+    """The last layer's bias gradient, Σ δ over the examples."""
     body = """
   __shared__ T scratch[256];
   const I k = blockIdx.y, r = blockIdx.x;
-  const T* row = r < n ? delta + (k * n + r) * m : values + k * m;
+  const T* row = delta + (k * n + r) * m;
   T sum = 0;
   for (I j = threadIdx.x; j < m; j += blockDim.x) sum += row[j];
   sum = total(sum, scratch);
-  if (threadIdx.x == 0) (r < n ? db[k * stride + r] : J[k]) = sum;"""
-    parameters = "const T* delta, const T* values, T* db, T* J, I n, I m, I stride"
-    return source("totals", dtype, parameters, body)
+  if (threadIdx.x == 0) db[k * stride + r] = sum;"""
+    return source("totals", dtype, "const T* delta, T* db, I n, I m, I stride", body)

@@ -26,14 +26,17 @@ from typing import Any, NamedTuple
 
 from ..activations import ACTIVATIONS, Activation
 from ..draws import Purpose
-from ..kernels import EPSILON, SPEC
+from ..kernels import EPSILON, PRECISIONS, SPEC
 from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..types import Array, Namespace
 from .cuda_layers import Shape, layer_backward, layer_forward, layer_norm_backward
 from .cuda_loss import score, totals
+from .cuda_measure import NUMBERS, explained, measure, measured
+from .cuda_precision import as_bfloat16, rounding
 from .cuda_text import COLUMNS, EACH, ROWS, Source, source
-from .cuda_update import Regularised, close, n_scalars, regularise, update
+from .cuda_tiles import TILES, WIDEST, Tile, multiply
+from .cuda_update import PIECE, Regularised, close, gradients, n_scalars, regularise, update
 from .tracing import elementwise, leaves, trace
 
 INBOX = ("order", "pitch", "table", "losses", "start", "row", "step")
@@ -42,37 +45,19 @@ MAX_SCALARS = 8
 # -- the batch ---------------------------------------------------------------
 
 
-def gather_rows(dtype: str) -> Source:
-    """The batch's rows (m, n), of all features."""
-    return source(
-        "gather_rows",
-        dtype,
-        "T* out, const T* rows, const Inbox* inbox, I n, I size",
-        EACH
-        + """
-  const I example = ((const I*)inbox->order)[k * inbox->pitch + inbox->start + i / n];
-  out[k * size + i] = rows[example * n + i % n];""",
-    )
-
-
-def gather_targets(dtype: str, labelled: bool, weighted: bool) -> Source:
-    """The batch's labels (m,), or targets as columns (n, m); and weights (m,)."""
-    lines = [
-        EACH,
-        "  const I m = size / n, j = i % m;",
-        "  const I example = ((const I*)inbox->order)[k * inbox->pitch + inbox->start + j];",
-    ]
-    if labelled:
-        lines.append("  ((I*)out)[k * size + i] = ((const I*)targets)[example];")
-    else:
-        lines.append("  ((T*)out)[k * size + i] = ((const T*)targets)[example * n + i / m];")
-    if weighted:
-        lines.append("  if (i < m) out_weights[k * m + i] = weights[example];")
-    parameters = (
-        "void* out, const void* targets, T* out_weights, const T* weights, "
-        "const Inbox* inbox, I n, I size"
-    )
-    return source("gather_targets", dtype, parameters, "\n".join(lines))
+def gather(dtype: str) -> Source:
+    """The batch's examples as columns (n, m); a block turns 32 of 32 features."""
+    body = """
+  __shared__ T turned[32][33];
+  const I k = blockIdx.z, i0 = blockIdx.x * (I)32, j0 = blockIdx.y * (I)32;
+  const int x = threadIdx.x % 32, y = threadIdx.x / 32;
+  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start;
+  for (int q = y; q < 32; q += blockDim.x / 32)
+    if (j0 + q < m && i0 + x < n) turned[q][x] = rows[order[j0 + q] * n + i0 + x];
+  __syncthreads();
+  for (int q = y; q < 32; q += blockDim.x / 32)
+    if (i0 + q < n && j0 + x < m) X[(k * n + i0 + q) * m + j0 + x] = turned[x][q];"""
+    return source("gather", dtype, "T* X, const T* rows, const Inbox* inbox, I n, I m", body)
 
 
 def weigh(dtype: str) -> Source:
@@ -80,11 +65,12 @@ def weigh(dtype: str) -> Source:
     body = """
   __shared__ T scratch[256];
   const I k = blockIdx.y;
+  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start;
   T sum = 0;
-  for (I j = threadIdx.x; j < m; j += blockDim.x) sum += weights[k * m + j];
+  for (I j = threadIdx.x; j < m; j += blockDim.x) sum += weights[order[j]];
   sum = total(sum, scratch);
   if (threadIdx.x == 0) weight[k] = sum;"""
-    return source("weigh", dtype, "const T* weights, T* weight, I m", body)
+    return source("weigh", dtype, "const T* weights, const Inbox* inbox, T* weight, I m", body)
 
 
 def draw_bits(dtype: str) -> Source:
@@ -195,6 +181,12 @@ def normalise_by(epsilon: float, dtype: str) -> Fused:
     return fused("normalise_by", inputs, ("z",), formula, dtype)
 
 
+def rounded(digits: int, dtype: str) -> Fused:
+    """kernels.rounded."""
+    body = "unsigned bits = __float_as_uint(x);" + rounding(digits)
+    return Fused("rounded", ("x",), ("y",), body + "\n  y = __uint_as_float(bits);")
+
+
 # -- all of them -------------------------------------------------------------
 
 NORMALIZATIONS = ("none", "batch", "layer")
@@ -202,7 +194,7 @@ NORMALIZATIONS = ("none", "batch", "layer")
 
 def fixed(dtype: str) -> Iterator[Source]:
     """The kernels that depend on nothing but the dtype."""
-    for function in (gather_rows, weigh, draw_bits, layer_norm_backward, totals, announce):
+    for function in (gather, weigh, draw_bits, layer_norm_backward, totals, announce):
         yield function(dtype)
     yield set_scalars(dtype)
 
@@ -210,9 +202,10 @@ def fixed(dtype: str) -> Iterator[Source]:
 def every_source(dtype: str) -> Iterator[Source]:
     """Each kernel for each row of the tables, with nothing and with everything beside it."""
     yield from fixed(dtype)
-    for flag in (False, True):
-        yield gather_targets(dtype, flag, True)
-        yield gather_targets(dtype, flag, False)
+    for tile in TILES:
+        for turned, by_rows in ((False, False), (False, True), (True, False)):
+            yield multiply(dtype, tile, turned, by_rows, turned)
+        yield gradients(dtype, tile)
     for activation in ACTIVATIONS.values():
         for normalization in NORMALIZATIONS:
             for full in (False, True):
@@ -220,12 +213,30 @@ def every_source(dtype: str) -> Iterator[Source]:
                 shape = Shape(activation, normalization, rate, full, full)
                 yield layer_forward(dtype, shape)
                 yield layer_backward(dtype, shape)
+                if normalization == "none":
+                    tiles = TILES if activation is ACTIVATIONS["relu"] else TILES[2:3]
+                    for tile in tiles:
+                        yield layer_forward(dtype, shape, tile, full)
+                        yield layer_backward(dtype, shape, tile, full, full)
         yield bias_activation(activation, dtype).as_source(dtype)
         yield activate(activation, dtype).as_source(dtype)
     yield normalise_by(EPSILON, dtype).as_source(dtype)
+    if dtype == "float32":
+        yield as_bfloat16(dtype)
+        for precision in ("tf32", "bfloat16"):
+            yield rounded(PRECISIONS[precision], dtype).as_source(dtype)
     for loss in LOSSES.values():
         yield score(dtype, loss, False, False, 0.0)
         yield score(dtype, loss, loss.kind == "multiclass", True, 0.1)
+        for tile in TILES[1:4] if loss.kind == "multiclass" else TILES[:1]:
+            yield score(dtype, loss, loss.kind == "multiclass", True, 0.0, tile)
+            below = Shape(ACTIVATIONS["relu"])
+            yield score(dtype, loss, loss.kind == "multiclass", False, 0.0, tile, below)
+        yield measure(dtype, loss, False, False)
+        yield measure(dtype, loss, loss.kind == "multiclass", True)
+        if loss.kind in NUMBERS:
+            yield from (explained(dtype, loss, weighted) for weighted in (False, True))
+    yield measured(dtype)
     nothing = Regularised()
     everything = Regularised(0.1, True, True, 1.0, 1.0)
     for what in (nothing, everything):
@@ -234,31 +245,40 @@ def every_source(dtype: str) -> Iterator[Source]:
     for optimizer in OPTIMIZERS.values():
         yield update(dtype, optimizer(weight_decay=0.0), False)
         yield update(dtype, optimizer(weight_decay=0.1), True)
+        for tile in TILES if optimizer is OPTIMIZERS["adam"] else TILES[2:3]:
+            yield gradients(dtype, tile, optimizer(weight_decay=0.1))
 
 
 __all__ = [
     "COLUMNS",
     "INBOX",
     "MAX_SCALARS",
+    "PIECE",
     "ROWS",
+    "TILES",
+    "WIDEST",
     "Fused",
     "Regularised",
     "Shape",
     "Source",
+    "Tile",
     "activate",
     "announce",
+    "as_bfloat16",
     "bias_activation",
     "close",
     "draw_bits",
     "every_source",
-    "gather_rows",
-    "gather_targets",
+    "gather",
+    "gradients",
     "layer_backward",
     "layer_forward",
     "layer_norm_backward",
+    "multiply",
     "n_scalars",
     "normalise_by",
     "regularise",
+    "rounded",
     "score",
     "set_scalars",
     "totals",

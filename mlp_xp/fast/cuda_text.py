@@ -23,6 +23,31 @@ typedef unsigned long long U;
 #define INF ((T)__longlong_as_double(0x7ff0000000000000LL))
 struct Inbox { I order, pitch, table, losses, start, row, step; };
 
+// copies of N numbers to shared memory that are waited for by the piece; older cards make
+// them at once
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && !defined(__CUPYCPU__)
+template <int N> __device__ __forceinline__ void bring(T* to, const T* from, bool wanted) {
+  const unsigned place = (unsigned)__cvta_generic_to_shared(to);
+  const int size = wanted ? N * sizeof(T) : 0;
+  if constexpr (N * sizeof(T) == 16)
+    asm volatile("cp.async.cg.shared.global [%%0], [%%1], 16, %%2;"
+                 :: "r"(place), "l"(from), "r"(size));
+  else
+    asm volatile("cp.async.ca.shared.global [%%0], [%%1], %%2, %%3;"
+                 :: "r"(place), "l"(from), "n"(N * sizeof(T)), "r"(size));
+}
+__device__ __forceinline__ void end_of_piece() { asm volatile("cp.async.commit_group;"); }
+template <int N> __device__ __forceinline__ void wait_for_pieces() {
+  asm volatile("cp.async.wait_group %%0;" :: "n"(N) : "memory");
+}
+#else
+template <int N> __device__ inline void bring(T* to, const T* from, bool wanted) {
+  for (int i = 0; i < N; i++) to[i] = wanted ? from[i] : (T)0;
+}
+__device__ inline void end_of_piece() {}
+template <int N> __device__ inline void wait_for_pieces() {}
+#endif
+
 __device__ T total(T x, T* scratch) {  // over the threads of a block, given to all of them
   const int t = threadIdx.x;
   scratch[t] = x;
@@ -61,14 +86,14 @@ def columns(setup: str = "") -> str:
   {setup}"""
 
 
-def across(reduction: str, part: str, result: str) -> str:
-    """`result` of the parts of an example's threads, known to all of them."""
+def across(reduction: str, part: str, result: str, rows: int = ROWS) -> str:
+    """`result` of the parts of an example's `rows` threads, known to all of them."""
     _, combine = REDUCTIONS[reduction]
     return f"""
   scratch[y][x] = {part};
   __syncthreads();
   T {result} = scratch[0][x];
-  for (int q = 1; q < {ROWS}; q++) {{
+  for (int q = 1; q < {rows}; q++) {{
     const T next = scratch[q][x];
     {result} = {combine.format(result, "next")};
   }}

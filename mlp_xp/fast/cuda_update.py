@@ -1,4 +1,4 @@
-"""CUDA source of the update, and of what is done to the gradient before: see `cuda_source`."""
+"""CUDA source of the weights' gradients and of the update: see `cuda_source`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ..optimizers import Optimizer
 from ..types import Array
+from . import cuda_tiles as tiles
 from .cuda_text import EACH, Source, source
 from .tracing import Untraceable, elementwise, leaves, trace
 
@@ -72,14 +73,16 @@ def close(dtype: str, what: Regularised) -> Source:
   const T* table = (const T*)inbox->table;
   T* losses = (T*)inbox->losses;
   for (I k = 0; k < networks; k++) {
-    T norm = 0, penalty = 0;
+    T J = 0, norm = 0, penalty = 0;
+    for (I j = threadIdx.x; j < m; j += blockDim.x) J += values[k * m + j];
     for (I i = threadIdx.x; i < n_parts; i += blockDim.x) {
       norm += parts[2 * k * n_parts + i];
       penalty += parts[(2 * k + 1) * n_parts + i];
     }
+    J = total(J, scratch);
     norm = total(norm, scratch);
     penalty = total(penalty, scratch);
-    if (threadIdx.x == 0) losses[row * networks + k] = J[k] + penalty;
+    if (threadIdx.x == 0) losses[row * networks + k] = J + penalty;
     for (I i = threadIdx.x; i < scalars; i += blockDim.x)
       now[k * (scalars + 1) + i] = table[(row * networks + k) * scalars + i];
     if (threadIdx.x == 0) {
@@ -102,7 +105,8 @@ def close(dtype: str, what: Regularised) -> Source:
             f"const T length = sqrt(norm);\n      factor = {limit} / ({longer} ? length : {limit});"
         )
     parameters = (
-        "Inbox* inbox, const T* J, const T* parts, T* now, I n_parts, I networks, I scalars, I m"
+        "Inbox* inbox, const T* values, const T* parts, T* now, I n_parts, I networks, I scalars, "
+        "I m"
     )
     return source("close", dtype, parameters, body.replace("CLIP", clip))
 
@@ -112,22 +116,22 @@ def n_scalars(optimizer: Optimizer) -> int:
     return len(optimizer.scalars(1.0, 1)) + (optimizer.weight_decay != 0)
 
 
-def update(dtype: str, optimizer: Optimizer, clipped: bool) -> Source:
-    """The optimiser's formula on the flat vectors of all parameters, in their place."""
+def _updated(dtype: str, optimizer: Optimizer, g: str, scalars: str, clipped: bool) -> str:
+    """The optimiser's formula on parameter `i` with the gradient `g`, in its place."""
     n = len(optimizer.scalars(1.0, 1))
     moment_names = [f"moment{i}" for i in range(optimizer.n_moments)]
-    theta, g, *rest = leaves("theta", "g", *moment_names, dtype=dtype)
-    scalars: list[Any] = leaves(*(f"scalar{i}" for i in range(n)), dtype=dtype)
+    theta, gradient, *rest = leaves("theta", "g", *moment_names, dtype=dtype)
+    values: list[Any] = leaves(*(f"scalar{i}" for i in range(n)), dtype=dtype)
 
     def formula(xp: object) -> Array:
-        return optimizer.update(xp, theta, g, tuple(rest), *scalars)
+        return optimizer.update(xp, theta, gradient, tuple(rest), *values)
 
     new, moments = trace(formula)
     if len(moments) != optimizer.n_moments:
         raise Untraceable("an optimiser returns other moments than it takes")
-    lines = [EACH, f"  const T* s = now + k * {n_scalars(optimizer) + 1};"]
+    lines = [f"  const T* s = {scalars};"]
     lines += [f"  const T scalar{i} = s[{i}];" for i in range(n)]
-    lines += ["  T theta = all_theta[k * size + i], g = all_g[k * size + i];"]
+    lines += [f"  T theta = all_theta[k * size + i], g = {g};"]
     if clipped:
         lines.append(f"  g *= s[{n_scalars(optimizer)}];")
     if optimizer.weight_decay != 0:
@@ -137,6 +141,95 @@ def update(dtype: str, optimizer: Optimizer, clipped: bool) -> Source:
     outputs = {"all_theta[k * size + i]": new}
     outputs |= {f"{name}[k * size + i]": m for name, m in zip(names, moments, strict=True)}
     lines.append(elementwise(outputs))
-    pointers = "".join(f", T* {name}" for name in names)
-    parameters = f"T* all_theta, const T* all_g, const T* now, I size, I n_weights{pointers}"
-    return source("update", dtype, parameters, "\n".join(lines))
+    return "\n".join(lines)
+
+
+def _moments(optimizer: Optimizer) -> str:
+    return "".join(f", T* all_moment{i}" for i in range(optimizer.n_moments))
+
+
+def update(dtype: str, optimizer: Optimizer, clipped: bool) -> Source:
+    """The optimiser's formula on the flat vectors of all parameters, in their place."""
+    scalars = f"now + k * {n_scalars(optimizer) + 1}"
+    body = EACH + _updated(dtype, optimizer, "all_g[k * size + i]", scalars, clipped)
+    parameters = "T* all_theta, const T* all_g, const T* now, I size, I n_weights"
+    return source("update", dtype, parameters + _moments(optimizer), body)
+
+
+# one layer's product in `gradients`: its first block; the addresses of δ (n, m) and of the
+# input (width, m), and whether each network has its own of these; where W and b begin in the
+# flat vector, -1 for no b
+PIECE = ("first", "delta", "input", "n", "width", "own", "theta", "bias")
+
+LEFT = tiles.Operand("delta + (row0 + {c}) * depth + from + {i}", "depth", tiles.INNER)
+RIGHT = tiles.Operand(
+    *("input + (column0 + {c}) * depth + from + {i}", "depth", tiles.INNER),
+    one="column0 + c == width",
+)
+
+
+def gradients(dtype: str, tile: tiles.Tile, optimizer: Optimizer | None = None) -> Source:
+    """[∂J/∂W ∂J/∂b] = δ [Aᵀ 1] of many layers at once, and the update where `optimizer` is given.
+
+    Blocks are dealt out to the layers, which `pieces` describes. With the update the
+    gradient is never written; it is the step's last kernel then, and the last of its blocks
+    to end closes the step: the loss to its place, the inbox to the next batch.
+    """
+    body = f"""
+  const I k = blockIdx.y, depth = m;
+  I number = 0;
+  while (number + 1 < count && blockIdx.x >= pieces[number + 1].first) number++;
+  const Piece layer = pieces[number];
+  const I n = layer.n, width = layer.width, columns = width + (layer.bias >= 0);
+  const I across = (n + {tile.rows - 1}) / {tile.rows}, block = blockIdx.x - layer.first;
+  const I row0 = block % across * {tile.rows}, column0 = block / across * {tile.columns};
+  const T* const delta = (const T*)layer.delta + k * n * m;
+  const T* const input = (const T*)layer.input + k * layer.own * width * m;
+  {tiles.shared(dtype, tile)}
+  {tiles.product(LEFT, RIGHT, tile)}"""
+    end = "const I i = j < width ? layer.theta + r * width + j : layer.bias + r;\n    "
+    parameters = "const Piece* pieces, I count, Inbox* inbox, I m, I size, "
+    if optimizer is None:
+        body += tiles.each(tile, end + "all_g[k * size + i] = value;")
+        return _with_pieces(dtype, parameters + "T* all_g", body)
+    n = n_scalars(optimizer)
+    scalars = f"(const T*)inbox->table + (inbox->row * networks + k) * {n}"
+    body += tiles.each(tile, end + _updated(dtype, optimizer, "value", scalars, False)) + CLOSING
+    parameters += "T* all_theta, I n_weights, const T* values, I networks, unsigned* ended"
+    return _with_pieces(dtype, parameters + _moments(optimizer), body)
+
+
+def _with_pieces(dtype: str, parameters: str, body: str) -> Source:
+    found = source("gradients", dtype, parameters, body)
+    piece = f"struct Piece {{ I {', '.join(PIECE)}; }};\n\nextern"
+    return found._replace(code=found.code.replace("extern", piece, 1))
+
+
+# a thread adds up the losses of one network, or all of them those of the only one
+CLOSING = """
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (t == 0) last = atomicAdd(ended, 1u) + 1 == gridDim.x * gridDim.y;
+  __syncthreads();
+  if (!last) return;
+  T* const losses = (T*)inbox->losses + inbox->row * networks;
+  if (networks == 1) {
+    T sum = 0;
+    for (I j = t; j < m; j += blockDim.x) sum += values[j];
+    sum = total(sum, memory);
+    if (t == 0) losses[0] = sum;
+  } else {
+    for (I network = t; network < networks; network += blockDim.x) {
+      T sum = 0;
+      for (I j = 0; j < m; j++) sum += values[network * m + j];
+      losses[network] = sum;
+    }
+  }
+  __syncthreads();
+  if (t == 0) {
+    *ended = 0;
+    inbox->start += m;
+    inbox->row += 1;
+    inbox->step += 1;
+  }"""

@@ -46,10 +46,11 @@ class CupyStep:
     inbox, now               what changes from step to step, on the device
     data                     may be replaced by other data of the same kind
 
-    A loss lies in an array of the epoch's losses, and stays.
+    A loss lies in an array of the epoch's losses, and stays. A call takes one step; `several`
+    takes the next steps of an epoch that was announced.
     """
 
-    takes_host_rates = True
+    most = 16  # steps that `several` is worth asking for at once
 
     def __init__(self, recipe: Recipe, device: Device, data: Data) -> None:
         self.recipe, self.device, self.xp = recipe, device, device.xp
@@ -81,7 +82,7 @@ class CupyStep:
         dtype, self.leading = state.theta.dtype, state.theta.shape[:-1]
         self.networks = math.prod(self.leading)
         n = cuda.n_scalars(self.recipe.optimizer)
-        self.inbox, self.J = cupy.zeros(len(cuda.INBOX), np.int64), cupy.zeros(self.leading, dtype)
+        self.inbox = cupy.zeros(len(cuda.INBOX), np.int64)
         self.now = cupy.zeros((self.networks, n + 1), dtype)
         self.table = cupy.zeros((1, self.networks, n), dtype)
         self.seeds, self.seeded = cupy.zeros(self.networks, np.uint64), (0,) * self.networks
@@ -106,7 +107,7 @@ class CupyStep:
         """Addresses that a program's launches hold and others may change."""
         data = self._data
         arrays = (self.theta, self.g, self.running, *self.moments, self.inbox, self.now)
-        arrays += (self.J, self.seeds, data.rows, data.targets, data.weights)
+        arrays += (self.seeds, data.rows, data.targets, data.weights)
         return tuple(array.data.ptr for array in arrays if isinstance(array, cupy.ndarray))
 
     # -- the inbox
@@ -141,12 +142,15 @@ class CupyStep:
     def _scalars(self, rates: Sequence[Any], step: int) -> npt.NDArray[Any]:
         """A row for each step, (n_steps, n_networks, n): the optimiser's scalars."""
         optimizer, rows = self.recipe.optimizer, []
+        decay = optimizer.weight_decay
         for number, rate in enumerate(rates, step + 1):
-            scalars = [*optimizer.scalars(rate, number)]
-            if optimizer.weight_decay != 0:
-                scalars.append(rate * optimizer.weight_decay)
-            rows.append(np.stack([np.broadcast_to(s, self.networks) for s in scalars], axis=-1))
-        return np.asarray(rows, self.theta.dtype)
+            scalars = optimizer.scalars(rate, number)
+            rows.append((*scalars, rate * decay) if decay != 0 else scalars)
+        if any(isinstance(scalar, np.ndarray) for row in rows for scalar in row):
+            rows = [np.broadcast_arrays(*row, np.empty(self.networks))[:-1] for row in rows]
+            return np.stack(rows).swapaxes(-1, -2).astype(self.theta.dtype)
+        table = np.array(rows, self.theta.dtype)[:, None]
+        return np.ascontiguousarray(np.repeat(table, self.networks, axis=1))
 
     def _losses(self, n: int) -> Array:
         return cupy.empty((n, *self.leading), self.theta.dtype)
@@ -196,23 +200,53 @@ class CupyStep:
 
     def __call__(self, state: State, index: Array, bits: Any, rate: Any) -> State:
         rate = self.recipe.optimizer.rate if rate is None else rate
-        if state.theta is not self.theta:
-            self._adopt(state)
-        program = self._program(index.shape[-1], index.ndim == 1)
-        self._take_bits(program, bits, state.step)
+        program = self._ready(state, index.shape[-1], index.ndim == 1, bits)
         self.index = index
         if not self._announced(index, state.step, rate):
             self._announce_one(state, index, rate)
-        epoch = cast(_Epoch, self.epoch)
-        self.cublas.follow(cupy.cuda.get_current_stream().ptr)
-        self.launch(program)
-        loss = epoch.losses[self.row]
-        self.start, self.row, self.number = self.start + program.m, self.row + 1, self.number + 1
-        return State(self.theta, self.moments, self.running, state.step + 1, loss)
+        return self._launched(program, state, 1)
 
-    def launch(self, program: Program) -> None:
-        """Make one step happen on the current stream."""
-        program.run()
+    def several(self, state: State, bits: Any, m: int, count: int) -> State:
+        """The next `count` steps of the epoch at hand, each on m examples.
+
+        bits  of the first step: only their seeds are taken, and the rest drawn by them
+        """
+        epoch = cast(_Epoch, self.epoch)
+        program = self._ready(state, m, epoch.index.ndim == 1, bits)
+        return self._launched(program, state, count)
+
+    def _ready(self, state: State, m: int, shared: bool, bits: Any) -> Program:
+        if state.theta is not self.theta:
+            self._adopt(state)
+        program = self._program(m, shared)
+        self._take_bits(program, bits, state.step)
+        self.cublas.follow(cupy.cuda.get_current_stream().ptr)
+        return program
+
+    def _launched(self, program: Program, state: State, count: int) -> State:
+        self.launch(program, count)
+        loss = cast(_Epoch, self.epoch).losses[self.row - 1]
+        return State(self.theta, self.moments, self.running, state.step + count, loss)
+
+    def launch(self, program: Program, count: int) -> None:
+        """Make steps happen on the current stream."""
+        for _ in range(count):
+            if not program.replayable:
+                start = self.start
+                self.index = cast(_Epoch, self.epoch).index[..., start : start + program.m]
+            program.run()
+            self.moved(program, 1)
+
+    def moved(self, program: Program, count: int) -> None:
+        """Follow the inbox, which has moved on by as many steps."""
+        self.start += count * program.m
+        self.row += count
+        self.number += count
+
+    @property
+    def losses(self) -> Array:
+        """Of the epoch at hand, (n_steps, …)."""
+        return cast(_Epoch, self.epoch).losses
 
     def _program(self, m: int, shared: bool) -> Program:
         program = self.programs.get((m, shared))

@@ -1,18 +1,22 @@
-"""The kernel set of CuPy, for inference: a product and one more kernel a layer."""
+"""The kernel set of CuPy, for inference: a product and one more kernel a layer, two to score."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import cupy
+import numpy as np
 
 from ..activations import Activation
 from ..kernels import EPSILON, SPEC, Kernels
+from ..losses import Loss
 from ..types import Array, Namespace
+from . import cuda_measure as measures
 from . import cuda_source as cuda
-from .launches import warn
+from .launches import THREADS, Launch, blocks, compiled, warn
 from .tracing import Untraceable
 
 INF = "#define INF ((T)__longlong_as_double(0x7ff0000000000000LL))"
@@ -72,4 +76,64 @@ def normalise_by(
     return kernel(S, gain, b, mean, variance)
 
 
-KERNELS: Kernels = SPEC._replace(layer=layer, activate=activate, normalise_by=normalise_by)
+@cache
+def _sources(loss: Loss, labelled: bool, weighted: bool, dtype: str) -> list[cuda.Source] | None:
+    """What `measure` launches, compiled; None with a warning."""
+    try:
+        sources = [measures.measure(dtype, loss, labelled, weighted), measures.measured(dtype)]
+        if loss.kind in measures.NUMBERS:
+            sources.append(measures.explained(dtype, loss, weighted))
+        for source in sources:
+            compiled(source)
+        return sources
+    except (Untraceable, cupy.cuda.compiler.CompileException) as error:
+        warn("measure", error)
+        return None
+
+
+def measure(
+    xp: Namespace,
+    loss: Loss,
+    S: Array,
+    targets: Array,
+    weights: Array | None,
+    classes: Array | None,
+) -> tuple[Array, Array]:
+    """kernels.measure in two launches; in three where the score is R²."""
+    labelled, weighted, dtype = classes is not None, weights is not None, S.dtype
+    sources = _sources(loss, labelled, weighted, str(dtype))
+    if sources is None:
+        return SPEC.measure(xp, loss, S, targets, weights, classes)
+    leading, (n, m) = S.shape[:-2], S.shape[-2:]
+    K, n_parts = math.prod(leading), min(THREADS, blocks(m, THREADS))
+    S = cupy.ascontiguousarray(S)
+    targets = targets.astype(np.int64 if labelled else dtype, copy=False)
+    strides = [step // targets.itemsize for step in targets.strides]
+    if labelled:
+        strides.insert(-1, 0)
+    strides = [0, *strides][-3:]  # of a network, a unit, an example
+    heavy = 0
+    if weights is not None:
+        weights, heavy = cupy.ascontiguousarray(weights, dtype), m * (weights.ndim > 1)
+    shared = (n, m, *strides, heavy)
+    parts, found = cupy.empty((K, n_parts, 3), dtype), None
+    Launch(sources[0], (n_parts, K), (THREADS,), S, targets, weights, parts, *shared)()
+    if len(sources) > 2:
+        found, tiny = cupy.empty((K, n), dtype), float(np.finfo(dtype).smallest_normal)
+        arguments = (S, targets, weights, found, *shared, tiny)
+        Launch(sources[2], (n, K), (THREADS,), *arguments)()
+    J, score = cupy.empty(leading, dtype), cupy.empty(leading, dtype)
+    Launch(sources[1], (K,), (THREADS,), parts, found, J, score, n_parts, n)()
+    return J, score
+
+
+def rounded(xp: Namespace, x: Array, digits: int) -> Array:
+    """kernels.rounded as one kernel."""
+    x = xp.astype(x, xp.float32, copy=False)
+    kernel = fused(cuda.rounded, digits, "float32")
+    return SPEC.rounded(xp, x, digits) if kernel is None else kernel(x)
+
+
+KERNELS: Kernels = SPEC._replace(
+    rounded=rounded, layer=layer, activate=activate, normalise_by=normalise_by, measure=measure
+)

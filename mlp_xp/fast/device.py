@@ -135,6 +135,7 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
     cupy = _cupy()
     import array_api_compat.cupy as xp
 
+    from . import upload
     from .cupy_kernels import KERNELS
     from .launches import Bits
 
@@ -164,7 +165,11 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
                 )
             return array
         with active():
-            return cupy.asarray(np.asarray(array))
+            return upload.put(np.asarray(array))
+
+    def put_rows(rows: npt.NDArray[Any], dtype: Any) -> Array:
+        with active():
+            return upload.up(rows, dtype)
 
     def get(array: Array) -> npt.NDArray[Any]:
         found: npt.NDArray[Any] = cupy.asnumpy(array)
@@ -175,10 +180,8 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
             cupy.cuda.get_current_stream().synchronize()
 
     def host_rows(rows: npt.NDArray[Any], dtype: str) -> Any:
-        from .upload import HostRows, fits
-
         with active():
-            return None if fits(rows.shape, dtype) else HostRows(rows, dtype)
+            return None if upload.fits(rows.shape, dtype) else upload.HostRows(rows, dtype)
 
     def stepper(recipe: Any, device: Device, data: Any) -> Any:
         from .graph import stepper
@@ -196,5 +199,7 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         stepper=stepper,
         draw_bits=Bits,
         host_rows=host_rows,
+        put_rows=put_rows,
+        finite=upload.finite,
         active=active,
     )

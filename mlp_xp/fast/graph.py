@@ -1,12 +1,15 @@
-"""Graph replay: a whole training step captured once, then one launch from the host.
+"""Graph replay: whole training steps captured once, then one launch from the host.
 
 Everything that changes from step to step lies in the step's inbox on the device, and every
 buffer was made before, so that a captured step is the same for all batches, rates and step
-counts. CuPy's own cuBLAS calls cannot be captured; those of `cublas` can.
+counts. So a graph may hold several steps: of an epoch that is announced, 16 are taken at
+once, since a launch costs the host 25 to 30 µs, more than a small network's steps take the
+device; what is left of an epoch, by graphs of 8, 4, 2 and 1. CuPy's own cuBLAS calls cannot
+be captured; those of `cublas` can.
 
 Replay is trusted after it has proved itself, in this process and on the network and data in
-hand: ten replayed steps, of other batches at other rates, must equal ten eager ones. The
-state is put back as it was.
+hand: ten replayed steps or more, of other batches at other rates, must equal as many eager
+ones. The state is put back as it was.
 
 A program belongs to one batch size and to the buffers its launches hold: with another size
 or other buffers comes another program, captured and proved anew.
@@ -14,7 +17,10 @@ or other buffers comes another program, captured and proved anew.
 
 from __future__ import annotations
 
+import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import cupy
@@ -26,7 +32,7 @@ from ..types import Array, State
 from .cupy import CupyStep
 from .program import Program
 
-STEPS = 10  # of the proof
+STEPS = 10  # of the proof, at least
 log = logging.getLogger("mlp_xp")
 
 
@@ -34,17 +40,33 @@ class GraphError(RuntimeError):
     """A step cannot be captured and replayed."""
 
 
-class Replay:
-    """A captured step: a call launches it on the current stream."""
+@contextmanager
+def nothing_freed() -> Iterator[None]:
+    """Keep Python from collecting garbage: CUDA refuses to destroy a graph during a capture.
 
-    def __init__(self, step: CupyStep, program: Program) -> None:
+    Steps and their programs refer to each other, so that old graphs wait for the collector.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+class Replay:
+    """Captured steps: a call launches them on the current stream."""
+
+    def __init__(self, step: CupyStep, program: Program, count: int) -> None:
         stream = cupy.cuda.Stream(non_blocking=True)
         step.cublas.follow(stream.ptr)
-        with stream:
+        with stream, nothing_freed():
             # not CuPy's relaxed mode, in which an allocation would go unnoticed
             stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
             try:
-                program.run()
+                for _ in range(count):
+                    program.run()
             finally:  # a capture that failed must end too
                 self.graph = stream.end_capture()
         self.graph.upload(cupy.cuda.get_current_stream())
@@ -64,21 +86,26 @@ class GraphStep(CupyStep):
         super().__init__(recipe, device, data)
         self.graph, self.failed = graph, ""
 
-    def launch(self, program: Program) -> None:
+    def launch(self, program: Program, count: int) -> None:
         if self.given:  # bits from elsewhere: the captured step would draw its own
-            program.run()
+            super().launch(program, count)
             return
-        if program.graph is None:
-            program.graph = self._proved(program)
-        if program.graph:
-            program.graph()
-        else:
-            program.run()
+        while count:
+            n = 1 << min(count, self.most).bit_length() - 1
+            if n not in program.graphs:
+                program.graphs[n] = self._proved(program, n)
+            replay = program.graphs[n]
+            if not replay:
+                super().launch(program, count)
+                return
+            replay()
+            self.moved(program, n)
+            count -= n
 
-    def _proved(self, program: Program) -> Replay | bool:
-        """The program as a graph that equals it, or False with the reason in the log."""
+    def _proved(self, program: Program, count: int) -> Replay | None:
+        """The program as a graph that equals it, or None with the reason in the log."""
         try:
-            return prove(self, program)
+            return prove(self, program, count)
         except (RuntimeError, NotImplementedError, MemoryError) as error:
             self.failed = str(error) or type(error).__name__
             self.cublas.follow(cupy.cuda.get_current_stream().ptr)
@@ -88,11 +115,11 @@ class GraphStep(CupyStep):
                     "to have it run eagerly."
                 ) from error
             log.info("training steps are not replayed as a graph: %s", self.failed)
-            return False
+            return None
 
 
-def prove(step: CupyStep, program: Program) -> Replay:
-    """Capture a program; ten replayed steps must equal ten eager ones, or `GraphError`.
+def prove(step: CupyStep, program: Program, count: int) -> Replay:
+    """Capture `count` steps; replayed they must equal eager ones, or `GraphError`.
 
     Steps are wholly determined, so equal means equal bits. Leaves every number as it was.
     """
@@ -101,26 +128,24 @@ def prove(step: CupyStep, program: Program) -> Replay:
     kept = (step.theta, step.running, *step.moments, step.inbox, step.now, program.bits)
     before = [array.copy() for array in kept]
     place = step.epoch, step.start, step.row, step.number, step.index
-    stream = cupy.cuda.get_current_stream()
+    stream, rounds = cupy.cuda.get_current_stream(), -(-STEPS // count)
 
     def put_back() -> None:
         for array, value in zip(kept, before, strict=True):
             array[...] = value
 
-    def outcome(run: Any) -> list[Array]:
+    def outcome(run: Any, times: int) -> list[Array]:
         put_back()
-        _announce_ten(step, program)
-        for _ in range(STEPS):
+        _announce(step, program, rounds * count)
+        for _ in range(times):
             run()
-        assert step.epoch is not None
-        arrays = (*kept, step.epoch.losses)
-        return [array.copy() for array in arrays]
+        return [array.copy() for array in (*kept, step.losses)]
 
     try:
         step.cublas.follow(stream.ptr)
-        eager = outcome(program.run)
-        replay = Replay(step, program)
-        replayed = outcome(replay)
+        eager = outcome(program.run, rounds * count)
+        replay = Replay(step, program, count)
+        replayed = outcome(replay, rounds)
         for mine, theirs in zip(replayed, eager, strict=True):
             if mine.dtype != np.int64 and not bool(cupy.array_equal(mine, theirs, equal_nan=True)):
                 difference = float(cupy.nanmax(cupy.abs(mine.astype("f8") - theirs)))
@@ -132,11 +157,11 @@ def prove(step: CupyStep, program: Program) -> Replay:
     return replay
 
 
-def _announce_ten(step: CupyStep, program: Program) -> None:
-    """Ten batches of the data, at ten rates."""
+def _announce(step: CupyStep, program: Program, count: int) -> None:
+    """Batches of the data in any order, at as many rates."""
     random, own = np.random.default_rng(0), () if program.shared else step.leading
-    order = random.integers(0, step.data.m, (*own, STEPS * program.m))
-    rates = [step.recipe.optimizer.rate / (1 + number) for number in range(STEPS)]
+    order = random.integers(0, step.data.m, (*own, count * program.m))
+    rates = [step.recipe.optimizer.rate / (1 + number) for number in range(count)]
     state = State(step.theta, step.moments, step.running, step.number)
     step.announce(state, cupy.asarray(order), rates)
 

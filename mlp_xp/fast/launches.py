@@ -44,26 +44,37 @@ def compiled(source: cuda.Source) -> Any:
 
 
 class Launch:
-    """A kernel with its arguments: a call launches it on the current stream."""
+    """A kernel with its arguments: a call launches it on the current stream.
+
+    Arguments are arrays, None for the null pointer, and numbers, which are 64 bits wide in
+    all kernels. They are laid out once: CuPy's own way takes twice as long for a call.
+    """
 
     def __init__(
         self, source: cuda.Source, grid: tuple[int, ...], block: tuple[int, ...], *arguments: Any
     ) -> None:
         self.kernel, self.name = compiled(source), source.name
-        self.grid, self.block = grid, block
-        self.arguments = tuple(_argument(argument) for argument in arguments)
+        self.kept = arguments  # arrays must outlive the addresses
+        self.values = np.array([_argument(argument) for argument in arguments], np.uint64)
+        self.addresses = self.values.ctypes.data + 8 * np.arange(len(arguments), dtype=np.uint64)
+        sizes = (*grid, *(1,) * (3 - len(grid)), *block, *(1,) * (3 - len(block)))
+        self.launch = (self.kernel.kernel.ptr, *map(int, sizes), 0)
+        self.pointer = self.addresses.ctypes.data
 
     def __call__(self) -> None:
-        self.kernel(self.grid, self.block, self.arguments)
+        stream = cupy.cuda.get_current_stream().ptr
+        cupy.cuda.driver.launchKernel(*self.launch, stream, self.pointer, 0)
 
 
-def _argument(value: Any) -> Any:
-    """What a kernel takes: arrays by pointer, None as the null pointer, numbers as 64 bits."""
+def _argument(value: Any) -> np.uint64:
+    """64 bits as a kernel takes them."""
     if value is None:
-        return np.uintp(0)
+        return np.uint64(0)
     if isinstance(value, float):
-        return np.float64(value)
-    return np.int64(value) if isinstance(value, bool | int) else value
+        return np.float64(value).view(np.uint64)
+    if isinstance(value, cupy.ndarray):
+        return np.uint64(value.data.ptr)
+    return np.int64(value).view(np.uint64)
 
 
 def blocks(size: int, threads: int) -> int:

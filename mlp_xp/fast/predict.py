@@ -59,6 +59,8 @@ def predictor(
     network = recipe.network
     if network.normalization != "none" or network.residual or layers[0].W.ndim != 2:
         return None
+    if recipe.precision != "float32":
+        return None
 
     def in_place(activation: Any) -> Callable[[Buffer], Buffer]:
         for name, f in IN_PLACE.items():

@@ -1,25 +1,30 @@
 """A training step on CuPy for one batch size: a list of launches on buffers made once.
 
-The products are cuBLAS's, everything round them is the kernels of `cuda_source`. What they
-stand for in the specification is written beside them: a formula that cannot be traced, or a
-kernel that does not compile, leaves its part of the step to that, with a warning.
+Products that are small or narrow are kernels of ours, which take in what comes after them:
+bias and activation, the loss, the slope, the update. Large ones are cuBLAS's, and what is
+round them is a kernel of its own. What kernels stand for in the specification is written
+beside them: a formula that cannot be traced, or a kernel that does not compile, leaves its
+part of the step to that, with a warning.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import cupy
 import numpy as np
 
 from ..activations import ACTIVATIONS, Activation
-from ..kernels import SPEC
+from ..kernels import PRECISIONS, SPEC
 from ..losses import one_hot, smooth
 from ..network import AXES, RUNNING_SHARE
 from ..types import Array, Layer, Normalised
 from . import cuda_source as cuda
+from .blas import layout
+from .choice import ours, tile
 from .cublas import Product
 from .launches import THREADS, Launch, blocks, row_threads, warn
 from .tracing import Untraceable
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from .cupy import CupyStep
 
 PARTS = 256  # blocks at most of a reduction over all parameters
+CARRIED = 1 << 15  # multiplications that a block of the score may do for the layer below
 
 
 class _Seen(NamedTuple):
@@ -45,43 +51,55 @@ def _t(array: Array) -> Array:
     return array.swapaxes(-1, -2)
 
 
+def _together(array: Array, pitch: int, network: int = 0) -> bool:
+    """Whether every line of an array begins where 16 bytes can be copied at a time."""
+    return all(n * array.itemsize % 16 == 0 for n in (pitch, network)) and (
+        int(array.data.ptr) % 16 == 0
+    )
+
+
 class Program:
     """A step's launches for one batch size.
 
     calls       in order; `run` makes them
+    X           the batch's examples, (n_features, m)
+    gathered    whether X is there before the first product, which else fetches the rows
     draw        the launch that draws the dropout bits, or None
     replayable  whether all are launches on fixed buffers, as a graph needs
     reads       what the launches read and write that others may replace
-    graph       a place for `fast.graph`
+    graphs      a place for `fast.graph`
     """
 
     def __init__(self, step: CupyStep, m: int, shared: bool) -> None:
         self.step, self.m, self.shared = step, m, shared
         recipe, self.dtype = step.recipe, str(step.theta.dtype)
         self.network, self.K = recipe.network, step.networks
+        self.stride, self.precision = step.theta.shape[-1], recipe.precision
         self.calls: list[Callable[[], object]] = []
-        self.replayable, self.graph = True, cast(Any, None)
+        self.replayable, self.graphs = True, dict[int, Any]()
         self.draw: Launch | None = None
         self.reads = step.buffers()
         own = () if shared else step.leading
-        n_in, n_out = self.network.sizes[0], self.network.sizes[-1]
-        self.rows = cupy.empty((*own, m, n_in), self.dtype)
+        self.X = cupy.empty((*own, self.network.sizes[0], m), self.dtype)
         self.labelled = step.data.targets.ndim == 1
-        kind = np.int64 if self.labelled else self.dtype
-        self.targets = cupy.empty((*own, m) if self.labelled else (*own, n_out, m), kind)
         weighted = step.data.weights is not None
-        self.weights = cupy.empty((*own, m), self.dtype) if weighted else None
         self.weight = cupy.empty((*own, 1), self.dtype) if weighted else None
         self.drawn = self.network.n_dropped * m
         self.bits = self.buffer(self.drawn, dtype=np.uint16)
+        self.values = self.buffer(m)
         self.parts, self.n_parts = cupy.zeros(1, self.dtype), 0
+        self.halves: dict[int, Array] = {}  # operands as bfloat16, by their addresses
+        self.pieces: list[tuple[Array, Array, int, int]] = []  # δ, A_in, and where W and b are
+        self.apart = False  # whether something but `pieces` writes to the gradient
+        self.carried: Array | None = None  # δ of the last hidden layer, where the score gives it
 
-        self._gather(own)
-        seen, A = self._forward(_t(self.rows))
-        delta = self._score(A)
+        self.gathered = self._gather(own)
+        seen, A = self._forward(self.X)
+        delta = self._score(seen, A)
         self._backward(seen, A, delta)
-        self._close()
-        self._update()
+        if not self._finish():
+            self._close()
+            self._update()
 
     def buffer(self, *shape: int, dtype: Any = None) -> Array:
         """A place to compute in, (…, *shape)."""
@@ -108,51 +126,134 @@ class Program:
         grid = (blocks(self.m, cuda.COLUMNS), self.K)
         return Launch(source, grid, (cuda.COLUMNS, cuda.ROWS), *arguments)
 
+    def tiled(self, source: cuda.Source, size: cuda.Tile, n: int, *arguments: Any) -> Launch:
+        """A block for each tile of a product (n, m)."""
+        grid = (blocks(n, size.rows) * blocks(self.m, size.columns), self.K)
+        return Launch(source, grid, (THREADS,), *arguments)
+
+    def ours(self, n: int, inner: int) -> bool:
+        """Whether a product of n units, over the batch, is a kernel of ours."""
+        return ours(n, inner, self.m, self.K)
+
+    def tile(
+        self, W: Array, A: Array, n: int, *, turned: bool = False, all_rows: bool = False
+    ) -> cuda.Tile:
+        """The tile for W A or Wᵀ A, which has n rows."""
+        inner, rows = A.shape[-2], self.step.data.rows
+        size = tile(((n, inner, self.m),), self.K, self.dtype, all_rows)
+        left = _together(W, n if turned else inner, self.stride if self.K > 1 else 0)
+        right = _together(rows, inner) if self.by_rows(A) else _together(A, self.m)
+        return size._replace(together=(left, right), digits=PRECISIONS[self.precision])
+
+    def by_rows(self, A: Array) -> bool:
+        """Whether examples are fetched where they lie."""
+        return A is self.X and not self.gathered
+
+    def operands(self, W: Array, A: Array) -> tuple[Any, ...]:
+        """W · A as a kernel of ours takes it: `cuda_tiles.INPUT`."""
+        own = A.ndim == 3
+        rows, kept = (self.step.data.rows, A) if self.by_rows(A) else (A, None)
+        return W, rows, kept, self.step.inbox, own, A.shape[-2]
+
     def product(self, A: Array, B: Array, out: Array, add: bool = False) -> Array:
-        """out ← A B (+ out)."""
-        self.calls.append(Product(self.step.cublas, A, B, out, add))
+        """out ← A B (+ out), by cuBLAS, of operands at the recipe's precision."""
+        if self.precision == "bfloat16":
+            A, B = self._as_bfloat16(A), self._as_bfloat16(B)
+        self.calls.append(Product(self.step.cublas, A, B, out, add, self.precision))
+        self.halves.pop(out.data.ptr, None)  # it holds other numbers now
         return out
 
+    def _as_bfloat16(self, array: Array) -> Array:
+        """A matrix's numbers in a buffer of bfloat16, which a launch fills where none has yet."""
+        turned, pitch = layout(array)
+        matrix = _t(array) if turned else array
+        half = self.halves.get(matrix.data.ptr)
+        if half is None:
+            half = self.halves[matrix.data.ptr] = cupy.empty(matrix.shape, np.uint16)
+            networks, n = math.prod(matrix.shape[:-2]), matrix.shape[-1]
+            stride = matrix.strides[0] // matrix.itemsize if matrix.ndim == 3 else 0
+            source, size = cuda.as_bfloat16(self.dtype), matrix.shape[-2] * n
+            arguments = (half, matrix, n, pitch, stride)
+            self.calls.append(self.each(source, size, *arguments, networks=networks))
+        return _t(half) if turned else half
+
+    def multiply(
+        self, W: Array, A: Array, out: Array, *, turned: bool = False, add: bool = False
+    ) -> Array:
+        """out ← W A (+ out), or Wᵀ A: of weights and examples, whoever is best at it."""
+        n, inner = out.shape[-2], A.shape[-2]
+        if not self.ours(n, inner):
+            return self.product(_t(W) if turned else W, A, out, add)
+        size = self.tile(W, A, n, turned=turned)
+        source = cuda.multiply(self.dtype, size, turned, self.by_rows(A), add)
+        self.calls.append(
+            self.tiled(source, size, n, *self.operands(W, A), out, n, self.m, self.stride)
+        )
+        return out
+
+    def weigh(self, delta: Array, A: Array, W: Array, theta: int, b: int = -1) -> None:
+        """∂J/∂W ← δ Aᵀ, and where `b` is given, its place in the flat vector, ∂J/∂b."""
+        n, width = W.shape[-2:]
+        alone = b >= 0 and self.precision != "float32"  # ∂J/∂b is a sum of what is not rounded
+        if ours(n, self.m, width + 1, self.K):
+            self.pieces.append((delta, A, theta, -1 if alone else b))
+            if not alone:
+                return
+        else:
+            self.product(delta, _t(A), W)
+        self.apart = True
+        if b >= 0:
+            db = self.step.g[..., b:]
+            source = cuda.totals(self.dtype)
+            self.calls.append(self.by_row(source, n, delta, db, n, self.m, self.stride))
+
     def part(
-        self, name: str, launches: Callable[[], Iterator[Launch]], formula: Callable[[], None]
+        self,
+        name: str,
+        launches: Callable[[], Iterator[Launch]],
+        formula: Callable[[], None],
+        before: Callable[[], object] | None = None,
     ) -> None:
-        """Launches, or the formula where they cannot be made."""
+        """Launches, or the formula where they cannot be made, after what it needs `before`."""
         try:
             self.calls.extend(list(launches()))
         except (Untraceable, cupy.cuda.compiler.CompileException) as error:
             warn(name, error)
+            if before is not None:
+                before()
             self.calls.append(formula)
             self.replayable = False
 
-    def _gather(self, own: tuple[int, ...]) -> None:
-        step, m, networks = self.step, self.m, math.prod(own)
-        data, (n_in, *_, n_out) = step.data, self.network.sizes
-        arguments: tuple[Any, ...] = (self.rows, data.rows, step.inbox, n_in)
-        if hasattr(data.rows, "toarray"):
+    def _gather(self, own: tuple[int, ...]) -> bool:
+        """What of the batch is copied at first; whether the examples are."""
+        step, m, data, networks = self.step, self.m, self.step.data, math.prod(own)
+        n_in, n_out, *_ = self.network.sizes
+        host = hasattr(data.rows, "toarray")
+        skips = self.network.residual and n_in == n_out and self.network.n_hidden > 0
+        whole = not skips and not host and self.ours(n_out, n_in)
+        if host:
             self.calls.append(self._gather_from_host)
             self.replayable = False
-        else:
-            source = cuda.gather_rows(self.dtype)
-            self.calls.append(self.each(source, m * n_in, *arguments, networks=networks))
-        n = 1 if self.labelled else n_out
-        source = cuda.gather_targets(self.dtype, self.labelled, data.weights is not None)
-        arguments = (self.targets, data.targets, self.weights, data.weights, step.inbox, n)
-        self.calls.append(self.each(source, m * n, *arguments, networks=networks))
+        elif not whole:
+            arguments: tuple[Any, ...] = (self.X, data.rows, step.inbox, n_in, m)
+            tiles = (blocks(n_in, 32), blocks(m, 32), networks)
+            self.calls.append(Launch(cuda.gather(self.dtype), tiles, (THREADS,), *arguments))
         if data.weights is not None:
-            arguments = (self.weights, self.weight, m)
-            grid, block = (1, networks), (row_threads(m),)
-            self.calls.append(Launch(cuda.weigh(self.dtype), grid, block, *arguments))
+            arguments = (data.weights, step.inbox, self.weight, m)
+            one, threads = (1, networks), (row_threads(m),)
+            self.calls.append(Launch(cuda.weigh(self.dtype), one, threads, *arguments))
         if self.drawn:
             grid = (blocks(self.drawn, 16 * THREADS), self.K)
             arguments = (self.bits, step.seeds, step.inbox, -1, self.drawn)
             self.draw = Launch(cuda.draw_bits(self.dtype), grid, (THREADS,), *arguments)
             self.calls.append(self._draw)
+        return not whole
 
     def _gather_from_host(self) -> None:
         """Rows that are not whole on the device: only the batch is."""
-        step = self.step
-        if not (step.feeding and step.feed and step.feed.give(step.start, self.m, self.rows)):
-            self.rows[...] = step.data.rows[step.index].toarray()
+        step, rows = self.step, _t(self.X)
+        if not (step.feeding and step.feed and step.feed.give(step.start, self.m, rows)):
+            rows[...] = step.data.rows[step.index].toarray()
 
     def _draw(self) -> None:
         if not self.step.given:
@@ -166,14 +267,14 @@ class Program:
             zip(step.layers, network.activations, strict=False)
         ):
             n, A_in, skip = network.sizes[i + 1], A, None
-            V = self.product(layer.W, A_in, self.buffer(n, m))
             if network.residual:
                 skip = A_in
                 if layer.P is not None:
-                    skip = self.product(layer.P, A_in, self.buffer(n, m))
+                    skip = self.multiply(layer.P, A_in, self.buffer(n, m))
             rate = network.dropout[i]
             apart = rate > 0 or skip is not None or activation.slope_of == "Z"
             shape = cuda.Shape(activation, network.normalization, rate, skip is not None, apart)
+            V = self.buffer(n, m)
             A = self.buffer(n, m) if apart else V
             N = inverse = None
             if network.normalization != "none":
@@ -189,9 +290,10 @@ class Program:
     def _layer(
         self, layer: Layer, seen: _Seen, A: Array, skip: Array | None, statistics: int
     ) -> None:
-        """V, A, N and inverse of one layer, of the product in V."""
-        _, V, first, N, inverse, shape = seen
+        """V, A, N and inverse of one layer."""
+        A_in, V, first, N, inverse, shape = seen
         step, (n, m), size = self.step, V.shape[-2:], V.itemsize
+        inner = A_in.shape[-2]
         running = step.running[..., statistics:] if step.running.size else None
         strides = [0, 0, 0]
         if skip is not None:
@@ -199,11 +301,21 @@ class Program:
             strides = strides if skip.ndim == 3 else [0, *strides]
         arguments = (
             *(V, A, layer.b, layer.gain, N, inverse, running, self.bits, skip),
-            *(n, m, step.theta.shape[-1], self.drawn, first),
+            *(n, m, self.stride, self.drawn, first),
             *(*strides, step.running.shape[-1]),
         )
+        whole = shape.normalization == "none" and self.ours(n, inner)
+
+        def multiply() -> object:
+            return self.multiply(layer.W, A_in, V)
 
         def launches() -> Iterator[Launch]:
+            if whole:
+                size = self.tile(layer.W, A_in, n)
+                source = cuda.layer_forward(self.dtype, shape, size, self.by_rows(A_in))
+                operands = self.operands(layer.W, A_in)
+                yield self.tiled(source, size, n, *operands, *arguments)
+                return
             source = cuda.layer_forward(self.dtype, shape)
             if shape.normalization == "batch":
                 yield self.by_row(source, n, *arguments)
@@ -236,7 +348,10 @@ class Program:
                 H = H if mask is None else H * mask
                 A[...] = H if skip is None else H + skip
 
-        self.part(f"layer_forward of {_named(shape.activation)}", launches, formula)
+        if not whole:
+            multiply()
+        name = f"layer_forward of {_named(shape.activation)}"
+        self.part(name, launches, formula, multiply if whole else None)
 
     def _mask(self, rate: float, n: int, first: int) -> Array | None:
         if rate == 0:
@@ -245,68 +360,129 @@ class Program:
         bits = bits.reshape(*self.step.leading, n, self.m)
         return SPEC.dropout_mask(self.step.xp, bits, rate, self.step.theta.dtype)
 
-    def _score(self, A: Array) -> Array:
-        """δ = ∂J/∂S; J, and the gradient of the last bias, are in their places."""
-        step, recipe, m = self.step, self.step.recipe, self.m
-        n, last, db = self.network.sizes[-1], self.step.layers[-1], self.step.gradients[-1].b
-        S = self.product(last.W, A, self.buffer(n, m))
-        delta, values, stride = self.buffer(n, m), self.buffer(m), step.theta.shape[-1]
-        weighted, smoothing = self.weights is not None, recipe.label_smoothing
+    def _score(self, seen: list[_Seen], A: Array) -> Array:
+        """δ = ∂J/∂S, and the losses of the examples in `values`."""
+        step, recipe, m, data = self.step, self.step.recipe, self.m, self.step.data
+        n, inner, last = self.network.sizes[-1], A.shape[-2], self.step.layers[-1]
+        S, delta = self.buffer(n, m), self.buffer(n, m)
+        weighted, smoothing = data.weights is not None, recipe.label_smoothing
+        source = (self.dtype, recipe.loss, self.labelled, weighted, smoothing)
+        arguments: tuple[Any, ...] = (last.b, data.targets, data.weights, self.weight)
+        arguments += (delta, self.values, n, m, self.stride, self.shared)
+        # a block computes the scores of a few examples: all units must fit its tile
+        whole = n <= cuda.WIDEST and self.ours(n, inner) and A is not self.X
+
+        def multiply() -> object:
+            return self.multiply(last.W, A, S)
 
         def launches() -> Iterator[Launch]:
-            source = cuda.score(self.dtype, recipe.loss, self.labelled, weighted, smoothing)
-            inputs = (S, last.b, self.targets, self.weights, self.weight)
-            yield self.by_column(source, *inputs, delta, values, n, m, stride, self.shared)
-            source = cuda.totals(self.dtype)
-            yield self.by_row(source, n + 1, delta, values, db, step.J, n, m, stride)
+            if not whole:
+                yield self.by_column(cuda.score(*source), S, step.inbox, *arguments)
+                return
+            size = self.tile(last.W, A, n, all_rows=True)
+            given = (*self.operands(last.W, A), *arguments)
+            if n * inner * size.columns <= CARRIED and self._plain(seen[-1].shape):
+                below, carried = seen[-1], self.buffer(inner, m)
+                more = (carried, below.V, self.bits, self.drawn, below.first)
+                with suppress(Untraceable, cupy.cuda.compiler.CompileException):
+                    both = cuda.score(*source, size, below.shape)
+                    launch = self.tiled(both, size, n, *given, *more)
+                    self.carried = carried
+                    yield launch
+                    return
+            yield self.tiled(cuda.score(*source, size), size, n, *given)
 
         def formula() -> None:
-            T = self.targets
-            if self.labelled:
-                T = one_hot(step.xp, T, recipe.classes, step.theta.dtype)
+            T, weights = data.targets[step.index], None
+            labelled = self.labelled
+            T = one_hot(step.xp, T, recipe.classes, step.theta.dtype) if labelled else _t(T)
             if smoothing > 0:
                 T = smooth(recipe.loss.kind, T, smoothing)
-            J, found, total = SPEC.score(step.xp, recipe.loss, S + last.b, T, self.weights)
-            delta[...], db[...], step.J[...] = found, total, J
+            if data.weights is not None:
+                weights = data.weights[step.index]
+            J, found, _ = SPEC.score(step.xp, recipe.loss, S + last.b, T, weights)
+            delta[...], self.values[...] = found, J[..., None] / m
 
-        self.part("score of the loss", launches, formula)
+        if not whole:
+            multiply()
+        self.part("score of the loss", launches, formula, multiply if whole else None)
         return delta
+
+    def _plain(self, shape: cuda.Shape) -> bool:
+        """Whether nothing but its δ is wanted of a layer on the way back."""
+        return shape.normalization == "none" and not self.network.residual
 
     def _backward(self, seen: list[_Seen], A: Array, delta: Array) -> None:
         step, m, network = self.step, self.m, self.network
-        self.product(delta, _t(A), step.gradients[-1].W)
+        places = {slot.name: slot.start for slot in network.slots}
+        last = network.n_hidden
+        g = step.gradients[-1]
+        self.weigh(delta, A, g.W, places[f"W{last + 1}"], places[f"b{last + 1}"])
         dS, skipped = delta, None
         for i in reversed(range(network.n_hidden)):
             n, layer, g = network.sizes[i + 1], step.layers[i], step.gradients[i]
             dA = self.buffer(n, m) if skipped is None else skipped
-            self.product(_t(step.layers[i + 1].W), dS, dA, add=skipped is not None)
-            delta, skipped = dA, None
+            add, skipped = skipped is not None, None
+            delta = dA
+            if network.residual and (layer.P is not None or i > 0):
+                delta = self.buffer(n, m)
+            summed = False
+            if self.carried is not None and i == network.n_hidden - 1:
+                delta = self.carried
+            else:
+                above = step.layers[i + 1]
+                summed = self._through(above, dS, layer, g, seen[i], dA, delta, add)
             if network.residual:
                 if layer.P is not None:
-                    self.product(dA, _t(seen[i].A_in), g.P)
+                    self.weigh(dA, seen[i].A_in, g.P, places[f"P{i + 1}"])
                 if i > 0 and layer.P is None:
-                    delta, skipped = self.buffer(n, m), dA
+                    skipped = dA
                 elif i > 0:
-                    skipped = self.product(_t(layer.P), dA, self.buffer(network.sizes[i], m))
-            self._through(layer, g, seen[i], dA, delta)
+                    skipped = self.buffer(network.sizes[i], m)
+                    self.multiply(layer.P, dA, skipped, turned=True)
             dS = delta
-            self.product(dS, _t(seen[i].A_in), g.W)
+            b = -1 if summed else places[f"b{i + 1}"]
+            self.weigh(dS, seen[i].A_in, g.W, places[f"W{i + 1}"], b)
 
-    def _through(self, layer: Layer, g: Layer, seen: _Seen, dA: Array, delta: Array) -> None:
-        """delta = ∂J/∂S of one layer, and the gradients of its bias and gain."""
+    def _through(
+        self,
+        above: Layer,
+        dS: Array,
+        layer: Layer,
+        g: Layer,
+        seen: _Seen,
+        dA: Array,
+        delta: Array,
+        add: bool,
+    ) -> bool:
+        """dA (+)= Wᵀ ∂J/∂S of the layer above, delta = ∂J/∂S of one layer.
+
+        Whether the gradients of its bias and gain are in their places.
+        """
         _, V, first, N, inverse, shape = seen
-        (n, m), stride = V.shape[-2:], self.step.theta.shape[-1]
+        (n, m), inner = V.shape[-2:], dS.shape[-2]
+        whole = shape.normalization == "none" and self.ours(n, inner)
+
+        def multiply() -> object:
+            return self.multiply(above.W, dS, dA, turned=True, add=add)
 
         def launches() -> Iterator[Launch]:
+            if whole:
+                size, keep = self.tile(above.W, dS, n, turned=True), dA is not delta
+                source = cuda.layer_backward(self.dtype, shape, size, add, keep)
+                operands = self.operands(above.W, dS)
+                arguments = (dA, delta, V, self.bits, n, m, self.stride, self.drawn, first)
+                yield self.tiled(source, size, n, *operands, *arguments)
+                return
             yield self.by_row(
                 cuda.layer_backward(self.dtype, shape),
                 n,
                 *(dA, delta, V, self.bits, g.b, g.gain, layer.gain, N, inverse),
-                *(n, m, stride, self.drawn, first),
+                *(n, m, self.stride, self.drawn, first),
             )
             if shape.normalization == "layer":
                 source = cuda.layer_norm_backward(self.dtype)
-                yield self.by_column(source, delta, layer.gain, N, inverse, n, m, stride)
+                yield self.by_column(source, delta, layer.gain, N, inverse, n, m, self.stride)
 
         def formula() -> None:
             xp, mask = self.step.xp, self._mask(shape.rate, n, first)
@@ -319,7 +495,49 @@ class Program:
                 )
             delta[...], g.b[...] = found, db
 
-        self.part(f"layer_backward of {_named(shape.activation)}", launches, formula)
+        if not whole:
+            multiply()
+            self.apart = True
+        name = f"layer_backward of {_named(shape.activation)}"
+        self.part(name, launches, formula, multiply if whole else None)
+        return not whole
+
+    def _finish(self) -> bool:
+        """The gradients of the weights that are kernels of ours; whether the step is done.
+
+        It is where these are all that there are, and nothing is done to them but the update.
+        """
+        step, optimizer = self.step, self.step.recipe.optimizer
+        if not self.pieces:
+            return False
+        widths = [(d.shape[-2], A.shape[-2] + (b >= 0)) for d, A, _, b in self.pieces]
+        size = tile(tuple((n, self.m, columns) for n, columns in widths), self.K, self.dtype)
+        together = self.m * self.X.itemsize % 16 == 0
+        size = size._replace(together=(together, together), digits=PRECISIONS[self.precision])
+        rows: list[tuple[int, ...]] = []
+        count = 0
+        for (delta, A, theta, b), (n, columns) in zip(self.pieces, widths, strict=True):
+            addresses = delta.data.ptr, A.data.ptr
+            rows.append((count, *addresses, n, A.shape[-2], A.ndim == 3, theta, b))
+            count += blocks(n, size.rows) * blocks(columns, size.columns)
+        described = cupy.asarray(np.array(rows, np.int64))
+        arguments = (described, len(rows), step.inbox, self.m, self.stride)
+        kept = [array for piece in self.pieces for array in piece[:2]]
+        done = False
+
+        def launch(source: cuda.Source, *more: Any) -> None:
+            self.calls.append(Launch(source, (count, self.K), (THREADS,), *arguments, *more))
+            self.calls[-1].kept += tuple(kept)  # type: ignore[attr-defined]
+
+        if not self.apart and not self.regularised.any:
+            with suppress(Untraceable, cupy.cuda.compiler.CompileException):
+                ended = cupy.zeros(1, np.uint32)
+                more = (step.theta, self.network.n_weights, self.values, self.K, ended)
+                launch(cuda.gradients(self.dtype, size, optimizer), *more, *step.moments)
+                done = True
+        if not done:
+            launch(cuda.gradients(self.dtype, size), step.g)
+        return done
 
     def _close(self) -> None:
         """What is done to the gradient, the loss, and the step's scalars."""
@@ -331,14 +549,14 @@ class Program:
             connected = recipe.connected
             if connected is not None:
                 connected = cupy.ascontiguousarray(cupy.broadcast_to(connected, step.theta.shape))
-            source = cuda.regularise(self.dtype, what, self.weights is not None)
+            source = cuda.regularise(self.dtype, what, self.weight is not None)
             arguments: tuple[Any, ...] = (step.g, step.theta, connected, self.weight, self.parts)
             arguments += (size, recipe.network.n_weights, self.m, self.shared)
             grid = (self.n_parts, self.K)
             self.calls.append(Launch(source, grid, (THREADS,), *arguments))
         n = cuda.n_scalars(recipe.optimizer)
-        arguments = (step.inbox, step.J, self.parts, step.now, self.n_parts, self.K, n, self.m)
-        threads = 32 if self.n_parts <= 32 else THREADS
+        arguments = (step.inbox, self.values, self.parts, step.now, self.n_parts, self.K, n, self.m)
+        threads = row_threads(max(self.n_parts, self.m))
         self.calls.append(Launch(cuda.close(self.dtype, what), (1,), (threads,), *arguments))
 
     @property

@@ -140,7 +140,7 @@ Status gemm_batched(Call call, Shape s, const void *alpha, const void *beta, con
 
 // What a product is computed in: a cublasComputeType_t, or the cudaDataType
 // that older interfaces take.
-enum Compute { IN_FLOAT, IN_DOUBLE, IN_HALF, IN_INT, UNKNOWN };
+enum Compute { IN_FLOAT, IN_TF32, IN_DOUBLE, IN_HALF, IN_INT, UNKNOWN };
 Compute compute_of(int type) {
   switch (type) {
     case F32:
@@ -148,8 +148,8 @@ Compute compute_of(int type) {
     case 68:
     case 69:
     case 74:
-    case 75:
-    case 77: return IN_FLOAT;
+    case 75: return IN_FLOAT;
+    case 77: return IN_TF32;
     case F64:
     case C128:
     case 70:
@@ -189,6 +189,10 @@ Status gemm_ex(Call call, Shape s, const void *alpha, const void *beta, Operands
     return gemm_call<float>(call, s, alpha, beta, o);
   if (same && t.a == F64 && t.compute == IN_DOUBLE)
     return gemm_call<double>(call, s, alpha, beta, o);
+  if (same && t.a == F32 && t.compute == IN_TF32) {
+    t.a = t.b = TF32;
+    t.compute = IN_FLOAT;
+  }
   if (!item_size(t.a) || !item_size(t.c) || t.a != t.b) return NOT_SUPPORTED;
   if (Status e = check(call, s, o, item_size(t.a), item_size(t.c))) return e;
   switch (t.compute) {
@@ -200,6 +204,7 @@ Status gemm_ex(Call call, Shape s, const void *alpha, const void *beta, Operands
     case IN_INT:
       return gemm_converting<int32_t>(call, s, alpha, beta, o, t,
                                       [](int32_t v) { return (double)v; });
+    case IN_TF32:
     case UNKNOWN: break;
   }
   return NOT_SUPPORTED;

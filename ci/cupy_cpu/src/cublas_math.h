@@ -99,9 +99,11 @@ void gemm(int op_a, int op_b, int m, int n, int k, T alpha, const T *A, int lda,
 
 // ---- products of other types, computed in T
 enum DataType { F32 = 0, F64 = 1, F16 = 2, I8 = 3, C64 = 4, C128 = 5, I32 = 10, BF16 = 14 };
+const int TF32 = 1000;  // no cudaDataType: float32 that loses 13 bits when it is read
 inline size_t item_size(int type) {
   switch (type) {
     case F32:
+    case TF32:
     case I32: return 4;
     case F64:
     case C64: return 8;
@@ -135,10 +137,19 @@ inline uint16_t float_to_bfloat(float f) {  // to nearest even; NaN stays one
   if ((u & 0x7fffffff) > 0x7f800000) return (u >> 16) | 0x40;
   return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
+inline float float_to_tf32(float f) {  // the same with 11 significant bits
+  uint32_t u;
+  memcpy(&u, &f, 4);
+  if ((u & 0x7fffffff) > 0x7f800000) return f;
+  u = (u + 0xfff + ((u >> 13) & 1)) & ~0x1fffu;
+  memcpy(&f, &u, 4);
+  return f;
+}
 template <class T>
 T load(const void *A, int type, size_t i) {
   switch (type) {
     case F32: return (T)((const float *)A)[i];
+    case TF32: return (T)float_to_tf32(((const float *)A)[i]);
     case F64: return (T)((const double *)A)[i];
     case F16: return (T)half_to_float(((const uint16_t *)A)[i]);
     case BF16: return (T)bfloat_to_float(((const uint16_t *)A)[i]);

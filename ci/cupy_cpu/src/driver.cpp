@@ -118,6 +118,7 @@ API cuLinkDestroy(CUlinkState) { return cudaErrorNotSupported; }
 
 // ---- modules
 API cuModuleLoadData(CUmodule *out, void *image) {
+  if (int e = unsafe_in_capture()) return e;
   const char *p = (const char *)image;
   if (memcmp(p, IMAGE_MAGIC, sizeof IMAGE_MAGIC)) return ERROR_INVALID_IMAGE;
   uint64_t size;

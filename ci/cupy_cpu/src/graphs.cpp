@@ -95,11 +95,13 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *
   return 0;
 }
 
-cudaError_t cudaGraphDestroy(cudaGraph_t g) {
+cudaError_t cudaGraphDestroy(cudaGraph_t g) {  // a thing of the host's alone
   delete g;
   return 0;
 }
+// What is refused stays, as on a device: CuPy frees in destructors and asks once.
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t e) {
+  if (int error = unsafe_in_capture()) return set_error(error);
   delete e;
   return 0;
 }
@@ -110,10 +112,13 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *e, cudaGraph_t g, unsigned lon
 cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) { return 0; }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t stream) {
+  if (Graph *g = stream_of(stream)->capture) {  // in no mode does a launch become a node
+    g->invalid = true;
+    return set_error(cudaErrorStreamCaptureUnsupported);
+  }
   std::vector<Node> nodes = e->nodes;  // the graph may go before its work is done
-  if (!stream_of(stream)->capture)
-    for (Node &n : nodes)
-      count((std::string("replayed ") + n.work.group).c_str(), n.work.name, n.work.bytes);
+  for (Node &n : nodes)
+    count((std::string("replayed ") + n.work.group).c_str(), n.work.name, n.work.bytes);
   return submit(stream, {"graph", "launch"}, [nodes] {
     for (const Node &n : nodes)
       if (int status = n.op()) return status;

@@ -127,7 +127,9 @@ struct Graph {
 extern std::vector<Graph *> captures;  // those going on
 bool still_capturing(const Graph *g);
 size_t this_thread();
-// Calls that no capture in global mode tolerates: allocation, cudaFree, cudaMemcpy, ...
+// Calls that only a relaxed capture tolerates (one in global mode from no thread, one in
+// thread-local mode not from its own): taking and freeing memory, cudaMemcpy,
+// cudaGraphExecDestroy, cudaEventQuery, loading a module.
 int unsafe_in_capture();
 // Calls that wait for `s` (nullptr: for the device): errors where that would
 // wait for a capture.

@@ -196,15 +196,19 @@ cudaError_t cudaFree(void *p) {
   return set_error(release(p, false));
 }
 cudaError_t cudaFreeHost(void *p) {
-  if (p) waits("cudaFreeHost");
+  if (!p) return 0;
+  if (int e = unsafe_in_capture()) return set_error(e);
+  waits("cudaFreeHost");
   catch_up(nullptr);
   return set_error(release(p, true));
 }
 cudaError_t cudaHostRegister(void *p, size_t, unsigned) {
+  if (int e = unsafe_in_capture()) return set_error(e);
   Lock lock(state_mutex);
   return registered.insert(p).second ? 0 : set_error(ERROR_HOST_ALREADY_REGISTERED);
 }
 cudaError_t cudaHostUnregister(void *p) {
+  if (int e = unsafe_in_capture()) return set_error(e);
   Lock lock(state_mutex);
   return registered.erase(p) ? 0 : set_error(ERROR_HOST_NOT_REGISTERED);
 }

@@ -317,7 +317,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t e, unsigned) {
 }
 static int invalid_query(cudaEvent_t e) {
   Lock lock(state_mutex);
-  if (!still_capturing(e->captured_in)) return 0;
+  if (!still_capturing(e->captured_in)) return unsafe_in_capture();
   e->captured_in->invalid = true;
   return cudaErrorCapturedEvent;
 }

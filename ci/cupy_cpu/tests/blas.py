@@ -12,8 +12,8 @@ from typing import Self
 import cupy as cp
 from cupy_backends.cuda.libs import cublas
 
-F32, F64 = 0, 1  # cudaDataType
-COMPUTE_32F, COMPUTE_64F = 68, 70  # cublasComputeType_t
+F32, F64, BF16 = 0, 1, 14  # cudaDataType
+COMPUTE_32F, COMPUTE_64F, FAST_TF32 = 68, 70, 77  # cublasComputeType_t
 LIBRARY = ctypes.CDLL(cublas.__file__)
 
 
@@ -41,19 +41,35 @@ class Blas:
         if status := getattr(LIBRARY, name)(*arguments):
             raise CublasError(f"{name}: status {status}")
 
-    def matmul(self, x: cp.ndarray, y: cp.ndarray, out: cp.ndarray) -> None:
-        """out = x @ y, C-contiguous, of one dtype. Row-major arrays are the transposes
-        of column-major ones, and outᵀ = yᵀ xᵀ."""
-        (m, k), n = x.shape, y.shape[1]
-        double = x.dtype == "f8"
+    def matmul(
+        self, x: cp.ndarray, y: cp.ndarray, out: cp.ndarray, *, compute: int = 0, batch: int = 0
+    ) -> None:
+        """out = x @ y, C-contiguous, of one dtype; or of bfloat16, held as uint16, in
+        float32. Row-major arrays are the transposes of column-major ones, and outᵀ = yᵀ xᵀ.
+
+        compute  a cublasComputeType_t other than that of out's dtype
+        batch    how many matrices, where the arrays have one more axis in front
+        """
+        (m, k), n = x.shape[-2:], y.shape[-1]
+        double = out.dtype == "f8"
         scalar = ctypes.c_double if double else ctypes.c_float
-        data = F64 if double else F32
-        pointers = [ctypes.c_void_p(array.data.ptr) for array in (y, x, out)]
+        kinds = {"float32": F32, "float64": F64, "uint16": BF16}
+        operands: list[tuple[object, ...]] = [
+            (ctypes.c_void_p(array.data.ptr), kinds[str(array.dtype)], pitch)
+            for array, pitch in ((y, n), (x, k), (out, n))
+        ]
+        if batch:
+            strides = (k * n, m * k, m * n)
+            operands = [
+                (*operand, ctypes.c_longlong(stride))
+                for operand, stride in zip(operands, strides, strict=True)
+            ]
         self.call(
-            "cublasGemmEx",
+            "cublasGemmStridedBatchedEx" if batch else "cublasGemmEx",
             *(self.handle, 0, 0, n, m, k, ctypes.byref(scalar(1))),
-            *(pointers[0], data, n, pointers[1], data, k, ctypes.byref(scalar(0))),
-            *(pointers[2], data, n, COMPUTE_64F if double else COMPUTE_32F, -1),
+            *(*operands[0], *operands[1], ctypes.byref(scalar(0)), *operands[2]),
+            *((batch,) if batch else ()),
+            *(compute or (COMPUTE_64F if double else COMPUTE_32F), -1),
         )
 
     def __enter__(self) -> Self:

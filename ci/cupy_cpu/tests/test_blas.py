@@ -5,7 +5,7 @@ import ctypes
 import cupy as cp
 import numpy as np
 import pytest
-from blas import Blas, CublasError
+from blas import FAST_TF32, Blas, CublasError
 from cupy import cublas
 
 
@@ -26,6 +26,46 @@ def test_product(stream: cp.cuda.Stream, dtype: str, shape: tuple[int, int, int]
         blas.matmul(x, y, out)
         stream.synchronize()
     np.testing.assert_allclose(out.get(), X @ Y, rtol=1e-4, atol=1e-5)
+
+
+def rounded(x: np.ndarray, digits: int) -> np.ndarray:
+    """float32 to so many significant bits: to nearest, ties to even."""
+    dropped = 24 - digits
+    bits = x.view(np.uint32).astype(np.uint64)
+    bits = (bits + (1 << dropped - 1) - 1 + (bits >> dropped & 1)) >> dropped << dropped
+    return bits.astype(np.uint32).view(np.float32)
+
+
+@pytest.mark.parametrize("batch", [0, 3])
+@pytest.mark.parametrize("digits", [8, 11])
+def test_product_of_rounded_operands(stream: cp.cuda.Stream, digits: int, batch: int) -> None:
+    """bfloat16 operands (8 bits) with sums in float32; float32 ones of which tf32 is made."""
+    rng, leading = np.random.default_rng(0), (batch,) if batch else ()
+    X, Y = (rng.standard_normal((*leading, *s)).astype("f4") for s in ((6, 40), (40, 9)))
+    Y.reshape(-1)[:2] = 1 + 3 * 2.0**-8, 1 + 2.0**-11  # ties
+    kept = [rounded(array, digits) for array in (X, Y)]
+    x, y = (cp.asarray(array) for array in (X, Y))
+    if digits == 8:
+        x, y = (cp.asarray((array.view(np.uint32) >> 16).astype(np.uint16)) for array in kept)
+    out = cp.empty((*leading, 6, 9), "f4")
+    cp.cuda.Device().synchronize()
+    with Blas(stream) as blas:
+        blas.matmul(x, y, out, compute=FAST_TF32 if digits == 11 else 0, batch=batch)
+        stream.synchronize()
+    exact = kept[0].astype(float) @ kept[1]
+    np.testing.assert_allclose(out.get(), exact, rtol=0, atol=4e-6)
+    assert np.max(np.abs(out.get() - X.astype(float) @ Y)) > 1e-4
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.4e38, 0.0, 2.0**-140])
+def test_tf32_keeps_what_is_no_number(stream: cp.cuda.Stream, value: float) -> None:
+    x, one, out = cp.full((1, 1), value, "f4"), cp.ones((1, 1), "f4"), cp.empty((1, 1), "f4")
+    cp.cuda.Device().synchronize()
+    with Blas(stream) as blas:
+        blas.matmul(x, one, out, compute=FAST_TF32)
+        stream.synchronize()
+    expected = value if np.isnan(value) else rounded(np.full((1, 1), value, "f4"), 11)
+    np.testing.assert_array_equal(out.get(), expected)
 
 
 def test_leading_dimension_must_fit(stream: cp.cuda.Stream) -> None:

@@ -1,6 +1,8 @@
 """Stream capture, its rules, and replay: of CuPy's kernels and of cuBLAS calls."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import cupy as cp
 import cupy_cpu
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 from blas import Blas
 
-CUDAError = cp.cuda.runtime.CUDARuntimeError
+runtime = cp.cuda.runtime
+CUDAError = runtime.CUDARuntimeError
 
 
 @pytest.fixture
@@ -16,7 +19,11 @@ def stream() -> Iterator[cp.cuda.Stream]:
     """A stream that no capture goes on in afterwards."""
     stream = cp.cuda.Stream(non_blocking=True)
     yield stream
-    if stream.is_capturing():
+    try:
+        going_on = stream.is_capturing()
+    except RuntimeError:  # and no longer valid
+        going_on = True
+    if going_on:
         with pytest.raises(CUDAError):
             stream.end_capture()
 
@@ -128,6 +135,118 @@ def test_allocation_that_misses_the_pool_invalidates(stream: cp.cuda.Stream) -> 
             cp.empty(1 << 24)
         with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
             stream.end_capture()
+
+
+def executable() -> int:
+    """A graph of nothing, instantiated."""
+    stream = cp.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    graph = stream.end_capture()
+    return runtime.graphInstantiate(graph.graph)
+
+
+def recorded() -> int:
+    """An event that no capture knows."""
+    event = runtime.eventCreate()
+    runtime.eventRecord(event, cp.cuda.Stream.null.ptr)
+    cp.cuda.Device().synchronize()
+    return event
+
+
+def image() -> bytes:
+    return cp.cuda.compiler.compile_using_nvrtc('extern "C" __global__ void nothing() {}')[0]
+
+
+# Calls that only a relaxed capture tolerates, each with what makes its argument before.
+UNSAFE: dict[str, tuple[Callable[[Any], object], Callable[[], Any]]] = {
+    "cudaGraphExecDestroy": (runtime.graphExecDestroy, executable),
+    "cudaEventQuery": (lambda event: runtime.check_status(runtime.eventQuery(event)), recorded),
+    "cudaEventSynchronize": (runtime.eventSynchronize, recorded),
+    "cudaMalloc": (runtime.malloc, lambda: 64),
+    "cudaFree": (runtime.free, lambda: runtime.malloc(64)),
+    "cudaHostAlloc": (lambda size: runtime.hostAlloc(size, 0), lambda: 64),
+    "cudaFreeHost": (runtime.freeHost, lambda: runtime.hostAlloc(64, 0)),
+    "cuModuleLoadData": (cp.cuda.driver.moduleLoadData, image),
+}
+if cupy_cpu.guarded():  # CuPy has no pool then, and takes and frees in captures
+    del UNSAFE["cudaMalloc"], UNSAFE["cudaFree"]
+ERRORS = CUDAError, cp.cuda.driver.CUDADriverError
+UNSUPPORTED = r"(?i)Stream_?Capture_?Unsupported"
+
+
+@pytest.mark.parametrize("mode", ["Global", "ThreadLocal"])
+@pytest.mark.parametrize("name", UNSAFE)
+def test_unsafe_calls_are_refused_and_invalidate(
+    stream: cp.cuda.Stream, name: str, mode: str
+) -> None:
+    call, prepare = UNSAFE[name]
+    argument = prepare()
+    stream.begin_capture(getattr(runtime, f"streamCaptureMode{mode}"))
+    with pytest.raises(ERRORS, match=UNSUPPORTED):
+        call(argument)
+    with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_a_relaxed_capture_tolerates_them(stream: cp.cuda.Stream, name: str) -> None:
+    call, prepare = UNSAFE[name]
+    argument = prepare()
+    stream.begin_capture(runtime.streamCaptureModeRelaxed)
+    call(argument)
+    assert stream.end_capture() is not None
+
+
+@pytest.mark.parametrize("mode", ["Global", "ThreadLocal"])
+def test_only_a_global_capture_refuses_them_to_other_threads(
+    stream: cp.cuda.Stream, mode: str
+) -> None:
+    errors: list[Exception] = []
+    argument = executable()
+
+    def elsewhere() -> None:
+        try:
+            runtime.graphExecDestroy(argument)
+        except CUDAError as error:
+            errors.append(error)
+
+    stream.begin_capture(getattr(runtime, f"streamCaptureMode{mode}"))
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    if mode == "Global":
+        assert "StreamCaptureUnsupported" in str(errors)
+        with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+            stream.end_capture()
+    else:
+        assert not errors
+        assert stream.end_capture() is not None
+
+
+def test_a_graph_let_go_during_a_capture_cannot_be_destroyed(
+    stream: cp.cuda.Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CuPy destroys it where an error can only be reported."""
+    stream.begin_capture()
+    old = stream.end_capture()
+    reported: list[str] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda what: reported.append(str(what.exc_value)))
+    stream.begin_capture(runtime.streamCaptureModeThreadLocal)
+    del old
+    with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
+    assert len(reported) == 1
+    assert "StreamCaptureUnsupported" in reported[0]
+
+
+def test_a_graph_is_not_launched_into_a_capture(stream: cp.cuda.Stream) -> None:
+    stream.begin_capture()
+    graph = stream.end_capture()
+    stream.begin_capture()
+    with pytest.raises(CUDAError, match=UNSUPPORTED):
+        graph.launch(stream)
+    with pytest.raises(CUDAError, match="StreamCaptureInvalidated"):
+        stream.end_capture()
 
 
 def test_work_that_does_not_join_back_is_an_error(stream: cp.cuda.Stream) -> None:

@@ -1,0 +1,54 @@
+"""Which products are kernels of ours, and in tiles of what size: by shapes alone.
+
+So the same network computes the same bits on every run, and nothing is measured before the
+first step. The constants are an H100's; elsewhere they are as right as any.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from .cuda_tiles import TILES, WIDEST, Tile
+
+NARROW = 32  # sides up to which cuBLAS's kernels are a bad match
+SMALL = 2.5e8  # operations of a product, of all networks, below which latency is what costs
+PROCESSORS = 132
+RATES = {"float32": 128, "float64": 64}  # multiplications a clock of a processor
+FROM_CACHE, ALONE = 24, 64  # bytes a clock: a processor's share when all ask, and at most
+PIECE, START = 350, 1500  # clocks: a piece on its way, and what comes before and after
+
+
+def ours(n: int, inner: int, columns: int, networks: int = 1) -> bool:
+    """Whether a product (n, inner) · (inner, columns) is a kernel of ours."""
+    narrow = min(n, inner, columns) <= NARROW
+    return narrow or 2.0 * n * inner * columns * networks <= SMALL
+
+
+def clocks(
+    tile: Tile, shapes: tuple[tuple[int, int, int], ...], networks: int, dtype: str
+) -> float:
+    """About how long products of shapes (n, inner, columns), in one launch, take."""
+    size, depth = (8, 64) if dtype == "float64" else (4, 128)
+    work = 0.0  # of each block, in clocks of a processor
+    blocks, longest = 0, 0.0
+    for n, inner, columns in shapes:
+        count = -(-n // tile.rows) * -(-columns // tile.columns) * networks
+        inner = -(-inner // depth) * depth
+        computed = inner * tile.rows * tile.columns / RATES[dtype] / 0.7
+        moved = inner * (tile.rows + tile.columns) * size
+        blocks += count
+        work += count * max(computed, moved / FROM_CACHE)
+        longest = max(longest, computed, moved / ALONE, inner / depth * PIECE)
+    waves = -(-blocks // PROCESSORS) * PROCESSORS / blocks if blocks < 2 * PROCESSORS else 1.0
+    return START + max(longest, waves * work / PROCESSORS)
+
+
+@cache
+def tile(
+    shapes: tuple[tuple[int, int, int], ...], networks: int, dtype: str, all_rows: bool = False
+) -> Tile:
+    """The best for these products in one launch; of `all_rows` of the only one, if asked."""
+    fitting = TILES
+    if all_rows:
+        fitting = tuple(tile for tile in TILES if shapes[0][0] <= tile.rows <= WIDEST)
+    return min(fitting, key=lambda tile: clocks(tile, shapes, networks, dtype))

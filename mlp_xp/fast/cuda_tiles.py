@@ -1,0 +1,339 @@
+"""CUDA source of matrix products that take in what stands before and after them.
+
+A small network's products are bound by launches and by the latency of memory, not by
+arithmetic; cuBLAS takes 25 to 52 µs on an H100 for some with a side of 10, and what is done
+to the result is a launch of its own. So products that are small or narrow are kernels of
+ours, with a formula at their end: bias and activation, the loss, the slope, the update.
+
+    out = left · right      left (n, inner), right (inner, columns), out (n, columns)
+
+A block of 8 warps computes a tile of out. Both operands pass through a ring in shared
+memory, in pieces along the inner axis, copied there asynchronously and as they lie, 16 bytes
+at a time where addresses allow, while earlier ones are used. A warp computes 32 × 16 sums or
+fewer, its 8 × 4 lanes a few rows and columns each, from 16 bytes of either operand at a
+time, without a bank conflict. Warps share out the tile, and where it is small the inner axis
+too: their sums are added up at the end, in a fixed order.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..kernels import PRECISIONS
+from .cuda_precision import rounding
+from .cuda_text import Source, source
+
+THREADS, WARPS = 256, 8
+INNER, OUTER = "inner", "outer"  # the axis along which an operand lies together in memory
+
+
+class Tile(NamedTuple):
+    """What a block computes, and how.
+
+    high, wide    sums of a lane: rows and columns
+    down, across  warps that share out the tile's rows and columns; the others its inner axis
+    depth         of a piece, in float32
+    ring          pieces in shared memory
+    together      whether 16 bytes of left and of right may be copied at a time
+    digits        to which operands are rounded: see `kernels.PRECISIONS`
+    """
+
+    high: int
+    wide: int
+    down: int
+    across: int
+    depth: int
+    ring: int
+    together: tuple[bool, bool] = (False, False)
+    digits: int = PRECISIONS["float32"]
+
+    @property
+    def rows(self) -> int:
+        return 8 * self.high * self.down
+
+    @property
+    def columns(self) -> int:
+        return 4 * self.wide * self.across
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def groups(self) -> int:
+        """Of warps, each with a part of the inner axis."""
+        return WARPS // (self.down * self.across)
+
+
+TILES: tuple[
+    Tile, ...
+] = (  # small to large; all fit the 48 KiB of shared memory that every device has
+    Tile(1, 2, 1, 1, 64, 4),
+    Tile(2, 2, 1, 1, 64, 4),
+    Tile(2, 4, 1, 1, 64, 4),
+    Tile(4, 4, 1, 1, 64, 3),
+    Tile(4, 4, 1, 2, 32, 4),
+    Tile(4, 4, 2, 2, 32, 3),
+    Tile(4, 4, 2, 4, 32, 2),
+)
+
+
+class Operand(NamedTuple):
+    """Where an operand's elements lie.
+
+    start  address of the first one that a thread copies of a piece: line `c` of the tile, `i`
+           along the inner axis, which begins at `from`
+    pitch  how far one line, or where lines lie together one place along them, is from the next
+    lies   the axis along which neighbours in memory lie, INNER or OUTER
+    at     the address of line `c`, place `i`, instead, where lines are not evenly spaced
+    one    a condition under which a line is 1 throughout, wherever it lies
+    """
+
+    start: str
+    pitch: str
+    lies: str
+    at: str = ""
+    one: str = ""
+
+
+def _bring(name: str, operand: Operand, side: int, together: bool, first: str, limit: str) -> str:
+    """Begin to copy a piece of an operand to its place in the ring; 0 past its ends."""
+    at_once = "WIDTH" if together else "1"
+    if operand.lies == INNER:
+        along, place, steps = "DEPTH", "c * PITCH + i", ("{round}", "0")
+        places = "c0 = t / ({along}), i0 = t % ({along}) * {at_once}"
+    else:
+        along, place, steps = str(side), f"i * {side} + c", ("0", "{round}")
+        places = "i0 = t / ({along}), c0 = t % ({along}) * {at_once}"
+    along = f"{along} / {at_once}"
+    places = places.format(along=along, at_once=at_once)
+    c, i = (step.format(round=f"{THREADS} / ({along})") for step in steps)
+    rounds = f"({side} * DEPTH / {at_once} + {THREADS - 1}) / {THREADS}"
+    body = f"bring<{at_once}>(to, {operand.at or 'p'}, wanted);"
+    if operand.one:
+        ones = f"for (int v = 0; v < {at_once}; v++) to[v] = 1;"
+        body = f"if ({operand.one}) {{ {ones} }}\n        else {body}"
+    before = ""
+    if not operand.at:
+        # one address that moves on: else there is one in two registers for every q
+        start = operand.start.replace("{c}", "c0").replace("{i}", "i0")
+        move = c if operand.lies == INNER else i
+        before = f"const T* p = {start};\n      const I step = {move} * ({operand.pitch});"
+        body += "\n        p += step;"
+    return f"""
+    {{
+      const int {places};
+      {before}
+      #pragma unroll
+      for (int q = 0; q < {rounds}; q++) {{
+        const int c = c0 + q * ({c}), i = i0 + q * ({i});
+        if ({side} * DEPTH / {at_once} < {THREADS} && (c >= {side} || i >= DEPTH)) break;
+        const bool wanted = c < (int)({limit} - {first}) && i < (int)(depth - from);
+        T* const to = {name} + {place};
+        {body}
+      }}
+    }}"""
+
+
+def _take(name: str, operand: Operand, sums: int, line: str, side: int) -> str:
+    """WIDTH places of a lane's lines into registers; the lane's first line is `line`."""
+    if operand.lies == INNER:
+        kind, count, declared = "Together", str(sums), ""
+        address = f"({line} + {8 if name == 'left' else 4} * u) * PITCH + at"
+    else:
+        kind, count, address = f"{name.title()}Lines", "WIDTH", f"(at + u) * {side} + {line}"
+        size = f"{sums} * sizeof(T)"
+        declared = f"struct alignas({size} < 16 ? {size} : 16) {kind} {{ T v[{sums}]; }};"
+    return f"""{declared}
+      {kind} {name}_now[{count}];
+      #pragma unroll
+      for (int u = 0; u < {count}; u++)
+        {name}_now[u] = rounded(*(const {kind}*)({name}_used + {address}));"""
+
+
+def product(left: Operand, right: Operand, tile: Tile, seen: str = "") -> str:
+    """Statements that leave the sums of the block's tile in `memory`: see `result`.
+
+    They use `row0` and `column0`, where the tile begins; `n`, `columns` and `depth`, the
+    ends of the three axes; `memory`, shared.
+
+    seen  a statement for each element of `right` in turn: line `c`, place `from` + `i`,
+          its value at `*it`; only where right lies along the inner axis
+    """
+    high, wide, rows, columns = tile.high, tile.wide, tile.rows, tile.columns
+    used = ""
+    if seen:
+        used = f"""
+    for (int e = t; e < {columns} * DEPTH; e += {THREADS}) {{
+      const int c = e % {columns}, i = e / {columns};
+      const T* const it = right_used + c * PITCH + i;
+      {seen}
+    }}"""
+    a, first_row, row = "left_now[r].v[v]", "top + y", "8 * r"
+    if left.lies == OUTER:
+        a, first_row, row = "left_now[v].v[r]", f"top + y * {high}", "r"
+    b, first_column, column = "right_now[c].v[v]", "side + x", "4 * c"
+    if right.lies == OUTER:
+        b, first_column, column = "right_now[v].v[c]", f"side + x * {wide}", "c"
+    return f"""
+  const int t = threadIdx.x, warp = t / 32, part = warp / {WARPS // tile.groups};
+  int y = t % 32 / 4, x = t % 4;
+  const int top = warp % {tile.down} * {8 * high};
+  const int side = warp % {WARPS // tile.groups} / {tile.down} * {4 * wide};
+  T sums[{high}][{wide}];
+  #pragma unroll
+  for (int r = 0; r < {high}; r++)
+    #pragma unroll
+    for (int c = 0; c < {wide}; c++) sums[r][c] = 0;
+  const int last_piece = (int)((depth + DEPTH - 1) / DEPTH);
+  for (int piece = 1 - {tile.ring}; piece < last_piece; piece++) {{
+    if (piece >= 0) {{
+      wait_for_pieces<{tile.ring - 2}>();
+      __syncthreads();
+    }}
+    const int next = piece + {tile.ring - 1};
+    if (next < last_piece) {{
+      const I from = (I)next * DEPTH;
+      T* const left = memory + next % {tile.ring} * ({rows + columns} * PITCH);
+      T* const right = left + {rows} * PITCH;
+      {_bring("left", left, rows, tile.together[0], "row0", "n")}
+      {_bring("right", right, columns, tile.together[1], "column0", "columns")}
+    }}
+    end_of_piece();
+    if (piece < 0) continue;
+    const T* const left_used = memory + piece % {tile.ring} * ({rows + columns} * PITCH);
+    const T* const right_used = left_used + {rows} * PITCH;
+    const I from = (I)piece * DEPTH;
+    #pragma unroll
+    for (int s = 0; s < DEPTH / {tile.groups}; s += WIDTH) {{
+      const int at = part * (DEPTH / {tile.groups}) + s;
+      {_take("left", left, high, first_row, rows)}
+      {_take("right", right, wide, first_column, columns)}
+      #pragma unroll
+      for (int v = 0; v < WIDTH; v++)
+        #pragma unroll
+        for (int r = 0; r < {high}; r++)
+          #pragma unroll
+          for (int c = 0; c < {wide}; c++) sums[r][c] += {a} * {b};
+    }}{used}
+  }}
+  wait_for_pieces<0>();
+  __syncthreads();
+  #pragma unroll
+  for (int r = 0; r < {high}; r++)
+    #pragma unroll
+    for (int c = 0; c < {wide}; c++) {{
+      const int down = part * {rows} + {first_row} + {row}, along = {first_column} + {column};
+      memory[down * {columns} + along] = sums[r][c];
+    }}
+  __syncthreads();
+"""
+
+
+def shared(dtype: str, tile: Tile) -> str:
+    """The declaration of `memory`, and the sizes that go with the dtype."""
+    depth, width = (tile.depth // 2, 2) if dtype == "float64" else (tile.depth, 4)
+    ring = tile.ring * (tile.rows + tile.columns) * (depth + width)
+    return f"""
+  enum {{ DEPTH = {depth}, WIDTH = {width}, PITCH = DEPTH + WIDTH }};
+  struct alignas(16) Together {{ T v[WIDTH]; }};
+  __shared__ Together aligned[{max(ring, tile.groups * tile.size) // width}];
+  T* const memory = (T*)aligned;{_rounded(tile.digits)}"""
+
+
+def _rounded(digits: int) -> str:
+    """The function `rounded` of several numbers, and `rounded_` of one."""
+    if digits == PRECISIONS["float32"]:
+        return """
+  const auto rounded_ = [](T x) { return x; };
+  const auto rounded = [](auto several) { return several; };"""
+    return f"""
+  const auto rounded_ = [](T x) {{
+    unsigned bits = __float_as_uint(x);{rounding(digits)}
+    return __uint_as_float(bits);
+  }};
+  const auto rounded = [&](auto several) {{
+    for (auto& x : several.v) x = rounded_(x);
+    return several;
+  }};"""
+
+
+def result(tile: Tile, place: str = "o") -> str:
+    """The expression of an element of the tile, the sums of all groups added up."""
+    parts = [f"memory[{part * tile.size} + {place}]" for part in range(tile.groups)]
+    while len(parts) > 1:
+        parts = [f"({a} + {b})" for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def each(tile: Tile, body: str) -> str:
+    """A loop over the tile's elements inside out: `value` at row `r`, column `j`."""
+    return f"""
+  #pragma unroll
+  for (int q = 0; q < {max(1, tile.size // THREADS)}; q++) {{
+    const int o = t + q * {THREADS};
+    const I r = row0 + o / {tile.columns}, j = column0 + o % {tile.columns};
+    if ({"o < " + str(tile.size) + " && " if tile.size < THREADS else ""}r < n && j < columns) {{
+    const T value = {result(tile)};
+    {body}
+    }}
+  }}"""
+
+
+def place(tile: Tile) -> str:
+    """Network, row0 and column0 of a block: tiles lie along blockIdx.x, column by column."""
+    return f"""
+  const I k = blockIdx.y, across = (n + {tile.rows - 1}) / {tile.rows}, block = blockIdx.x;
+  const I row0 = block % across * {tile.rows}, column0 = block / across * {tile.columns};"""
+
+
+# -- where operands lie ------------------------------------------------------
+
+WEIGHTS = Operand("W + k * stride + (row0 + {c}) * depth + from + {i}", "depth", INNER)  # W
+TURNED = Operand("W + k * stride + (from + {i}) * n + row0 + {c}", "n", OUTER)  # Wᵀ
+COLUMNS = Operand(  # A, δ
+    "input + (k * own * depth + from + {i}) * columns + column0 + {c}", "columns", OUTER
+)
+ROWS = Operand("", "", INNER, "example[c] + from + i")  # of examples: see `find_examples`
+
+# the columns that examples are, for the way back
+KEPT = """if (row0 == 0 && column0 + c < columns && from + i < depth)
+        kept[(k * own * depth + from + i) * columns + column0 + c] = *it;"""
+
+
+def find_examples(tile: Tile) -> str:
+    """Addresses of the rows that are the tile's columns, found through the order."""
+    return f"""
+  __shared__ const T* example[{tile.columns}];
+  if (threadIdx.x < {tile.columns}) {{
+    const I j = column0 + threadIdx.x < columns ? column0 + threadIdx.x : 0;
+    const I row = ((const I*)inbox->order)[k * inbox->pitch + inbox->start + j];
+    example[threadIdx.x] = input + row * depth;
+  }}
+  __syncthreads();"""
+
+
+def by_rows_or_columns(dtype: str, tile: Tile, by_rows: bool) -> str:
+    """W · input, of examples that are rows or columns."""
+    body = f"{place(tile)}{shared(dtype, tile)}"
+    if by_rows:
+        return body + find_examples(tile) + product(WEIGHTS, ROWS, tile, KEPT)
+    return body + product(WEIGHTS, COLUMNS, tile)
+
+
+# input  (inner, columns), of each network its `own` or one of all; or all examples as rows,
+#        of which the batch's are put in `kept` as columns
+INPUT = "const T* W, const T* input, T* kept, const Inbox* inbox, I own, I depth"
+
+
+def multiply(dtype: str, tile: Tile, turned: bool, by_rows: bool, add: bool) -> Source:
+    """out ← W · input (+ out), or Wᵀ · input where `turned`; examples as rows or columns."""
+    if turned:
+        body = f"{place(tile)}{shared(dtype, tile)}{product(TURNED, COLUMNS, tile)}"
+    else:
+        body = by_rows_or_columns(dtype, tile, by_rows)
+    body += each(tile, f"out[(k * n + r) * columns + j] {'+=' if add else '='} value;")
+    return source("multiply", dtype, f"{INPUT}, T* out, I n, I columns, I stride", body)
+
+
+WIDEST = 32  # rows of a tile that takes all units of the last layer
