@@ -8,7 +8,6 @@ turns. The full harness, with other libraries, is `bench/run.py` in the reposito
 from __future__ import annotations
 
 import argparse
-import inspect
 import math
 import os
 import time
@@ -123,12 +122,12 @@ def cublas_rate(precision: str, n: int) -> float:
     """
     import cupy
 
-    from .fast.cublas import Cublas
+    from .fast.cublas import Cublas, Product
 
     cublas, stream = Cublas(), cupy.cuda.get_current_stream()
     cublas.follow(stream.ptr)
     A, B = (held(noise((n, n)), precision) for _ in range(2))
-    product = cublas_product(cublas, A, B, cupy.empty((n, n), cupy.float32), precision)
+    product = Product(cublas, A, B, cupy.empty((n, n), cupy.float32), precision=precision)
     return 2 * n**3 / _shortest(product, stream.synchronize)
 
 
@@ -140,24 +139,6 @@ def held(array: Rows, precision: str) -> Array:
         return cupy.asarray(array)
     # cut off, not rounded: what the numbers are is all the same here
     return cupy.asarray((array.view(np.uint32) >> 16).astype(np.uint16))
-
-
-def cublas_product(
-    cublas: Any, A: Array, B: Array, out: Array, precision: str
-) -> Callable[[], None]:
-    """out ← A B in a precision, float32 out."""
-    from .fast.cublas import Product
-
-    make: Callable[..., Product] = Product
-    return make(cublas, A, B, out, **({} if precision == "float32" else {"precision": precision}))
-
-
-def cublas_precisions() -> tuple[str, ...]:
-    """What `fast.cublas` makes float32 products in."""
-    from .fast.cublas import Product
-
-    chosen = "precision" in inspect.signature(Product).parameters
-    return ("float32", "tf32", "bfloat16") if chosen else ("float32",)
 
 
 def copy_rate(xp: Any, wait: Callable[[], None], size: int) -> float:
@@ -262,7 +243,7 @@ class Trainer:
             self.order = np.tile(self.order[..., : self.m], times)
         order = self.order[..., self.next : self.next + size]
 
-        def after_step() -> None:
+        def after_steps(n: int) -> None:
             self.issued = time.perf_counter()
 
         one_epoch(
@@ -273,7 +254,7 @@ class Trainer:
             self.batch_size,
             lambda number: self.rate,
             lambda number, m: None,
-            after_step,
+            after_steps,
         )
         self.next = (self.next + size) % self.m
 

@@ -22,9 +22,8 @@ import numpy.typing as npt
 
 from .activations import ACTIVATIONS
 from .bench import (
+    Trainer,
     copy_rate,
-    cublas_precisions,
-    cublas_product,
     cublas_rate,
     emulated,
     held,
@@ -35,6 +34,7 @@ from .commands import Arguments, Document, Halt, say
 from .data import load
 from .devices import Device
 from .devices import device as find_device
+from .kernels import PRECISIONS
 from .losses import LOSSES
 from .model import MLP
 from .optimizers import OPTIMIZERS
@@ -251,18 +251,18 @@ def compare_products() -> Check:
     """cuBLAS's product in each precision against float64, of the operands as they are held."""
     import cupy
 
-    from .fast.cublas import Cublas
+    from .fast.cublas import Cublas, Product
 
     cublas = Cublas()
     cublas.follow(cupy.cuda.get_current_stream().ptr)
     (m, k, n), told, passed = (96, 512, 160), list[str](), True
-    for precision in cublas_precisions():
+    for precision in PRECISIONS:
         A, B = noise((m, k)), noise((k, n + 1))[:, 1:].copy()
         if precision == "bfloat16":
             A, B = (array.view(np.uint32) >> 16 << 16 for array in (A, B))
             A, B = A.view(np.float32), B.view(np.float32)
         out = cupy.empty((m, n), cupy.float32)
-        cublas_product(cublas, held(A, precision), held(B, precision), out, precision)()
+        Product(cublas, held(A, precision), held(B, precision), out, precision=precision)()
         off = float(np.max(np.abs(out.get() - A.astype(np.float64) @ B))) / k**0.5
         told.append(f"{precision} {off:.1e}")
         passed = passed and off <= OFF[precision]
@@ -338,7 +338,7 @@ def what_is_off(card: Card, found: dict[str, float]) -> list[str]:
     share("float32 products", "gemm_float32_tflops", "TFLOP/s", 1e12, card.float32, 0.5)
     base = found["gemm_float32_tflops"]
     for name, times in (("tf32", 1.1), ("bfloat16", 1.5)):
-        rate = found.get(f"gemm_{name}_tflops", np.inf)
+        rate = found[f"gemm_{name}_tflops"]
         if card.capability >= 80 and rate < times * base:
             told.append(
                 f"{name} products: {rate:.3g} TFLOP/s, hardly more than float32's {base:.3g}"
@@ -377,7 +377,7 @@ def measure(name: str) -> dict[str, float]:
     wait = device.synchronize
     free = cupy.cuda.runtime.memGetInfo()[0]
     side = 8192 if free > 4 << 30 else 2048
-    found = {f"gemm_{name}_tflops": cublas_rate(name, side) / 1e12 for name in cublas_precisions()}
+    found = {f"gemm_{name}_tflops": cublas_rate(name, side) / 1e12 for name in PRECISIONS}
     found["device_gb_per_s"] = copy_rate(cupy, wait, min(1 << 30, free // 8 * 4)) / 1e9
     size = 1 << 28
     big, memory = cupy.empty(size, cupy.uint8), cupy.cuda.alloc_pinned_memory(size)
@@ -394,11 +394,11 @@ def measure(name: str) -> dict[str, float]:
         found[f"{way}_gb_per_s"] = size / 1e9 / _seconds(run, wait, 5)
     empty = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
     found["launch_us"] = 1e6 * _seconds(lambda: empty((1,), (1,), ()), wait, 1000)
+    m = MEASURED_STEP[1]
     for graph in (False, True):
-        bench = _bench(find_device(name, graph="auto" if graph else False), 100)
-        step = stepper(bench.model._recipe, bench.model.device, bench.data)
-        state = bench.steps(1, step, bench.model._run.state)
-        seconds = _seconds(lambda b=bench, s=step, x=state: b.steps(100, s, x), wait, 1)  # type: ignore[misc]
+        model, data, order, _ = _bench(find_device(name, graph="auto" if graph else False), 100)
+        trainer = Trainer(model, data, device.get(order), m)  # epochs as `fit` makes them
+        seconds = _seconds(lambda t=trainer: t.run(100), wait, 1)  # type: ignore[misc]
         found[f"step_{'graph' if graph else 'eager'}_us"] = 1e4 * seconds
     return found
 

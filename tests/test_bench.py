@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import results as stored
 import timing
 from run import Worker
 
-from mlp_xp import MLP, bench, cli
+from mlp_xp import bench, cli
 from mlp_xp.devices import device as find_device
 from mlp_xp.training import Data
 
@@ -264,7 +263,7 @@ def test_device_memory_is_the_devices_and_launches_are_counted(cupy: Any, tmp_pa
         before = worker.ask({"do": "end"})
         assert before["memory_of"].startswith("device")
         assert 0 < before["memory"] < 2**28
-        assert before["kernels"] >= 5
+        assert before["kernels"] >= 3  # a gather, and at least one a layer
         assert before["kernels_by"] == "the step's program"
         # and the same process goes on to another case
         worker.begin({**ask, "case": case._replace(precision="float32")._asdict()})
@@ -398,27 +397,23 @@ def test_every_section_runs_where_there_is_no_gpu(cupy: Any, torch: Any, tmp_pat
     sections = found["sections"]
     assert set(sections) == set(wanted)
     assert not found["environment"]["timed"]
-    has_precision = "precision" in inspect.signature(MLP).parameters
     for name in wanted[:4]:
         assert len({row["case"] for row in sections[name]}) >= 1
         assert {row["contestant"] for row in sections[name]} >= {"mlp_xp"}
         for row in sections[name]:
             ours = row["contestant"].startswith("mlp_xp")
             allowed = {"ok"} if ours or row["contestant"].startswith("torch") else {"ok", "missing"}
-            if name == "precision" and ours and not has_precision:
-                allowed = {"failed"}
             assert row["status"] in allowed, (printed, row)
             assert "seconds" not in row
             assert row["status"] != "ok" or row["difference"] >= 0
     steps = {row["contestant"]: row for row in sections["steps"] if row["status"] == "ok"}
     assert {"mlp_xp", "torch, fused, on the CPU"} <= set(steps)
     assert all(row["loss"] > 0 and row["after"] >= 16 for row in steps.values())
-    assert steps["mlp_xp"]["kernels"] >= 5
+    assert steps["mlp_xp"]["kernels"] >= 3
     assert sections["evaluate"]["status"] == "ok"
     assert sections["evaluate"]["found"]["first_seconds"] is None
-    written = (ROOT / "bench" / "upload.py").exists()
-    assert sections["upload"]["status"] == ("ok" if written else "missing"), sections["upload"]
-    assert code == int(not has_precision)
+    assert sections["upload"]["status"] == "ok", sections["upload"]
+    assert code == 0
 
 
 GOES_WRONG = '''
