@@ -28,6 +28,7 @@ from .network import (
     Network,
     Normalization,
     connections,
+    folded,
     initial_statistics,
     initialise,
     join,
@@ -408,13 +409,19 @@ class MLP:
         """
         size, xp = checks.integer("batch_size", batch_size, 1), self.device.xp
         recipe, state = self._recipe, copied(self.device, self._run.state)
+        fast = None
         if self.device.predictor is not None:
-            layers = split(self.network, xp, state.theta)
-            fast = self.device.predictor(recipe, layers, size)
-            if fast is not None:
-                return lambda X: fast(X.T)
+            layers, plain = split(self.network, xp, state.theta), recipe
+            if self.network.normalization == "batch" and recipe.precision == "float32":
+                layers = folded(self.network, xp, layers, state.running)
+                plain = replace(recipe, network=replace(self.network, normalization="none"))
+            with self.device.active():
+                fast = self.device.predictor(plain, layers, size)
 
         def predict(X: Array) -> Array:
+            found = None if fast is None else fast(X.T)
+            if found is not None:
+                return found
             with self.device.active():
                 S = scores_of(recipe, xp, state, xp.matrix_transpose(X))
                 return recipe.loss.predict(xp, S)

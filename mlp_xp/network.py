@@ -29,7 +29,7 @@ import numpy.typing as npt
 from .activations import IDENTITY, Activation
 from .draws import Draw, Purpose, permutation
 from .initializers import Initializer
-from .kernels import Kernels
+from .kernels import EPSILON, Kernels
 from .types import Array, Layer, Memory, Namespace
 
 Normalization = Literal["none", "batch", "layer"]
@@ -191,6 +191,23 @@ def join(network: Network, xp: Namespace, layers: Sequence[Layer]) -> Array:
         part = getattr(layers[slot.layer], slot.field)
         parts.append(xp.reshape(part, (*part.shape[:-2], math.prod(slot.shape))))
     return xp.concat(parts, axis=-1)
+
+
+def folded(network: Network, xp: Namespace, layers: Sequence[Layer], running: Array) -> list[Layer]:
+    """Layers without normalisation that do in evaluation what batch-normalised ones do.
+
+    gain (W A - μ) / √(σ² + ε) + b is W' A + b' with W' = s W, b' = b - s μ and
+    s = gain / √(σ² + ε); μ and σ² are the running moments, (…, n_statistics).
+    """
+    result, start = [], 0
+    for layer in layers[:-1]:
+        n = layer.W.shape[-2]
+        mean = running[..., start : start + n, None]
+        variance = running[..., start + n : start + 2 * n, None]
+        start += 2 * n
+        scale = layer.gain / xp.sqrt(variance + EPSILON)
+        result.append(layer._replace(W=scale * layer.W, b=layer.b - scale * mean, gain=None))
+    return [*result, layers[-1]]
 
 
 def masks(

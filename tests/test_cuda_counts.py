@@ -153,7 +153,25 @@ def test_sixteen_steps_of_an_epoch_are_one_launch(counting: Any) -> None:
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_inference_is_a_product_and_a_kernel_a_layer(counting: Any, sizes: tuple[int, ...]) -> None:
+def test_inference_is_a_kernel_a_layer(counting: Any, sizes: tuple[int, ...]) -> None:
+    model, data = problem(sizes=sizes)
+    xp, state, n = model.device.xp, model._run.state, len(sizes) - 1
+    for _ in range(2):
+        with counting.count() as counted:
+            scores_of(model._recipe, xp, state, data.rows)
+    assert counted.cublas == {}
+    assert counted.kernels == {"layer_forward": n}
+    assert_nothing_else(counted)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_inference_of_large_products_is_a_product_and_a_kernel_a_layer(
+    counting: Any, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_xp.fast import choice
+
+    monkeypatch.setattr(choice, "NARROW", 0)
+    monkeypatch.setattr(choice, "SMALL", 0.0)
     model, data = problem(sizes=sizes)
     xp, state, n = model.device.xp, model._run.state, len(sizes) - 1
     for _ in range(2):
@@ -162,6 +180,26 @@ def test_inference_is_a_product_and_a_kernel_a_layer(counting: Any, sizes: tuple
     assert sum(counted.cublas.values()) == n
     assert counted.kernels == {"bias_activation": n}
     assert_nothing_else(counted)
+
+
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_a_prediction_is_two_launches_at_most_and_allocates_nothing(
+    counting: Any, sizes: tuple[int, ...], normalization: Any
+) -> None:
+    """One of the first layer, which reads the examples where they lie, and one of the rest."""
+    model, data = problem(sizes=sizes, normalization=normalization)
+    predict, n = model.predictor(8), len(sizes) - 1
+    for X in (data.rows[:8].T, data.rows[:1].T, data.rows[:8].T.copy()):
+        predict(X)
+        with counting.count() as counted, counting.forbid_synchronisation():
+            predict(X)
+        assert counted.launches == min(n, 2)
+        names = dict(counted.kernels)
+        for name, times in counted.replayed.items():
+            names[name] = names.get(name, 0) + times
+        assert names == {name: k for name, k in (("layer_forward", n - 1), ("forecast", 1)) if k}
+        assert_nothing_else(counted)
 
 
 @pytest.mark.parametrize("graph", [False, True])

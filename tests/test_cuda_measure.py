@@ -137,7 +137,7 @@ def test_an_evaluation_launches_little_and_compiles_less(
         with counting.count() as counted, counting.forbid_synchronisation():
             found = evaluate(model._recipe, model.device.xp, model._run.state, data)
     assert counted.kernels == dict.fromkeys({"measure", "measured"} | more, 1) | {
-        "bias_activation": 2
+        "layer_forward": 2
     }
     assert counted.copies == {}
     assert counted.pool_misses == counted.memsets == 0

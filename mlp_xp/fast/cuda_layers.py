@@ -47,12 +47,12 @@ FORWARD = (
 
 
 def layer_forward(
-    dtype: str, shape: Shape, tile: tiles.Tile | None = None, by_rows: bool = False
+    dtype: str, shape: Shape, tile: tiles.Tile | None = None, lies: tiles.Lies = "columns"
 ) -> Source:
     """V ← f(S + b) or, where the slope is written in it, Z; A ← mask ∘ f(Z) + skip.
 
-    S = W A_in lies in V, or is computed in the same kernel by `tile`, of examples that are
-    rows or columns. A normalised layer normalises it first, in the same kernel: a block
+    S = W A_in lies in V, or is computed in the same kernel by `tile`, of examples that
+    lie so. A normalised layer normalises it first, in the same kernel: a block
     takes a unit's row for batch normalisation, a group of columns for layer normalisation.
     """
     (z,) = leaves("z", dtype=dtype)
@@ -66,7 +66,7 @@ def layer_forward(
         ends.append(f"A[k * n * m + e] = {value};")
     end = "\n".join(ends)
     if tile is not None:
-        body = "\n  const I columns = m;" + tiles.by_rows_or_columns(dtype, tile, by_rows)
+        body = "\n  const I columns = m;" + tiles.forward(dtype, tile, lies)
         each = f"const I e = r * m + j;\n    const T z = value + b[k * stride + r];\n    {end}"
         parameters = f"{tiles.INPUT}, {FORWARD}"
         return source("layer_forward", dtype, parameters, body + tiles.each(tile, each))

@@ -6,7 +6,7 @@ from ..losses import Loss
 from . import cuda_tiles as tiles
 from .cuda_layers import Shape, back
 from .cuda_text import COLUMNS, ROWS, Source, across, columns, source
-from .tracing import REDUCTIONS, Writer, reductions, traced_loss
+from .tracing import REDUCTIONS, Value, Writer, leaves, merged, reductions, trace, traced_loss
 
 SCORE = (
     "const T* b, const void* T_, const T* weights, const T* weight, T* delta, T* values, "
@@ -51,20 +51,7 @@ def score(
         body.append("  const I label = inside ? ((const I*)T_)[example] : -1;")
     else:
         body.append("  const T* targets = (const T*)T_;")
-    for number, level in enumerate(reductions([value, delta])):
-        loop, lines = writer.inner(), list[str]()
-        for place, reduction in enumerate(level):
-            begin, combine = REDUCTIONS[reduction.reduction or "sum"]
-            part = loop.write(reduction.arguments[0], lines)
-            body.append(f"  T part{number}_{place} = {begin};")
-            lines.append(f"part{number}_{place} = {combine.format(f'part{number}_{place}', part)};")
-        body.append(f"  if (inside) for (I r = y; r < n; r += {rows}) {{{read}")
-        body.extend(lines)
-        body.append("  }")
-        for place, reduction in enumerate(level):
-            part, result = f"part{number}_{place}", f"all{number}_{place}"
-            body.append(across(reduction.reduction or "sum", part, result, rows))
-            writer.names[reduction] = result
+    body += _reduced([value, delta], writer, read, rows)
     share = "(T)1 / m"
     if weighted:
         total = "weight[shared ? 0 : k]"
@@ -90,12 +77,54 @@ def score(
     return source("score", dtype, parameters, "\n".join(body))
 
 
-def _scores(dtype: str, tile: tiles.Tile) -> str:
+def _reduced(values: list[Value], writer: Writer, read: str, rows: int) -> list[str]:
+    """All sums over the units that `values` want, by `rows` threads an example."""
+    body: list[str] = []
+    for number, level in enumerate(reductions(values)):
+        loop, lines = writer.inner(), list[str]()
+        for place, reduction in enumerate(level):
+            begin, combine = REDUCTIONS[reduction.reduction or "sum"]
+            part = loop.write(reduction.arguments[0], lines)
+            body.append(f"  T part{number}_{place} = {begin};")
+            lines.append(f"part{number}_{place} = {combine.format(f'part{number}_{place}', part)};")
+        body.append(f"  if (inside) for (I r = y; r < n; r += {rows}) {{{read}")
+        body.extend(lines)
+        body.append("  }")
+        for place, reduction in enumerate(level):
+            part, result = f"part{number}_{place}", f"all{number}_{place}"
+            body.append(across(reduction.reduction or "sum", part, result, rows))
+            writer.names[reduction] = result
+    return body
+
+
+def forecast(
+    dtype: str, loss: Loss, tile: tiles.Tile | None = None, lies: tiles.Lies = "columns"
+) -> Source:
+    """What the scores S = W A + b stand for; S is computed in the same kernel by `tile`."""
+    (s,) = leaves("s", dtype=dtype)
+    (value,) = merged(trace(loss.predict, s))
+    rows, wide = (ROWS, COLUMNS) if tile is None else (tiles.THREADS // tile.columns, tile.columns)
+    score = f"memory[r * {wide} + x]" if tile else "scores[r * m + j] + bias[r]"
+    read = f"\n      const T s = {score};"
+    writer, lines = Writer(), list[str]()
+    setup = "const T* scores = S + k * n * m; const T* bias = b + k * stride;"
+    body = [columns(setup) if tile is None else _scores(dtype, tile, lies)]
+    body += _reduced([value], writer, read, rows)
+    found = writer.inner().write(value, lines)
+    body += [f"  if (inside) for (I r = y; r < n; r += {rows}) {{{read}", *lines]
+    body.append(f"    out[(k * n + r) * m + j] = {found};\n  }}")
+    parameters = f"{'const T* S' if tile is None else tiles.INPUT}, {FORECAST}"
+    return source("forecast", dtype, parameters, "\n".join(body))
+
+
+FORECAST = "const T* b, T* out, I n, I m, I stride"
+
+
+def _scores(dtype: str, tile: tiles.Tile, lies: tiles.Lies = "columns") -> str:
     """S of a block's examples and all units, in `memory`."""
     size, wide = tile.size, tile.columns
-    return f"""{tiles.place(tile)}
-  const I columns = m;{tiles.shared(dtype, tile)}
-  {tiles.product(tiles.WEIGHTS, tiles.COLUMNS, tile)}
+    return f"""
+  const I columns = m;{tiles.forward(dtype, tile, lies)}
   for (int o = t; o < {size}; o += {tiles.THREADS})
     memory[o] = {tiles.result(tile)} + (o / {wide} < n ? b[k * stride + o / {wide}] : (T)0);
   __syncthreads();

@@ -22,7 +22,7 @@ step can be replayed:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ..activations import ACTIVATIONS, Activation
 from ..draws import Purpose
@@ -31,11 +31,11 @@ from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..types import Array, Namespace
 from .cuda_layers import Shape, layer_backward, layer_forward, layer_norm_backward
-from .cuda_loss import score, totals
+from .cuda_loss import forecast, score, totals
 from .cuda_measure import NUMBERS, explained, measure, measured
 from .cuda_precision import as_bfloat16, rounding
 from .cuda_text import COLUMNS, EACH, ROWS, Source, source
-from .cuda_tiles import TILES, WIDEST, Tile, multiply
+from .cuda_tiles import TILES, WIDEST, Lies, Tile, multiply
 from .cuda_update import PIECE, Regularised, close, gradients, n_scalars, regularise, update
 from .tracing import elementwise, leaves, trace
 
@@ -203,8 +203,9 @@ def every_source(dtype: str) -> Iterator[Source]:
     """Each kernel for each row of the tables, with nothing and with everything beside it."""
     yield from fixed(dtype)
     for tile in TILES:
-        for turned, by_rows in ((False, False), (False, True), (True, False)):
-            yield multiply(dtype, tile, turned, by_rows, turned)
+        for lies in get_args(Lies):
+            yield multiply(dtype, tile, False, lies, False)
+        yield multiply(dtype, tile, True, "columns", True)
         yield gradients(dtype, tile)
     for activation in ACTIVATIONS.values():
         for normalization in NORMALIZATIONS:
@@ -216,7 +217,7 @@ def every_source(dtype: str) -> Iterator[Source]:
                 if normalization == "none":
                     tiles = TILES if activation is ACTIVATIONS["relu"] else TILES[2:3]
                     for tile in tiles:
-                        yield layer_forward(dtype, shape, tile, full)
+                        yield layer_forward(dtype, shape, tile, "found" if full else "rows")
                         yield layer_backward(dtype, shape, tile, full, full)
         yield bias_activation(activation, dtype).as_source(dtype)
         yield activate(activation, dtype).as_source(dtype)
@@ -232,6 +233,9 @@ def every_source(dtype: str) -> Iterator[Source]:
             yield score(dtype, loss, loss.kind == "multiclass", True, 0.0, tile)
             below = Shape(ACTIVATIONS["relu"])
             yield score(dtype, loss, loss.kind == "multiclass", False, 0.0, tile, below)
+        yield forecast(dtype, loss)
+        for tile in TILES[1:4]:
+            yield forecast(dtype, loss, tile)
         yield measure(dtype, loss, False, False)
         yield measure(dtype, loss, loss.kind == "multiclass", True)
         if loss.kind in NUMBERS:
@@ -258,6 +262,7 @@ __all__ = [
     "TILES",
     "WIDEST",
     "Fused",
+    "Lies",
     "Regularised",
     "Shape",
     "Source",
@@ -269,6 +274,7 @@ __all__ = [
     "close",
     "draw_bits",
     "every_source",
+    "forecast",
     "gather",
     "gradients",
     "layer_backward",

@@ -17,7 +17,7 @@ too: their sums are added up at the end, in a fixed order.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from ..kernels import PRECISIONS
 from .cuda_precision import rounding
@@ -294,7 +294,10 @@ TURNED = Operand("W + k * stride + (from + {i}) * n + row0 + {c}", "n", OUTER)  
 COLUMNS = Operand(  # A, δ
     "input + (k * own * depth + from + {i}) * columns + column0 + {c}", "columns", OUTER
 )
-ROWS = Operand("", "", INNER, "example[c] + from + i")  # of examples: see `find_examples`
+ROWS = Operand(  # of examples
+    "input + (k * own * columns + column0 + {c}) * depth + from + {i}", "depth", INNER
+)
+FOUND = Operand("", "", INNER, "example[c] + from + i")  # rows: see `find_examples`
 
 # the columns that examples are, for the way back
 KEPT = """if (row0 == 0 && column0 + c < columns && from + i < depth)
@@ -313,25 +316,28 @@ def find_examples(tile: Tile) -> str:
   __syncthreads();"""
 
 
-def by_rows_or_columns(dtype: str, tile: Tile, by_rows: bool) -> str:
-    """W · input, of examples that are rows or columns."""
+Lies = Literal["columns", "rows", "found"]
+
+
+def forward(dtype: str, tile: Tile, lies: Lies) -> str:
+    """W · input, of examples that are columns, or rows, or rows found through the order."""
     body = f"{place(tile)}{shared(dtype, tile)}"
-    if by_rows:
-        return body + find_examples(tile) + product(WEIGHTS, ROWS, tile, KEPT)
-    return body + product(WEIGHTS, COLUMNS, tile)
+    if lies == "found":
+        return body + find_examples(tile) + product(WEIGHTS, FOUND, tile, KEPT)
+    return body + product(WEIGHTS, COLUMNS if lies == "columns" else ROWS, tile)
 
 
-# input  (inner, columns), of each network its `own` or one of all; or all examples as rows,
-#        of which the batch's are put in `kept` as columns
+# input  (inner, columns), of each network its `own` or one of all; or its transpose, rows; or
+#        all examples as rows, of which the batch's are put in `kept` as columns
 INPUT = "const T* W, const T* input, T* kept, const Inbox* inbox, I own, I depth"
 
 
-def multiply(dtype: str, tile: Tile, turned: bool, by_rows: bool, add: bool) -> Source:
-    """out ← W · input (+ out), or Wᵀ · input where `turned`; examples as rows or columns."""
+def multiply(dtype: str, tile: Tile, turned: bool, lies: Lies, add: bool) -> Source:
+    """out ← W · input (+ out), or Wᵀ · input where `turned`."""
     if turned:
         body = f"{place(tile)}{shared(dtype, tile)}{product(TURNED, COLUMNS, tile)}"
     else:
-        body = by_rows_or_columns(dtype, tile, by_rows)
+        body = forward(dtype, tile, lies)
     body += each(tile, f"out[(k * n + r) * columns + j] {'+=' if add else '='} value;")
     return source("multiply", dtype, f"{INPUT}, T* out, I n, I columns, I stride", body)
 

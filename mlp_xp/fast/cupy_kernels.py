@@ -16,7 +16,8 @@ from ..losses import Loss
 from ..types import Array, Namespace
 from . import cuda_measure as measures
 from . import cuda_source as cuda
-from .launches import THREADS, Launch, blocks, compiled, warn
+from .choice import ours, tile
+from .launches import THREADS, Launch, blocks, compiled, together, warn
 from .tracing import Untraceable
 
 INF = "#define INF ((T)__longlong_as_double(0x7ff0000000000000LL))"
@@ -40,7 +41,13 @@ def fused(make: Callable[..., cuda.Fused], *arguments: Any) -> Any:
 def layer(
     xp: Namespace, W: Array, A: Array, b: Array, activation: Activation
 ) -> tuple[Array, Array]:
-    """kernels.layer with the bias and the activation in one kernel, in the product's place."""
+    """kernels.layer with the bias and the activation in one kernel, in the product's place.
+
+    Or as one kernel with the product, where that is small or narrow.
+    """
+    found = _whole_layer(W, A, b, activation)
+    if found is not None:
+        return found
     kernel = fused(cuda.bias_activation, activation, str(W.dtype))
     if kernel is None:
         return SPEC.layer(xp, W, A, b, activation)
@@ -51,6 +58,42 @@ def layer(
     H = xp.empty_like(S)
     kernel(S, b, S, H)
     return S, H
+
+
+def _whole_layer(
+    W: Array, A: Array, b: Array, activation: Activation
+) -> tuple[Array, Array] | None:
+    """The product, bias and activation in one launch; None where that is not to be had."""
+    (*leading, n, inner), m, size = W.shape, A.shape[-1], W.itemsize
+    K = math.prod(leading)
+    if 0 in (K, m) or not ours(n, inner, m, K) or A.ndim > max(2, W.ndim) or b.dtype != W.dtype:
+        return None
+    stride = W.strides[0] // size if leading else 0
+    lies: cuda.Lies = "columns" if A.flags.c_contiguous else "rows"
+    plain = W.strides[-2:] == (inner * size, size) and b.strides[-2] == size
+    plain = plain and (not leading or b.strides[0] == W.strides[0]) and A.dtype == W.dtype
+    if not plain or not (A.flags.c_contiguous or (A.ndim == 2 and A.flags.f_contiguous)):
+        return None
+    best = tile(((n, inner, m),), K, str(W.dtype))
+    aligned = together(W, inner, stride), together(A, m if lies == "columns" else inner)
+    apart = activation.slope_of == "Z"
+    try:
+        source = cuda.layer_forward(
+            str(W.dtype),
+            cuda.Shape(activation, apart=apart),
+            best._replace(together=aligned),
+            lies,
+        )
+        compiled(source)
+    except (Untraceable, cupy.cuda.compiler.CompileException):
+        return None  # the kernel by itself says why
+    V = cupy.empty((*leading, n, m), W.dtype)
+    H = cupy.empty_like(V) if apart else V
+    grid = (blocks(n, best.rows) * blocks(m, best.columns), K)
+    operands = (W, A, None, None, A.ndim == 3, inner)
+    rest = (V, H, b, *(None,) * 6, n, m, stride, *(0,) * 6)
+    Launch(source, grid, (THREADS,), *operands, *rest)()
+    return V, H
 
 
 def activate(xp: Namespace, Z: Array, activation: Activation) -> Array:

@@ -188,6 +188,11 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
 
         return stepper(recipe, device, data, graph)
 
+    def predictor(*arguments: Any) -> Any:
+        from .cuda_predict import predictor
+
+        return predictor(*arguments)
+
     return Device(
         name,
         xp,
@@ -197,6 +202,7 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         synchronize,
         reads_wait=True,
         stepper=stepper,
+        predictor=predictor,
         draw_bits=Bits,
         host_rows=host_rows,
         put_rows=put_rows,

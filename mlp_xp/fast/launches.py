@@ -86,6 +86,13 @@ def row_threads(m: int) -> int:
     return min(THREADS, max(32, 1 << (m - 1).bit_length()))
 
 
+def together(array: Array, pitch: int, network: int = 0) -> bool:
+    """Whether every line of an array begins where 16 bytes can be copied at a time."""
+    return all(n * array.itemsize % 16 == 0 for n in (pitch, network)) and (
+        int(array.data.ptr) % 16 == 0
+    )
+
+
 class Bits:
     """Dropout bits of one step, (…, size) uint16, drawn on the device when they are indexed.
 

@@ -26,7 +26,7 @@ from . import cuda_source as cuda
 from .blas import layout
 from .choice import ours, tile
 from .cublas import Product
-from .launches import THREADS, Launch, blocks, row_threads, warn
+from .launches import THREADS, Launch, blocks, row_threads, together, warn
 from .tracing import Untraceable
 
 if TYPE_CHECKING:
@@ -49,13 +49,6 @@ class _Seen(NamedTuple):
 
 def _t(array: Array) -> Array:
     return array.swapaxes(-1, -2)
-
-
-def _together(array: Array, pitch: int, network: int = 0) -> bool:
-    """Whether every line of an array begins where 16 bytes can be copied at a time."""
-    return all(n * array.itemsize % 16 == 0 for n in (pitch, network)) and (
-        int(array.data.ptr) % 16 == 0
-    )
 
 
 class Program:
@@ -141,18 +134,19 @@ class Program:
         """The tile for W A or Wᵀ A, which has n rows."""
         inner, rows = A.shape[-2], self.step.data.rows
         size = tile(((n, inner, self.m),), self.K, self.dtype, all_rows)
-        left = _together(W, n if turned else inner, self.stride if self.K > 1 else 0)
-        right = _together(rows, inner) if self.by_rows(A) else _together(A, self.m)
+        left = together(W, n if turned else inner, self.stride if self.K > 1 else 0)
+        lies = self.lies(A)
+        right = together(rows, inner) if lies == "found" else together(A, self.m)
         return size._replace(together=(left, right), digits=PRECISIONS[self.precision])
 
-    def by_rows(self, A: Array) -> bool:
+    def lies(self, A: Array) -> cuda.Lies:
         """Whether examples are fetched where they lie."""
-        return A is self.X and not self.gathered
+        return "found" if A is self.X and not self.gathered else "columns"
 
     def operands(self, W: Array, A: Array) -> tuple[Any, ...]:
         """W · A as a kernel of ours takes it: `cuda_tiles.INPUT`."""
         own = A.ndim == 3
-        rows, kept = (self.step.data.rows, A) if self.by_rows(A) else (A, None)
+        rows, kept = (self.step.data.rows, A) if self.lies(A) == "found" else (A, None)
         return W, rows, kept, self.step.inbox, own, A.shape[-2]
 
     def product(self, A: Array, B: Array, out: Array, add: bool = False) -> Array:
@@ -185,7 +179,7 @@ class Program:
         if not self.ours(n, inner):
             return self.product(_t(W) if turned else W, A, out, add)
         size = self.tile(W, A, n, turned=turned)
-        source = cuda.multiply(self.dtype, size, turned, self.by_rows(A), add)
+        source = cuda.multiply(self.dtype, size, turned, self.lies(A), add)
         self.calls.append(
             self.tiled(source, size, n, *self.operands(W, A), out, n, self.m, self.stride)
         )
@@ -312,7 +306,7 @@ class Program:
         def launches() -> Iterator[Launch]:
             if whole:
                 size = self.tile(layer.W, A_in, n)
-                source = cuda.layer_forward(self.dtype, shape, size, self.by_rows(A_in))
+                source = cuda.layer_forward(self.dtype, shape, size, self.lies(A_in))
                 operands = self.operands(layer.W, A_in)
                 yield self.tiled(source, size, n, *operands, *arguments)
                 return
@@ -512,8 +506,8 @@ class Program:
             return False
         widths = [(d.shape[-2], A.shape[-2] + (b >= 0)) for d, A, _, b in self.pieces]
         size = tile(tuple((n, self.m, columns) for n, columns in widths), self.K, self.dtype)
-        together = self.m * self.X.itemsize % 16 == 0
-        size = size._replace(together=(together, together), digits=PRECISIONS[self.precision])
+        both = (together(self.X, self.m),) * 2
+        size = size._replace(together=both, digits=PRECISIONS[self.precision])
         rows: list[tuple[int, ...]] = []
         count = 0
         for (delta, A, theta, b), (n, columns) in zip(self.pieces, widths, strict=True):
