@@ -1,8 +1,9 @@
 """What is measured: one row a case, its inputs, and the work it cannot do without.
 
 A case is added by one row of `CASES`. Training cases take Adam steps at 1e-3 on batches
-gathered from resident examples; inference cases turn rows into probabilities; kernels are
-one operation of a step; start-up is a whole process.
+gathered from resident examples; cases of devices are the same by batch, for the CPU beside
+a GPU; inference cases turn rows into probabilities; kernels are one operation of a step;
+start-up is a whole process.
 """
 
 from __future__ import annotations
@@ -21,17 +22,20 @@ WARM_EXAMPLES = 8192  # of a case that stays in the cache
 RATE = 1e-3
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 STEPS_BEFORE_CHECK = 3
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 class Case(NamedTuple):
     """One thing to measure.
 
-    kind    "training", "inference", "kernels" or "startup"
+    kind    "training", "inference", "kernels", "startup" or "devices"
     sizes   widths of the network; n_in and n_out of a kernel
     batch   examples a step or a call
     cold    inputs rotate through more than the last-level cache
     asked   best peer's time / ours, that the project means to reach; None for no claim
     kernel  which operation, a row of `KERNELS`
+    precision  of the products: "float32" (that of dtype), "tf32" or "bfloat16"; parameters,
+            moments and loss are of the dtype in any case
     """
 
     name: str
@@ -42,6 +46,7 @@ class Case(NamedTuple):
     asked: float | None = None
     kernel: str = ""
     dtype: str = "float32"
+    precision: str = "float32"
 
     @property
     def itemsize(self) -> int:
@@ -53,13 +58,33 @@ class Case(NamedTuple):
         """Width of the last layer."""
         return self.sizes[-1]
 
+    @property
+    def trains(self) -> bool:
+        """Whether it takes training steps."""
+        return self.kind in ("training", "devices")
 
-def _training(sizes: tuple[int, ...], batch: int, asked: float | None, cold: bool = True) -> Case:
+    @property
+    def computes_in(self) -> str:
+        """float32, float64, tf32, bfloat16: what its ceilings are called after."""
+        return self.dtype if self.precision == "float32" else self.precision
+
+
+def training(
+    sizes: tuple[int, ...], batch: int, asked: float | None = None, cold: bool = True
+) -> Case:
+    """Adam steps."""
     name = f"{_joined(sizes)} batch {batch}"
     return Case(name, "training", sizes, batch, cold, asked)
 
 
-def _inference(sizes: tuple[int, ...], batch: int, asked: float | None, cold: bool = True) -> Case:
+def _device(sizes: tuple[int, ...], batch: int) -> Case:
+    return training(sizes, batch, cold=False)._replace(kind="devices")
+
+
+def inference(
+    sizes: tuple[int, ...], batch: int, asked: float | None = None, cold: bool = True
+) -> Case:
+    """Rows to probabilities."""
     name = f"{_joined(sizes)} rows {batch}"
     return Case(name, "inference", sizes, batch, cold, asked)
 
@@ -78,18 +103,20 @@ def _joined(sizes: tuple[int, ...]) -> str:
 
 
 DIGITS = (784, 100, 10)
+BY_DEVICE = ((20, 16, 1), DIGITS, (784, 1024, 1024, 10))
+BATCHES = (32, 128, 512, 2048, 16384)
 CASES = (
-    _training((20, 16, 1), 32, 2.0, cold=False),
-    _training(DIGITS, 8, None),
-    _training(DIGITS, 32, 1.5),
-    _training(DIGITS, 200, 1.1),
-    _training(DIGITS, 1000, None),
-    _training((784, 512, 512, 10), 128, 1.0),
-    _training((64, *(128,) * 8, 10), 256, 1.0),
-    _training((784, 2048, 2048, 10), 512, 0.9),
-    _inference(DIGITS, 1, 1.0),
-    _inference(DIGITS, 32, 1.0),
-    _inference(DIGITS, 1000, 1.0),
+    training((20, 16, 1), 32, 2.0, cold=False),
+    training(DIGITS, 8, None),
+    training(DIGITS, 32, 1.5),
+    training(DIGITS, 200, 1.1),
+    training(DIGITS, 1000, None),
+    training((784, 512, 512, 10), 128, 1.0),
+    training((64, *(128,) * 8, 10), 256, 1.0),
+    training((784, 2048, 2048, 10), 512, 0.9),
+    inference(DIGITS, 1, 1.0),
+    inference(DIGITS, 32, 1.0),
+    inference(DIGITS, 1000, 1.0),
     _kernel("layer", 784, 512, 128),
     _kernel("input_gradient", 512, 512, 128),
     _kernel("weight_gradient", 784, 512, 128),
@@ -98,6 +125,7 @@ CASES = (
     _kernel("update", 784, 512, 1),
     _kernel("gather", 784, 1, 128),
     Case("digits, one epoch", "startup", (64, 100, 10), 32, False, 3.0),
+    *(_device(sizes, batch) for sizes in BY_DEVICE for batch in BATCHES),
 )
 KINDS = tuple(dict.fromkeys(case.kind for case in CASES))
 
@@ -142,7 +170,7 @@ def parameters(case: Case, arrays: Arrays) -> list[tuple[npt.NDArray[Any], npt.N
 
 def work(case: Case) -> Work | None:
     """FLOP and bytes of one step or call; None for start-up."""
-    if case.kind == "training":
+    if case.trains:
         return step_work(case.sizes, case.batch, case.itemsize)
     if case.kind == "inference":
         return inference_work(case.sizes, case.batch, case.itemsize)

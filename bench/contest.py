@@ -12,12 +12,38 @@ from collections.abc import Callable
 from itertools import cycle
 from typing import Any, NamedTuple
 
+import numpy as np
 from cases import Arrays, Case
 from timing import Session
 
 from mlp_xp.bench import last_level_cache
 
 Make = Callable[[Case, Arrays, str, str], Session]  # case, inputs, device, setting
+
+
+# How many steps all are led down the same path, and how far their losses may be apart then.
+# On a CPU, right ones are 4e-7 apart after 100 steps of 784-100-10. Through more layers they
+# part by rounding alone: 64-[128]×8-10 is 2e-7 apart after 32 steps and 1e-3 after 100,
+# 784-2048-2048-10 is 1e-4 after 16 and 8e-3 after 64, 784-4096-4096-10 3e-4 after 16.
+STEPS_TOGETHER, STEPS_DEEP = 100, 16
+APART = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 2e-2}
+
+
+def steps_together(case: Case) -> int:
+    """How many steps of a case are taken before losses are compared with each other's."""
+    return STEPS_TOGETHER if len(case.sizes) == 3 else STEPS_DEEP
+
+
+def apart(case: Case, losses: dict[str, float]) -> dict[str, str]:
+    """Whose loss after `steps_together` is too far from the median of all, and how far."""
+    middle = float(np.median(list(losses.values()))) if losses else 1.0
+    found = {name: abs(loss - middle) / abs(middle) for name, loss in losses.items()}
+    n, most = steps_together(case), APART[case.precision]
+    return {
+        name: f"its loss after {n} steps is {off:.2g} from the others', more than {most:g}"
+        for name, off in found.items()
+        if not off <= most
+    }
 
 
 class Peer(NamedTuple):
@@ -28,9 +54,11 @@ class Peer(NamedTuple):
     training, inference, kernels
               (case, inputs, device, setting) → Session, or None where it has none
     startup   a program that trains one epoch on the digits, or ""
-    settings  kind → settings to try
+    settings  kind and device → settings to try
     devices   where it runs
     epsilon_hat  whether its Adam is the one at the end of §2 of the paper
+    path      whether its runs go on from batch to batch, so that its loss after many steps
+              can be held to that of the others: what lesser precisions are told apart by
     """
 
     modules: tuple[str, ...]
@@ -39,14 +67,24 @@ class Peer(NamedTuple):
     inference: Make | None = None
     kernels: Make | None = None
     startup: str = ""
-    settings: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 — never changed
+    settings: dict[tuple[str, str], tuple[str, ...]] = {}  # noqa: RUF012 — never changed
     devices: tuple[str, ...] = ("cpu",)
     epsilon_hat: bool = False
+    path: bool = True
 
     def make(self, kind: str) -> Make | None:
         """How a kind of case is begun."""
-        makers = {"training": self.training, "inference": self.inference, "kernels": self.kernels}
+        makers = {
+            "training": self.training,
+            "devices": self.training,
+            "inference": self.inference,
+            "kernels": self.kernels,
+        }
         return makers.get(kind)
+
+    def tried(self, kind: str, device: str) -> tuple[str, ...]:
+        """The settings to try for a kind of case on a device."""
+        return self.settings.get(("training" if kind == "devices" else kind, device), ("",))
 
 
 def nothing() -> None:

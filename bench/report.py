@@ -1,6 +1,7 @@
 """One self-contained HTML page of a run, with its charts as PNG beside it.
 
     python bench/report.py results.json --out report.html
+    python bench/report.py here.json gpu.json       # runs of several machines on one page
 
 Every chart is drawn twice, for light pages and for dark ones; the page shows the one that
 the reader's system asks for.
@@ -14,8 +15,9 @@ import html
 import io
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -37,6 +39,7 @@ COLOURS = {
 }
 OTHER = "#8a8a8a"
 MARKERS = {"cpu": "o", "cuda": "s"}
+BY_HARDWARE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 THEMES = {
     "light": {"ink": "#1c1c1e", "paper": "#ffffff", "grid": "#d9d9de"},
     "dark": {"ink": "#ececf1", "paper": "#17181c", "grid": "#3a3c44"},
@@ -98,8 +101,57 @@ def _legend(figure: Any, theme: dict[str, str], axes: Any) -> None:
     )
 
 
-def throughput(rows: list[stored.Row], theme: dict[str, str]) -> Any:
-    """Examples per second by batch: a panel for each kind and network, a line a contestant."""
+class Line(NamedTuple):
+    """A line of a chart: the rows on it, and how it looks."""
+
+    label: str
+    rows: list[stored.Row]
+    colour: str
+    marker: str
+    bold: bool
+
+
+def _by_contestant(rows: list[stored.Row]) -> list[Line]:
+    """A line for each contestant and device."""
+    found: dict[tuple[str, str], list[stored.Row]] = {}
+    for row in rows:
+        found.setdefault((row["contestant"], row["device"]), []).append(row)
+    return [
+        Line(
+            f"{contestant}, {device}",
+            mine,
+            COLOURS.get(contestant, OTHER),
+            MARKERS.get(device, "^"),
+            contestant == stored.OURS,
+        )
+        for (contestant, device), mine in found.items()
+    ]
+
+
+def _by_hardware(rows: list[stored.Row]) -> list[Line]:
+    """A line for each processor, with so many threads, and each GPU."""
+    found: dict[tuple[str, str], list[stored.Row]] = {}
+    for row in rows:
+        named = row["hardware"]
+        if row["device"] == "cpu":
+            named += f", {row['threads']} thread" + "s" * (row["threads"] > 1)
+        found.setdefault((named, row["device"]), []).append(row)
+    return [
+        Line(named, mine, BY_HARDWARE[i % len(BY_HARDWARE)], MARKERS.get(device, "^"), True)
+        for i, ((named, device), mine) in enumerate(found.items())
+    ]
+
+
+def throughput(
+    rows: list[stored.Row],
+    theme: dict[str, str],
+    lines_of: Callable[[list[stored.Row]], list[Line]] = _by_contestant,
+    missing: str = "",
+) -> Any:
+    """Examples per second by batch: a panel for each kind and network, a line a contestant.
+
+    missing  what is not there, and why
+    """
     panels: dict[tuple[str, str], list[stored.Row]] = {}
     for row in rows:
         network = row["case"].rpartition(" ")[0].rpartition(" ")[0]
@@ -107,28 +159,25 @@ def throughput(rows: list[stored.Row], theme: dict[str, str]) -> Any:
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure = _figure(theme, 4.2 * columns, 3.1 * lines + 0.6)
+    if missing:
+        figure.supxlabel(missing, color=theme["ink"], fontsize=9)
     all_axes = []
     for place, ((kind, network), found) in enumerate(panels.items(), 1):
         axes = _axes(figure, theme, lines, columns, place)
         all_axes.append(axes)
-        pairs = dict.fromkeys((row["contestant"], row["device"]) for row in found)
-        for contestant, device in pairs:
-            points = sorted(
-                (row["batch"], row["examples_per_second"])
-                for row in found
-                if (row["contestant"], row["device"]) == (contestant, device)
-            )
+        for line in lines_of(found):
+            points = sorted((row["batch"], row["examples_per_second"]) for row in line.rows)
             axes.plot(
                 *zip(*points, strict=True),
-                label=f"{contestant}, {device}",
-                color=COLOURS.get(contestant, OTHER),
-                marker=MARKERS.get(device, "^"),
-                linewidth=2 if contestant == stored.OURS else 1.2,
-                markersize=6 if contestant == stored.OURS else 5,
-                zorder=3 if contestant == stored.OURS else 2,
+                label=line.label,
+                color=line.colour,
+                marker=line.marker,
+                linewidth=2 if line.bold else 1.2,
+                markersize=6 if line.bold else 5,
+                zorder=3 if line.bold else 2,
             )
         axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="examples / s")
-        axes.set_title(f"{kind} {network}", fontsize=10)
+        axes.set_title(network if kind == "devices" else f"{kind} {network}", fontsize=10)
         batches = sorted({row["batch"] for row in found})
         axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -169,15 +218,34 @@ def roofline(
     return figure
 
 
-def charts(results: stored.Results) -> dict[str, Callable[[dict[str, str]], Any]]:
-    """Name → how to draw it in a theme: a chart is added by a line here."""
-    rows = [row for row in stored.timed(results) if "flops" in row]
-    batched = [row for row in rows if row["kind"] in ("training", "inference")]
+def without_gpu(runs: Sequence[stored.Results]) -> str:
+    """Why no GPU stands beside the CPU, or ""."""
+    rows = [row for one in runs for row in one["rows"] if row["kind"] == "devices"]
+    on_gpu = [row for row in rows if row["device"] == "cuda"]
+    if any(row["status"] == "ok" for row in on_gpu):
+        return ""
+    return "No GPU was measured" + (f": {on_gpu[0]['reason']}" if on_gpu else "") + "."
+
+
+def charts(runs: Sequence[stored.Results]) -> dict[str, Callable[[dict[str, str]], Any]]:
+    """Name → how to draw it in a theme: a chart is added by a line here.
+
+    That of devices takes the rows of all runs; of the others each run has its own.
+    """
     found: dict[str, Callable[[dict[str, str]], Any]] = {}
-    if batched:
-        found["throughput"] = lambda theme: throughput(batched, theme)
-    if any(row["flops"] > 0 for row in rows) and results["ceilings"]:
-        found["roofline"] = lambda theme: roofline(rows, results["ceilings"], theme)
+    devices = [row for one in runs for row in stored.timed(one) if row["kind"] == "devices"]
+    if devices:
+        found["devices"] = partial(
+            throughput, devices, lines_of=_by_hardware, missing=without_gpu(runs)
+        )
+    for i, results in enumerate(runs):
+        number = f"-{i + 1}" if len(runs) > 1 else ""
+        rows = [row for row in stored.timed(results) if "flops" in row and row not in devices]
+        batched = [row for row in rows if row["kind"] in ("training", "inference")]
+        if batched:
+            found[f"throughput{number}"] = partial(throughput, batched)
+        if any(row["flops"] > 0 for row in rows) and results["ceilings"]:
+            found[f"roofline{number}"] = partial(roofline, rows, results["ceilings"])
     return found
 
 
@@ -196,6 +264,7 @@ COLUMNS: dict[str, Callable[[stored.Row], str]] = {
     "least it needs": lambda r: f"{r['held'] / 2**20:,.1f}" if r["memory"] and "held" in r else "",
     "host": lambda r: stored.duration(r["host_seconds"]) if r["device_seconds"] else "",
     "device": lambda r: stored.duration(r["device_seconds"]) if r["device_seconds"] else "",
+    "memory of": lambda r: r.get("memory_of", "") if r["device"] != "cpu" else "",
     "kernels": lambda r: f"{r['kernels']:g}" if r.get("kernels") is not None else "",
     "waits": lambda r: f"{r['waits']:g}" if r.get("waits") is not None else "",
     "BLAS": lambda r: r["blas"],
@@ -263,10 +332,10 @@ def _drawn(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def page(results: stored.Results, out: Path) -> list[Path]:
+def page(runs: Sequence[stored.Results], out: Path) -> list[Path]:
     """Write the page, and its charts as NAME-light.png and NAME-dark.png; returns the files."""
     files, pictures = [out], []
-    for name, draw in charts(results).items():
+    for name, draw in charts(runs).items():
         source = {}
         for theme, colours in THEMES.items():
             image = _drawn(draw(colours))
@@ -285,13 +354,14 @@ def page(results: stored.Results, out: Path) -> list[Path]:
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>
 <h1>mlp_xp beside its peers</h1>
 <p class="quiet">Times are medians over rounds in which contestants took turns; the spread is
-half the distance between quartiles. Memory is the peak above the bare import and the examples.
+half the distance between quartiles. Memory is the peak above the bare import and the examples,
+on a GPU that of the device above the examples.
 Every row gave the numbers of a float64 run first.</p>
 <h2>Standing</h2><p class="quiet">Ratios are paired by round; above 1, ours is faster.</p>
-{_standings(results)}
+{"".join(map(_standings, runs))}
 {"".join(pictures)}
-<h2>Rows</h2>{_table(results)}
-<h2>Environment</h2>{_environment(results)}
+<h2>Rows</h2>{"".join(map(_table, runs))}
+<h2>Environment</h2>{"".join(map(_environment, runs))}
 </html>
 """,
         encoding="utf-8",
@@ -302,11 +372,11 @@ Every row gave the numbers of a float64 run first.</p>
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page and say where."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("results")
-    parser.add_argument("--out", help="page to write (default: beside the results, .html)")
+    parser.add_argument("results", nargs="+", help="files of run.py, one a machine")
+    parser.add_argument("--out", help="page to write (default: beside the first, .html)")
     args = parser.parse_args(argv)
-    out = Path(args.out) if args.out else Path(args.results).with_suffix(".html")
-    for path in page(stored.load(args.results), out):
+    out = Path(args.out) if args.out else Path(args.results[0]).with_suffix(".html")
+    for path in page([stored.load(path) for path in args.results], out):
         print(path)
     return 0
 

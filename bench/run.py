@@ -1,6 +1,7 @@
 """Measure mlp_xp beside its peers.
 
     python bench/run.py training --peers torch,torch-compile,jax,sklearn --out results.json
+    python bench/run.py devices --out devices.json      # a CPU beside a GPU
 
 Equality comes first: a contestant whose answer differs from a float64 run is printed as
 failed and not timed. Each has its own process with the same number of threads; they are
@@ -27,7 +28,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import results as stored
 import timing
-from cases import CASES, KINDS, Case, inputs, n_examples, work
+from cases import CASES, KINDS, PRECISIONS, Case, inputs, n_examples, work
+from contest import apart, steps_together
 from peers import OURS
 from reference import Check, check
 from worker import CEILINGS, peers
@@ -36,15 +38,22 @@ from mlp_xp.bench import summarise
 
 HERE = Path(__file__).parent
 DEFAULT_PEERS = "torch,torch-compile,jax,sklearn,onnxruntime"
+ON_CUDA = ("jax-loop",)  # beside them: there our steps go several at a launch, too
 LEARNT = 0.7  # accuracy on the digits after one epoch that shows a start-up program works
 TRIALS = 3  # short blocks by which a peer's settings are compared
 PATIENCE = 900  # seconds for one answer; compiling takes long
+TURN = {"cpu": 0.2, "cuda": 0.05}  # seconds
+CEILINGS_EVERY = {"cpu": 1, "cuda": 5}  # turns; a GPU's hardly move
+HARDWARE = {"cpu": "processor", "cuda": "gpu"}  # where the environment names it
 
 
 class Options(NamedTuple):
     """What the command line asks for.
 
-    also  a file with more rows of `ROWS`, to try a contestant without adding it
+    devices    that were asked for; empty for those of the kind
+    seconds    of one turn, or None for those of the device
+    precision  of the products
+    also       a file with more rows of `ROWS`, to try a contestant without adding it
     """
 
     kinds: tuple[str, ...]
@@ -52,16 +61,29 @@ class Options(NamedTuple):
     peers: tuple[str, ...]
     threads: int
     rounds: int
-    seconds: float
+    seconds: float | None
     cases: str
     dtype: str
+    precision: str
     also: str | None
+
+    def on(self, device: str, kind: str) -> bool:
+        """Whether a kind of case is to be measured on a device."""
+        return device in (self.devices or (timing.DEVICES if kind == "devices" else ("cpu",)))
+
+    def turn(self, device: str) -> float:
+        """Seconds of one turn: a GPU's clock is steadier than a CPU that others use too."""
+        return self.seconds or TURN[device]
 
 
 class Worker:
-    """A contestant's process, which stands still but for the time it takes to answer."""
+    """A contestant's process, which stands still but for the time it takes to answer.
 
-    def __init__(self, ask: dict[str, Any], threads: int) -> None:
+    patience  seconds for one answer
+    """
+
+    def __init__(self, ask: dict[str, Any], threads: int, patience: float = PATIENCE) -> None:
+        self.patience = patience
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 — closed with the worker
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "worker.py")],
@@ -70,36 +92,67 @@ class Worker:
             stderr=self.errors,
             env=timing.child_environment(threads, ask["case"]["dtype"]),
         )
-        self.setting = str(ask.get("setting", ""))
-        self.first = self.ask(ask)
+        self.begin(ask)
 
-    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Send an order and wait for its answer; {"status": "failed"} from a process that died."""
-        process = self.process
-        assert process.stdin is not None
+    def begin(self, ask: dict[str, Any]) -> None:
+        """Say who it is and on which case; `first` has the answer, when it is asked for."""
+        self.setting, self.found = str(ask["setting"]), Path(ask["answer"])
+        self._first: dict[str, Any] | None = None
+        self.send({"do": "begin", **ask})
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """The answer to the last `begin`, waited for."""
+        if self._first is None:
+            self._first = self.answer()
+        return self._first
+
+    def send(self, order: dict[str, Any]) -> None:
+        """Give an order, and do not wait for its answer."""
+        with suppress(OSError):  # of a process that died: the answer says so
+            self.process.send_signal(signal.SIGCONT)
+            assert self.process.stdin is not None
+            self.process.stdin.write(json.dumps(order).encode() + b"\n")
+            self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for the answer; {"status": "failed"} from a process that died or took too long."""
+        process, answer, late = self.process, b"", False
         assert process.stdout is not None
-        answer = b""
         with suppress(OSError):
-            process.send_signal(signal.SIGCONT)
-            process.stdin.write(json.dumps(order).encode() + b"\n")
-            process.stdin.flush()
-            if select.select([process.stdout], [], [], PATIENCE)[0]:
-                answer = process.stdout.readline()
+            late = not select.select([process.stdout], [], [], self.patience)[0]
+            answer = b"" if late else process.stdout.readline()
         if not answer:
-            process.kill()
-            process.wait()
+            self.end()
             self.errors.seek(0)
             told = self.errors.read().decode(errors="replace").strip().splitlines()
-            return {"status": "failed", "reason": told[-1] if told else "no answer"}
+            reason = told[-1] if told else "it ended without a word"
+            if late:
+                reason = f"no answer in {self.patience:.0f} s"
+            return {"status": "failed", "reason": reason}
         process.send_signal(signal.SIGSTOP)
         return dict(json.loads(answer))
+
+    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Send an order and wait for its answer."""
+        self.send(order)
+        return self.answer()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self.process.poll() is None
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        self.end()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 with suppress(OSError):
@@ -117,6 +170,7 @@ class Run:
             "format": stored.FORMAT,
             "environment": {
                 **timing.machine(),
+                "gpu": timing.gpu() if any(options.on("cuda", k) for k in options.kinds) else "",
                 "threads": options.threads,
                 "dropped": timing.dropped_variables(),
             },
@@ -127,10 +181,15 @@ class Run:
 
     def case(self, case: Case, device: str) -> None:
         """Measure one case on one device."""
-        print(f"\n{case.kind}: {case.name}, {device}, {case.dtype}", flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            measure = self._startup if case.kind == "startup" else self._sessions
-            rows = measure(case, device, Path(folder))
+        print(f"\n{case.kind}: {case.name}, {device}, {case.computes_in}", flush=True)
+        refusal = timing.DEVICES[device].refusal()
+        if refusal:
+            why = {"status": "missing", "reason": refusal}
+            rows = [self._row(case, device, name, **why) for name in self._entrants(case, device)]
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                measure = self._startup if case.kind == "startup" else self._sessions
+                rows = measure(case, device, Path(folder))
         self.results["rows"] += rows
         self._shares()
         for row in rows:
@@ -139,10 +198,17 @@ class Run:
             stored.save(self.results, self.out)
 
     def _entrants(self, case: Case, device: str) -> list[str]:
-        """Who can take part: ourselves, then the peers asked for."""
+        """Who can take part: ourselves, then the peers asked for; devices are compared alone."""
         named = dict.fromkeys((*OURS, *self.options.peers))
+        if case.kind == "devices":
+            named = {stored.OURS: None}
         has = [name for name in named if self._has(name, case.kind)]
-        return [name for name in has if device in self.peers[name].devices]
+        lesser = case.precision != "float32"
+        return [
+            name
+            for name in has
+            if device in self.peers[name].devices and (self.peers[name].path or not lesser)
+        ]
 
     def _has(self, name: str, kind: str) -> bool:
         peer = self.peers[name]
@@ -154,7 +220,8 @@ class Run:
             "case": case.name,
             "contestant": name,
             "device": device,
-            "dtype": case.dtype,
+            "hardware": self.results["environment"][HARDWARE[device]],
+            "dtype": case.computes_in,
             "sizes": list(case.sizes),
             "batch": case.batch,
             "cold": case.cold,
@@ -171,7 +238,9 @@ class Run:
         forms = {self.peers[name].epsilon_hat for name in entrants}
         judges = {form: check(case, arrays, form) for form in forms}
         for judge in judges.values():
-            if judge.distance is not None and judge.distance < 10 * judge.relative:
+            told_apart = judge.distance is None or judge.distance >= 10 * judge.relative
+            # in less than float32 they are compared with each other, too, after more steps
+            if not told_apart and case.precision == "float32":
                 raise SystemExit(
                     f"{case.name}: three steps change the loss by {judge.distance:.2g} of "
                     f"itself, too little to be told from {judge.relative:.2g}: the check would "
@@ -181,16 +250,44 @@ class Run:
         del arrays
         rows, standing = [], {}
         with ExitStack() as stack:
-            ceilings = stack.enter_context(self._worker(CEILINGS, case, device, "", folder))
+
+            def start(name: str, setting: str = "") -> Worker:
+                worker = self._worker(name, case, device, setting, folder)
+                return stack.enter_context(worker)
+
+            ceilings = start(CEILINGS)
+            begun: dict[str, list[Worker]] = {}
+            for name in entrants:
+                begun[name] = []
+                for setting in self.peers[name].tried(case.kind, device):
+                    begun[name].append(start(name, setting))
+                    if device == "cpu":  # or they would take each other's cores
+                        _ = begun[name][-1].first
+            off = {}
+            if case.trains and case.precision != "float32":
+                off = self._together(case, [worker for each in begun.values() for worker in each])
             for name in entrants:
                 judge = judges[self.peers[name].epsilon_hat]
-                worker, reason = self._entrant(name, case, device, folder, judge, stack)
+                seconds = self.options.turn(device) / 2
+                worker, reason = self._entrant(begun[name], judge, off, seconds)
                 if worker is None:
                     rows.append(self._row(case, device, name, **reason))
                 else:
                     standing[name] = (worker, reason)
             rows += self._rounds(case, device, ceilings, standing)
         return rows
+
+    @staticmethod
+    def _together(case: Case, workers: list[Worker]) -> dict[Worker, dict[str, Any]]:
+        """Whose loss after more steps is not that of the others, and what is to be said of it."""
+        order = {"do": "after", "n": steps_together(case)}
+        ready = [worker for worker in workers if worker.first["status"] == "ready"]
+        answers = {worker: worker.ask(order) for worker in ready}
+        losses = {str(i): answers[w]["loss"] for i, w in enumerate(ready) if "loss" in answers[w]}
+        found = {worker: answer for worker, answer in answers.items() if "loss" not in answer}
+        for i, reason in apart(case, losses).items():
+            found[ready[int(i)]] = {"status": "failed", "reason": reason}
+        return found
 
     def _worker(self, name: str, case: Case, device: str, setting: str, folder: Path) -> Worker:
         ask = {
@@ -200,25 +297,29 @@ class Run:
             "setting": setting,
             "threads": self.options.threads,
             "inputs": str(folder / "inputs.npz"),
-            "answer": str(folder / "answer.npy"),
+            "answer": str(folder / f"answer {name} {setting}.npy"),
             "also": self.options.also,
         }
         return Worker(ask, self.options.threads)
 
     def _entrant(
-        self, name: str, case: Case, device: str, folder: Path, judge: Check, stack: ExitStack
+        self,
+        begun: list[Worker],
+        judge: Check,
+        off: dict[Worker, dict[str, Any]],
+        seconds: float,
     ) -> tuple[Worker | None, dict[str, Any]]:
         """The worker of a peer's fastest setting that is right, or why there is none."""
         right: list[tuple[Worker, float]] = []
         refused: dict[str, Any] = {}
         lost = []  # settings that are not right, beside one that is
-        for setting in self.peers[name].settings.get(case.kind, ("",)):
-            worker = stack.enter_context(self._worker(name, case, device, setting, folder))
-            if worker.first["status"] != "ready":
-                refused = worker.first
+        for worker in begun:
+            setting = worker.setting
+            if worker.first["status"] != "ready" or worker in off:
+                refused = off.get(worker, worker.first)
                 lost.append(f"{setting}: {refused['reason']}")
                 continue
-            difference = judge.difference(np.load(folder / "answer.npy"))
+            difference = judge.difference(np.load(worker.found))
             if difference <= judge.relative:
                 right.append((worker, difference))
                 continue
@@ -228,16 +329,17 @@ class Run:
         if not right:
             return None, refused
         if len(right) > 1:
-            right.sort(key=lambda pair: self._trial(pair[0]))
+            right.sort(key=lambda pair: self._trial(pair[0], seconds))
             for worker, _ in right[1:]:
-                worker.process.kill()
+                worker.end()
         worker, difference = right[0]
         known = {"difference": difference, "tolerance": judge.relative, "settings_refused": lost}
         return worker, known
 
-    def _trial(self, worker: Worker) -> float:
+    @staticmethod
+    def _trial(worker: Worker, seconds: float) -> float:
         """Seconds of a step, quickly; infinite for one that cannot go on."""
-        n = worker.ask({"do": "count", "seconds": self.options.seconds / 2}).get("n", 0)
+        n = worker.ask({"do": "count", "seconds": seconds}).get("n", 0)
         times = [worker.ask({"do": "block", "n": n}).get("total", np.inf) for _ in range(TRIALS)]
         return float(np.median(times))
 
@@ -249,13 +351,13 @@ class Run:
         standing: dict[str, tuple[Worker, dict[str, Any]]],
     ) -> list[stored.Row]:
         options = self.options
-        count = {"do": "count", "seconds": options.seconds}
+        count = {"do": "count", "seconds": options.turn(device)}
         n = {name: worker.ask(count).get("n", 0) for name, (worker, _) in standing.items()}
         blocks: dict[str, list[dict[str, Any]]] = {name: [] for name in standing}
         names = list(standing)
         for turn in range(options.rounds):
-            if ceilings.first["status"] == "ready":
-                self._ceiling(device, case.dtype, ceilings.ask({"do": CEILINGS}))
+            if ceilings.first["status"] == "ready" and turn % CEILINGS_EVERY[device] == 0:
+                self._ceiling(device, case.computes_in, ceilings.ask({"do": CEILINGS}))
             for name in names[turn % max(1, len(names)) :] + names[: turn % max(1, len(names))]:
                 blocks[name].append(standing[name][0].ask({"do": "block", "n": n[name]}))
         rows = []
@@ -269,10 +371,11 @@ class Run:
             rows.append(self._row(case, device, name, **known, **self._times(case, blocks[name])))
         return rows
 
-    def _ceiling(self, device: str, dtype: str, found: dict[str, Any]) -> None:
+    def _ceiling(self, device: str, computes_in: str, found: dict[str, Any]) -> None:
         """Keep the highest rates seen in the run."""
         if "gemm" in found:
-            best = self.results["ceilings"].setdefault(f"{device} {dtype}", dict.fromkeys(found, 0))
+            name = f"{device} {computes_in}"
+            best = self.results["ceilings"].setdefault(name, dict.fromkeys(found, 0))
             best |= {name: max(best[name], found[name]) for name in found}
 
     @staticmethod
@@ -371,26 +474,36 @@ def options_of(argv: Sequence[str] | None = None) -> tuple[Options, str | None]:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)} (default: all)")
-    add("--device", default="cpu", help="cpu, cuda, or both with a comma (default: cpu)")
-    add("--peers", default=DEFAULT_PEERS, help=f"with commas (default: {DEFAULT_PEERS})")
+    add("kinds", nargs="*", metavar="KIND", help=f"{', '.join(KINDS)} (default: all but the last)")
+    add(
+        "--device",
+        default="",
+        help="cpu, cuda, or both with a comma (default: cpu; of devices both)",
+    )
+    more = ",".join(ON_CUDA)
+    add("--peers", help=f"with commas (default: {DEFAULT_PEERS}; on cuda also {more})")
     add("--threads", type=int, default=_cores(), help="of every contestant (default: all cores)")
     add("--rounds", type=int, default=15, help="turns of each contestant (default: 15)")
-    add("--seconds", type=float, default=0.2, help="of one turn (default: 0.2)")
+    turns = ", ".join(f"{seconds:g} on {device}" for device, seconds in TURN.items())
+    add("--seconds", type=float, help=f"of one turn (default: {turns})")
     add("--cases", default="*", metavar="PATTERN", help="names of cases, as in a shell")
     add("--dtype", default="float32", choices=("float32", "float64"))
+    add("--precision", default="float32", choices=PRECISIONS, help="of products, on cuda")
     add("--also", metavar="FILE", help="a Python file with more ROWS of peers")
     add("--out", metavar="FILE", help="write results as JSON")
     args = parser.parse_args(argv)
+    devices = _comma(args.device)
+    standard = DEFAULT_PEERS + (f",{more}" if "cuda" in devices else "")
     options = Options(
-        tuple(args.kinds) or KINDS,
-        _comma(args.device),
-        _comma(args.peers),
+        tuple(args.kinds) or KINDS[:-1],
+        devices,
+        _comma(standard if args.peers is None else args.peers),
         args.threads,
         args.rounds,
         args.seconds,
         args.cases,
         args.dtype,
+        args.precision,
         args.also,
     )
     known = peers(args.also)
@@ -404,8 +517,13 @@ def options_of(argv: Sequence[str] | None = None) -> tuple[Options, str | None]:
                 parser.error(f"{what} {name!r}, but expected one of {', '.join(table)}")
     if not 1 <= options.threads <= _cores():
         parser.error(f"--threads {options.threads}, but expected 1 to {_cores()}")
-    if options.rounds < 1 or options.seconds <= 0:
+    if options.rounds < 1 or (options.seconds is not None and options.seconds <= 0):
         parser.error("--rounds and --seconds must be more than 0")
+    if options.precision != "float32" and (options.devices, options.dtype) != (
+        ("cuda",),
+        "float32",
+    ):
+        parser.error(f"--precision {options.precision} is for --device cuda and float32 alone")
     return options, args.out
 
 
@@ -417,16 +535,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run; 1 if a contestant failed."""
     options, out = options_of(argv)
     run = Run(options, out)
-    for device in options.devices:
+    asked = {"dtype": options.dtype, "precision": options.precision}
+    for device in timing.DEVICES:
         for case in CASES:
-            if case.kind in options.kinds and fnmatch.fnmatch(case.name, options.cases):
-                run.case(case._replace(dtype=options.dtype), device)
+            named = case.kind in options.kinds and fnmatch.fnmatch(case.name, options.cases)
+            if named and options.on(device, case.kind):
+                run.case(case._replace(**asked), device)
     print("\nThe best peer's time / ours, paired by rounds:")
     for one in stored.standings(run.results):
-        asked = f"  (asked {one.asked:g})" if one.asked is not None else ""
+        aim = f"  (asked {one.asked:g})" if one.asked is not None else ""
         spec = f", specification {one.specification:.2f}" if one.specification else ""
         peer = f"{one.ratio:.2f} {one.peer}" if one.peer else "no peer"
-        print(f"  {one.kind:<10} {one.case:<28} {one.device:<5} {peer}{asked}{spec}")
+        print(f"  {one.kind:<10} {one.case:<28} {one.device:<5} {peer}{aim}{spec}")
     return int(any(row["status"] == "failed" for row in run.results["rows"]))
 
 

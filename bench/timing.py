@@ -18,21 +18,26 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlp_xp.bench import copy_rate, emulated, gemm_rate, last_level_cache
+from mlp_xp.bench import copy_rate, cublas_rate, emulated, gemm_rate, last_level_cache
 from mlp_xp.devices import device as find_device
 
 
 class Session(NamedTuple):
     """A contestant at work on one case.
 
-    run     do so many steps or calls, one after another; may return before they are done
-    wait    until they are
-    result  what equality looks at, as NumPy: the last loss, the first probabilities, …
+    run      do so many steps or calls, one after another; may return before they are done
+    wait     until they are
+    result   what equality looks at, as NumPy: the last loss, the first probabilities, …
+    issued   of a `run` that ends with waiting: when the host had done its part, on the clock
+             of `time.perf_counter`
+    kernels  what one step launches on the device, as its program has it
     """
 
     run: Callable[[int], None]
     wait: Callable[[], None]
     result: Callable[[], Any]
+    issued: Callable[[], float] | None = None
+    kernels: Callable[[], int] | None = None
 
 
 class Block(NamedTuple):
@@ -48,11 +53,13 @@ class DeviceRow(NamedTuple):
 
     refusal  why it cannot be timed here, or ""
     events   library → (start, stop): seconds between them on the device; empty on a CPU
+    memory   library → most bytes held on the device, and what was asked; empty on a CPU
     names    library → its name for the device
     """
 
     refusal: Callable[[], str]
     events: dict[str, Callable[[], tuple[Callable[[], None], Callable[[], float]]]]
+    memory: dict[str, Callable[[], tuple[int, str]]]
     names: dict[str, str]
 
 
@@ -94,44 +101,63 @@ def _torch_events() -> tuple[Callable[[], None], Callable[[], float]]:
     return first.record, stop
 
 
+def _cupy_memory() -> tuple[int, str]:
+    cupy = importlib.import_module("cupy")
+    # the pool gives nothing back unasked, so that what it holds is the most it ever held
+    return int(cupy.get_default_memory_pool().total_bytes()), "device: all that CuPy's pool took"
+
+
+def _torch_memory() -> tuple[int, str]:
+    torch = importlib.import_module("torch")
+    return int(torch.cuda.max_memory_allocated()), "device: torch.cuda.max_memory_allocated"
+
+
+def _jax_memory() -> tuple[int, str]:
+    jax = importlib.import_module("jax")
+    used = jax.devices("cuda")[0].memory_stats()["peak_bytes_in_use"]
+    return int(used), "device: JAX's peak_bytes_in_use"
+
+
 DEVICES = {
-    "cpu": DeviceRow(lambda: "", {}, {"mlp_xp": "cpu", "torch": "cpu", "jax": "cpu"}),
+    "cpu": DeviceRow(lambda: "", {}, {}, {"mlp_xp": "cpu", "torch": "cpu", "jax": "cpu"}),
     "cuda": DeviceRow(
         _cuda_refusal,
         {"mlp_xp": _cupy_events, "torch": _torch_events},
+        {"mlp_xp": _cupy_memory, "torch": _torch_memory, "jax": _jax_memory},
         {"mlp_xp": "cuda", "torch": "cuda", "jax": "cuda"},
     ),
 }
 
 
-class Launches(NamedTuple):
-    """What one step asks of a CUDA device: kernels started, and calls in which the host waits."""
-
-    kernels: float
-    waits: float
-
-
 WAITING = re.compile(r"cuda(Stream|Device|Event)Synchronize|cuda?MemcpyDtoH|cudaMemcpy$")
+PROFILED = 3  # steps
 
 
-def launches(session: Session, n: int = 10) -> Launches | None:
-    """Counted over n steps by PyTorch's profiler, which sees every library's; None without it."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        return None
-    if not torch.cuda.is_available():
-        return None
+def launches(session: Session, library: str) -> dict[str, Any]:
+    """What a step asks of a CUDA device: kernels, and calls in which the host waits.
+
+    Ours are counted in the step's own program; PyTorch's by its profiler over three steps,
+    which takes seconds; JAX's are not counted, for only its traces would tell.
+    """
+    if session.kernels is not None:
+        return {"kernels": session.kernels(), "waits": None, "kernels_by": "the step's program"}
+    if library != "torch":
+        return {"kernels": None, "waits": None, "kernels_by": f"not counted for {library}"}
+    torch = importlib.import_module("torch")
     activities = [torch.profiler.ProfilerActivity.CUDA, torch.profiler.ProfilerActivity.CPU]
     session.wait()
     with torch.profiler.profile(activities=activities) as profile:
-        session.run(n)
+        session.run(PROFILED)
     events = profile.events()
     on_device = [e for e in events if str(e.device_type).endswith("CUDA")]
     kernels = [e for e in on_device if not e.name.startswith(("Memcpy", "Memset"))]
     waits = [e.name for e in events if WAITING.search(e.name)]
-    # the profiler itself synchronises once when it stops
-    return Launches(len(kernels) / n, max(0, len(waits) - 1) / n)
+    return {
+        "kernels": len(kernels) / PROFILED,
+        # the profiler itself synchronises once when it stops
+        "waits": max(0, len(waits) - 1) / PROFILED,
+        "kernels_by": "torch.profiler",
+    }
 
 
 # -- blocks --------------------------------------------------------------------
@@ -146,7 +172,7 @@ def block(session: Session, n: int, events: Callable[[], Any] | None) -> Block:
     if start is not None:
         start()
     session.run(n)
-    returned = time.perf_counter()
+    returned = time.perf_counter() if session.issued is None else session.issued()
     on_device = None if stop is None else stop()
     session.wait()
     ended = time.perf_counter()
@@ -160,15 +186,19 @@ def block(session: Session, n: int, events: Callable[[], Any] | None) -> Block:
 # -- ceilings ------------------------------------------------------------------
 
 
-def ceilings(device: str, dtype: str) -> dict[str, float]:
-    """FLOP/s of a product and bytes/s of a copy, by NumPy, or CuPy on CUDA."""
+def ceilings(device: str, dtype: str, precision: str = "float32") -> dict[str, float]:
+    """FLOP/s of a product and bytes/s of a copy: by NumPy, or by cuBLAS and CUDA's own copy."""
     if device == "cpu":
         xp, wait = importlib.import_module("numpy"), lambda: None
         gemm = max(gemm_rate(xp, wait, getattr(xp, dtype), n) for n in (512, 1024, 2048))
         return {"gemm": gemm, "copy": copy_rate(xp, wait, 4 * last_level_cache())}
     xp = importlib.import_module("cupy")
     wait = xp.cuda.get_current_stream().synchronize
-    gemm = max(gemm_rate(xp, wait, getattr(xp, dtype), n) for n in (2048, 8192))
+    sides = (2048, 8192)
+    if precision == "float32":
+        gemm = max(gemm_rate(xp, wait, getattr(xp, dtype), n) for n in sides)
+    else:
+        gemm = max(cublas_rate(precision, n) for n in sides)
     return {"gemm": gemm, "copy": copy_rate(xp, wait, 2**30)}
 
 
@@ -206,7 +236,10 @@ def forget_peak() -> None:
 # -- environment ---------------------------------------------------------------
 
 # What a child of the harness does not inherit: settings that would favour one contestant.
-DROPPED = re.compile(r"^(OPENBLAS|GOTO|OMP|GOMP|KMP|MKL|BLIS|VECLIB|NUMEXPR|XLA|JAX|TORCH|NPROC)")
+DROPPED = re.compile(
+    r"^(OPENBLAS|GOTO|OMP|GOMP|KMP|MKL|BLIS|VECLIB|NUMEXPR|XLA|JAX|TORCH|NPROC"
+    r"|CUPY_TF32|NVIDIA_TF32)"
+)
 
 
 def child_environment(threads: int, dtype: str) -> dict[str, str]:
@@ -215,6 +248,7 @@ def child_environment(threads: int, dtype: str) -> dict[str, str]:
     counts = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
     kept |= {f"{name}_NUM_THREADS": str(threads) for name in counts}
     kept["NPROC"] = str(threads)  # the size of XLA's pool
+    kept["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else JAX takes 3/4 of a device at once
     if dtype == "float64":
         kept["JAX_ENABLE_X64"] = "1"
     return kept
@@ -246,6 +280,14 @@ def blas() -> str:
     return ", ".join(sorted(set(found))) or "none"
 
 
+def gpu() -> str:
+    """The name of the CUDA device, which makes no context on it; "" where there is none."""
+    with suppress(Exception):  # no CuPy, no driver, no device
+        cupy = importlib.import_module("cupy")
+        return str(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    return ""
+
+
 def machine() -> dict[str, Any]:
     """What JSON keeps of the machine and the software."""
     from importlib.metadata import PackageNotFoundError, version
@@ -260,6 +302,8 @@ def machine() -> dict[str, Any]:
         "scikit-learn",
         "onnxruntime",
         "cupy",
+        "cupy-cuda12x",
+        "cupy-cuda13x",
     ):
         with suppress(PackageNotFoundError):
             packages[name] = version(name)

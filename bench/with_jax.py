@@ -14,6 +14,23 @@ from timing import DEVICES, Session
 
 from mlp_xp.bench import targets_for
 
+PRECISIONS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "default"}
+
+
+def _jax_layer(case: Case) -> Callable[[Any, Any, Any], Any]:
+    """X Wᵀ + b in the case's precision; unasked, JAX takes TF32 on a GPU.
+
+    In bfloat16 operands, bias and result are cast, which is what PyTorch's autocast does.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[case.precision])
+    if case.precision != "bfloat16":
+        return lambda X, W, b: X @ W.T + b
+    half = jnp.bfloat16
+    return lambda X, W, b: X.astype(half) @ W.T.astype(half) + b.astype(half)
+
 
 def _jax_training(whole_loop: bool) -> Make:
     """A jitted step whose state is donated; everything a step needs stays on the device.
@@ -29,11 +46,12 @@ def _jax_training(whole_loop: bool) -> Make:
         targets = targets_for(case.sizes, arrays["labels"], case.dtype)
         put = [jax.device_put(a, where) for a in (arrays["rows"], targets, arrays["order"])]
         m = len(arrays["order"])
+        layer = _jax_layer(case)
 
         def objective(layers: Any, X: Any, T: Any) -> Any:
             for W, b in layers[:-1]:
-                X = jax.nn.relu(X @ W.T + b)
-            S = X @ layers[-1][0].T + layers[-1][1]
+                X = jax.nn.relu(layer(X, W, b))
+            S = layer(X, *layers[-1]).astype(case.dtype)
             if case.n_outputs == 1:
                 return jnp.mean(jnp.logaddexp(S, 0) - T * S)
             right = jnp.take_along_axis(S, T[:, None], axis=1)[:, 0]
@@ -44,7 +62,8 @@ def _jax_training(whole_loop: bool) -> Make:
             index = jax.lax.dynamic_slice(order, (place,), (case.batch,))
             loss, g = jax.value_and_grad(objective)(layers, rows[index], targets[index])
             t = t + 1
-            first, second = 1 - BETA1**t, 1 - BETA2**t
+            # 1 - βᵗ in float32 loses four digits at first, and with them the path of the others
+            first, second = (-jnp.expm1(t * np.log(beta)) for beta in (BETA1, BETA2))
             m1 = jax.tree.map(lambda m, g: BETA1 * m + (1 - BETA1) * g, m1, g)
             m2 = jax.tree.map(lambda s, g: BETA2 * s + (1 - BETA2) * g * g, m2, g)
             layers = jax.tree.map(
@@ -108,12 +127,13 @@ def _jax_inference(case: Case, arrays: Arrays, device: str, setting: str) -> Ses
 
     where = jax.devices(DEVICES[device].names["jax"])[0]
     layers = jax.device_put(parameters(case, arrays), where)
+    layer = _jax_layer(case)
 
     @jax.jit
     def probabilities(layers: Any, X: Any) -> Any:
         for W, b in layers[:-1]:
-            X = jax.nn.relu(X @ W.T + b)
-        S = X @ layers[-1][0].T + layers[-1][1]
+            X = jax.nn.relu(layer(X, W, b))
+        S = layer(X, *layers[-1]).astype(case.dtype)
         return jax.nn.softmax(S) if case.n_outputs > 1 else jax.nn.sigmoid(S)
 
     batches = [jax.device_put(arrays["rows"][piece], where) for piece in batches_of(case, arrays)]
@@ -125,6 +145,7 @@ def _jax_kernels(case: Case, arrays: Arrays, device: str, setting: str) -> Sessi
     import jax.numpy as jnp
 
     where = jax.devices(DEVICES[device].names["jax"])[0]
+    jax.config.update("jax_default_matmul_precision", PRECISIONS[case.precision])
     rate, epsilon = adam_scalars(1)
 
     def update(a: Any) -> Any:

@@ -26,11 +26,15 @@ def _device(name: str, specification: bool) -> Device:
     return found._replace(stepper=None) if specification else found
 
 
-def _mlp(case: Case, arrays: Arrays, device: Device) -> Any:
-    model = build(case.sizes, case.dtype, device)
+def _mlp(case: Case, arrays: Arrays, device: Device, networks: int | None = None) -> Any:
+    """The model of a case; or so many of them at once, which begin alike."""
+    model = build(case.sizes, case.dtype, device, case.precision, networks)
     named: dict[str, Any] = {}
     for i, (W, b) in enumerate(parameters(case, arrays), 1):
-        named |= {f"W{i}": device.put(W), f"b{i}": device.put(b[:, None])}
+        pair = (W, b[:, None])
+        if networks is not None:
+            pair = tuple(np.stack([array] * networks) for array in pair)
+        named |= {f"W{i}": device.put(pair[0]), f"b{i}": device.put(pair[1])}
     model.set_parameters(**named)
     return model
 
@@ -41,9 +45,30 @@ def _mlp_training(specification: bool) -> Make:
         targets = targets_for(case.sizes, arrays["labels"], case.dtype)
         data = Data(where.put(arrays["rows"]), where.put(targets))
         trainer = Trainer(_mlp(case, arrays, where), data, arrays["order"], case.batch)
-        return Session(trainer.run, where.synchronize, trainer.checked_loss)
+        return _session(trainer, trainer.checked_loss)
 
     return make
+
+
+def _session(trainer: Trainer, result: Callable[[], Any]) -> Session:
+    if not trainer.device.reads_wait:
+        return Session(trainer.run, trainer.device.synchronize, result)
+    counted = trainer.kernels if hasattr(trainer.step, "programs") else None
+    wait = trainer.device.synchronize
+    return Session(trainer.run, wait, result, lambda: trainer.issued, counted)
+
+
+def _mlp_networks(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
+    """As many networks at once as the setting says, each on batches of its own.
+
+    All begin alike; the first one's order is that of the case, so that its loss must be too.
+    """
+    n, where = int(setting), _device(device, specification=False)
+    targets = targets_for(case.sizes, arrays["labels"], case.dtype)
+    data = Data(where.put(arrays["rows"]), where.put(targets))
+    order = np.stack([np.roll(arrays["order"], -i * case.batch) for i in range(n)])
+    trainer = Trainer(_mlp(case, arrays, where, n), data, order, case.batch)
+    return _session(trainer, lambda: float(np.reshape(trainer.checked_loss(), -1)[0]))
 
 
 def _mlp_fit(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
@@ -160,5 +185,14 @@ ROWS = {
         kernels=_mlp_kernels(specification=True),
         devices=("cpu", "cuda"),
     ),
-    "mlp_xp-fit": Peer(("mlp_xp",), "mlp_xp", training=_mlp_fit, devices=("cpu", "cuda")),
+    "mlp_xp-networks": Peer(
+        ("mlp_xp",),
+        "mlp_xp",
+        training=_mlp_networks,
+        settings={("training", device): ("8",) for device in ("cpu", "cuda")},
+        devices=("cpu", "cuda"),
+    ),
+    "mlp_xp-fit": Peer(
+        ("mlp_xp",), "mlp_xp", training=_mlp_fit, devices=("cpu", "cuda"), path=False
+    ),
 }

@@ -1,9 +1,10 @@
-"""PyTorch: eager, and compiled."""
+"""PyTorch: eager, compiled, and as CUDA graphs."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from cases import BETA1, BETA2, EPSILON, RATE, STEPS_BEFORE_CHECK, Arrays, Case, parameters
@@ -19,6 +20,21 @@ def _torch() -> Any:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     return torch
+
+
+def _torch_precision(
+    torch: Any, case: Case, device: str
+) -> Callable[[], AbstractContextManager[Any]]:
+    """Set how float32 products are made; returns what to compute scores and loss in.
+
+    bfloat16 is autocast, PyTorch's own way: float32 parameters, moments and loss.
+    """
+    torch.set_float32_matmul_precision("high" if case.precision == "tf32" else "highest")
+    if case.precision != "bfloat16":
+        return nullcontext
+    name = DEVICES[device].names["torch"]
+    # a weight is cast once a step: there is nothing to remember, and a graph must not
+    return lambda: torch.autocast(name, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def _torch_network(torch: Any, case: Case, arrays: Arrays, device: str) -> Any:
@@ -79,10 +95,12 @@ def _torch_modules(compiled: bool) -> Make:
         adam = "fused" if compiled else setting
         optimizer = torch.optim.Adam(network.parameters(), lr=RATE, **{adam: True})
         criterion = _torch_loss(torch, case)
+        precision = _torch_precision(torch, case, device)
 
         def objective(index: Any) -> Any:
             X, T = torch.index_select(rows, 0, index), torch.index_select(targets, 0, index)
-            return criterion(network(X), T)
+            with precision():
+                return criterion(network(X), T)
 
         loss_of = torch.compile(objective) if compiled else objective
 
@@ -98,6 +116,70 @@ def _torch_modules(compiled: bool) -> Make:
     return make
 
 
+WARM_UPS = 3  # steps before a capture, as PyTorch asks for
+
+
+def _torch_captured(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
+    """The whole step, gather to update, as one CUDA graph; its forward and backward compiled
+    where the setting says so."""
+    torch = _torch()
+    rows, targets, order = _torch_data(torch, case, arrays, device)
+    network = _torch_network(torch, case, arrays, device)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE, fused=True, capturable=True)
+    criterion = _torch_loss(torch, case)
+    precision = _torch_precision(torch, case, device)
+
+    def objective(index: Any) -> Any:
+        X, T = torch.index_select(rows, 0, index), torch.index_select(targets, 0, index)
+        with precision():
+            return criterion(network(X), T)
+
+    loss_of = torch.compile(objective) if setting == "CUDA graph, compiled" else objective
+    index = order[: case.batch].clone()
+
+    def whole_step() -> Any:
+        loss = loss_of(index)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UPS):
+            optimizer.zero_grad(set_to_none=True)
+            whole_step()
+    torch.cuda.current_stream().wait_stream(aside)
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = whole_step()
+    with torch.no_grad():  # as if nothing had been done yet
+        begun = _torch_network(torch, case, arrays, device)
+        for mine, first in zip(network.parameters(), begun.parameters(), strict=True):
+            mine.copy_(first)
+        for state in optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+    found = loss.detach()
+
+    # a graph knows addresses alone: what lies there must live as long
+    def step(now: Any, kept: Any = whole_step) -> Any:
+        index.copy_(now)
+        graph.replay()
+        return found
+
+    return _torch_loop(order, case.batch, step, _torch_wait(torch, device))
+
+
+def _torch_training(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
+    """By the setting's name: captured, or step by step."""
+    captured = setting.startswith("CUDA graph")
+    make = _torch_captured if captured else _torch_modules(compiled=False)
+    return make(case, arrays, device, setting)
+
+
 def _torch_graph(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
     """Gather, forward, backward and Adam compiled as one graph that updates in place."""
     if setting == "modules":
@@ -110,12 +192,15 @@ def _torch_graph(case: Case, arrays: Arrays, device: str, setting: str) -> Sessi
     powers = torch.ones(2, dtype=torch.float64, device=rows.device)  # of β₁ and β₂
     betas = torch.tensor([BETA1, BETA2], dtype=torch.float64, device=rows.device)
     criterion, functional = _torch_loss(torch, case), torch.nn.functional
+    _torch_precision(torch, case, device)
+    # what autocast does, by hand: inside a compiled transform autocast itself does nothing
+    held = torch.bfloat16 if case.precision == "bfloat16" else rows.dtype
 
     def objective(flat: Any, X: Any, T: Any) -> Any:
         for i in range(0, len(flat), 2):
-            X = functional.linear(X, flat[i], flat[i + 1])
+            X = functional.linear(X.to(held), flat[i].to(held), flat[i + 1].to(held))
             X = X if i == len(flat) - 2 else functional.relu(X)
-        return criterion(X, T)
+        return criterion(X.to(rows.dtype), T)
 
     gradient = torch.func.grad_and_value(objective)
 
@@ -154,6 +239,28 @@ def _torch_graph(case: Case, arrays: Arrays, device: str, setting: str) -> Sessi
     return Session(run, session.wait, result)
 
 
+def _torch_replayed(torch: Any, network: Any, batch: Any, precision: Any) -> Callable[[Any], Any]:
+    """The network captured for batches of one size."""
+    graph, aside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.inference_mode(), precision():
+        X = batch.clone()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UPS):
+                network(X)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            found = network(X)
+
+    # as in `_torch_captured`
+    def call(batch: Any, kept: Any = network) -> Any:
+        X.copy_(batch)
+        graph.replay()
+        return found
+
+    return call
+
+
 def _torch_inference(compiled: bool) -> Make:
     def make(case: Case, arrays: Arrays, device: str, setting: str) -> Session:
         torch = _torch()
@@ -163,15 +270,18 @@ def _torch_inference(compiled: bool) -> Make:
         call = torch.compile(network) if compiled else network
         rows = _torch_data(torch, case, arrays, device)[0]
         batches = [rows[piece] for piece in batches_of(case, arrays)]
+        precision = _torch_precision(torch, case, device)
+        if setting == "CUDA graph":
+            call = _torch_replayed(torch, network, batches[0], precision)
         rotate, first = rotating(batches, call)
 
         def run(n: int) -> None:
-            with torch.inference_mode():
+            with torch.inference_mode(), precision():
                 rotate(n)
 
         def result() -> Any:
-            with torch.inference_mode():
-                return first().cpu().numpy()
+            with torch.inference_mode(), precision():
+                return first().float().cpu().numpy()
 
         return Session(run, _torch_wait(torch, device), result)
 
@@ -252,11 +362,15 @@ ROWS = {
     "torch": Peer(
         ("torch",),
         "torch",
-        training=_torch_modules(compiled=False),
+        training=_torch_training,
         inference=_torch_inference(compiled=False),
         kernels=_torch_kernels(compiled=False),
         startup=TORCH_STARTUP,
-        settings={"training": ("fused", "foreach")},
+        settings={
+            ("training", "cpu"): ("fused", "foreach"),
+            ("training", "cuda"): ("CUDA graph", "CUDA graph, compiled"),
+            ("inference", "cuda"): ("CUDA graph",),
+        },
         devices=("cpu", "cuda"),
     ),
     "torch-compile": Peer(
@@ -265,7 +379,10 @@ ROWS = {
         training=_torch_graph,
         inference=_torch_inference(compiled=True),
         kernels=_torch_kernels(compiled=True),
-        settings={"training": ("one graph", "one graph, autotuned", "modules")},
+        settings={
+            ("training", "cpu"): ("one graph", "one graph, autotuned", "modules"),
+            ("training", "cuda"): ("one graph, CUDA graphs",),
+        },
         devices=("cpu", "cuda"),
     ),
 }

@@ -1,11 +1,13 @@
 """One contestant's process: it is told what to do in lines of JSON, and answers in them.
 
-The first line says who it is; then come "count", "block" and "end", or "ceilings". It
-stands still between answers, stopped by its parent, so that it takes nothing from others.
+"begin" says who it is and on which case; then come "after", "count", "block" and "end", or
+"ceilings"; another "begin" is the next case. It stands still between answers, stopped by its
+parent, so that it takes nothing from others.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -15,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import timing
-from cases import Case
+from cases import STEPS_BEFORE_CHECK, Case
 from contest import Peer
 
 from mlp_xp.bench import repeats_for
@@ -48,12 +50,19 @@ class Contestant:
         with np.load(ask["inputs"]) as file:
             arrays = {name: file[name] for name in file.files}
         self.resident = sum(array.nbytes for array in arrays.values())
+        self.rows = arrays["rows"].nbytes if "rows" in arrays else 0
         make = self.peer.make(self.case.kind)
         assert make is not None
         self.session = make(self.case, arrays, self.device, ask["setting"])
         self.found = np.asarray(self.session.result(), np.float64)
         del arrays
         timing.forget_peak()
+
+    def after(self, n: int) -> dict[str, Any]:
+        """The loss of the n-th step, of which those of the first check were some."""
+        checked = STEPS_BEFORE_CHECK + 1  # a result takes so many steps
+        self.session.run(n - 2 * checked)
+        return {"loss": float(self.session.result())}
 
     def block(self, n: int) -> dict[str, Any]:
         """Time n steps."""
@@ -65,22 +74,26 @@ class Contestant:
         return {"n": repeats_for(self.session.run, self.session.wait, seconds)}
 
     def end(self) -> dict[str, Any]:
-        """What is known only now: memory above the bare import and the examples, BLAS."""
-        peak = timing.memory_peak()
-        found: dict[str, Any] = {
-            "peak_memory": peak,
-            # a kernel's inputs are there many times, which says nothing about it
-            "memory": None if self.case.kernel else peak - self.bare - self.resident,
-            "blas": timing.blas(),
-        }
+        """What is known only now: memory above the examples, launches, BLAS."""
+        peak, library = timing.memory_peak(), self.peer.library
+        found: dict[str, Any] = {"peak_memory": peak, "blas": timing.blas()}
+        asked = timing.DEVICES[self.device].memory.get(library)
+        if asked is None:
+            # above the bare import
+            memory, of = peak - self.bare - self.resident, "host"
+        else:
+            most, of = asked()
+            memory = most - self.rows  # which are there whole, so that it is never negative
+        # a kernel's inputs are there many times, which says nothing about it
+        found |= {"memory": None if self.case.kernel else memory, "memory_of": of}
         if self.device != "cpu":
-            counted = timing.launches(self.session)
-            found |= {"kernels": counted and counted.kernels, "waits": counted and counted.waits}
+            found |= timing.launches(self.session, library)
         return found
 
 
 def _begin(ask: dict[str, Any]) -> tuple[Contestant | None, dict[str, Any]]:
-    refusal = timing.DEVICES[ask["device"]].refusal()
+    # where nothing is timed, CuPy on the CPU will do
+    refusal = timing.DEVICES[ask["device"]].refusal() if ask.get("timed", True) else ""
     if refusal:
         return None, {"status": "missing", "reason": refusal}
     if ask["peer"] == CEILINGS:
@@ -102,17 +115,25 @@ def main() -> None:
         channel.write(json.dumps(answer) + "\n")
         channel.flush()
 
-    ask = json.loads(sys.stdin.readline())
-    timing.pin(ask["threads"])
-    contestant, answer = _begin(ask)
-    send(answer)
+    ask: dict[str, Any] = {}
+    contestant: Contestant | None = None
     for line in sys.stdin:
         order = json.loads(line)
+        if order["do"] == "begin":
+            ask, contestant = order, None
+            gc.collect()  # the last case's arrays
+            timing.pin(ask["threads"])
+            contestant, answer = _begin(ask)
+            send(answer)
+            continue
         if order["do"] == CEILINGS:
-            send(timing.ceilings(ask["device"], ask["case"]["dtype"]))
+            case = ask["case"]
+            send(timing.ceilings(ask["device"], case["dtype"], case["precision"]))
             continue
         assert contestant is not None
-        if order["do"] == "count":
+        if order["do"] == "after":
+            send(contestant.after(order["n"]))
+        elif order["do"] == "count":
             send(contestant.count(order["seconds"]))
         elif order["do"] == "block":
             send(contestant.block(order["n"]))

@@ -11,6 +11,7 @@ import argparse
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from .commands import Arguments, Document, Halt, say
 from .devices import Device
 from .devices import device as find_device
-from .fitting import copied
+from .fitting import Run, copied, one_epoch
 from .model import MLP
 from .training import Data, stepper
 from .types import Array
@@ -99,20 +100,61 @@ def last_level_cache() -> int:
     return max(found[1:] or found)
 
 
+def noise(shape: tuple[int, ...]) -> Rows:
+    """Normal float32 numbers: products of equal ones draw less power, and run faster.
+
+    A million and three are drawn and repeated, which takes no time and no row twice.
+    """
+    random = np.random.default_rng(0).standard_normal(1_000_003, dtype=np.float32)
+    return np.resize(random, shape)
+
+
 def gemm_rate(xp: Any, wait: Callable[[], None], dtype: Any, n: int = 1024) -> float:
     """FLOP/s of one product of two (n, n) matrices."""
-    A, B = xp.ones((n, n), dtype=dtype), xp.ones((n, n), dtype=dtype)
+    A, B = (xp.asarray(noise((n, n)), dtype=dtype) for _ in range(2))
     return 2 * n**3 / _shortest(lambda: xp.matmul(A, B), wait)
 
 
+def cublas_rate(precision: str, n: int) -> float:
+    """FLOP/s of one product of two (n, n) matrices by cuBLAS, as a training step makes it.
+
+    precision  "float32", "tf32" or "bfloat16"
+    """
+    import cupy
+
+    from .fast.cublas import Cublas, Product
+
+    cublas, stream = Cublas(), cupy.cuda.get_current_stream()
+    cublas.follow(stream.ptr)
+    A, B = (held(noise((n, n)), precision) for _ in range(2))
+    product = Product(cublas, A, B, cupy.empty((n, n), cupy.float32), precision=precision)
+    return 2 * n**3 / _shortest(product, stream.synchronize)
+
+
+def held(array: Rows, precision: str) -> Array:
+    """float32 numbers on the device as a product takes them: bfloat16 as its 16 bits."""
+    import cupy
+
+    if precision != "bfloat16":
+        return cupy.asarray(array)
+    # cut off, not rounded: what the numbers are is all the same here
+    return cupy.asarray((array.view(np.uint32) >> 16).astype(np.uint16))
+
+
 def copy_rate(xp: Any, wait: Callable[[], None], size: int) -> float:
-    """Bytes/s, read and written, of copying `size` bytes over others."""
+    """Bytes/s, read and written, of copying `size` bytes over others.
+
+    On CUDA by the runtime's own copy or by a kernel of 4 bytes a thread, whichever is faster.
+    """
     source, target = xp.ones(size // 4, dtype=xp.float32), xp.ones(size // 4, dtype=xp.float32)
 
     def copy() -> None:
         target[...] = source
 
-    return 2 * size / _shortest(copy, wait)
+    ways: list[Callable[[], None]] = [copy]
+    if hasattr(target.data, "copy_from_device_async"):
+        ways.append(lambda: target.data.copy_from_device_async(source.data, size))
+    return 2 * size / min(_shortest(way, wait) for way in ways)
 
 
 def _shortest(call: Callable[[], object], wait: Callable[[], None], repeats: int = 5) -> float:
@@ -165,42 +207,87 @@ def tolerance(dtype: Any, terms: int) -> float:
 class Trainer:
     """Steps of a model over shuffled examples, one batch after another, as `fit` makes them.
 
-    order  (m,) the shuffled examples, m a multiple of the batch size
+    order   (m,) the shuffled examples, m a multiple of the batch size; (n_networks, m) where
+            every network has its own
+    issued  where numbers that are read must be waited for, when the host had launched the
+            last step of a `run`, by `time.perf_counter`
     """
 
     def __init__(self, model: MLP, data: Data, order: Rows, batch_size: int) -> None:
         self.device, self.batch_size = model.device, batch_size
         self.sizes = model.network.sizes
-        self.order = self.device.put(order)
+        self.order, self.m = order, order.shape[-1]
+        self.index: Array = None if self.device.reads_wait else self.device.put(order)
         self.rate = model.optimizer.rate
         self.step = stepper(model._recipe, self.device, data)
-        self.state = copied(self.device, model._run.state)
-        self.next = 0
+        self.reached = Run(copied(self.device, model._run.state))
+        self.next, self.issued = 0, 0.0
 
     def run(self, n: int) -> None:
-        """Take n steps, as `fitting.one_epoch` does; may return before the device has."""
-        m, size = self.order.shape[0], self.batch_size
-        with self.device.threads(self.sizes, size):
-            while n > 0:
-                k = min(n, (m - self.next) // size)
-                index = self.order[self.next : self.next + k * size]
-                self._steps(index, k)
-                self.next = (self.next + k * size) % m
-                n -= k
+        """Take n steps; may return before the device has.
 
-    def _steps(self, index: Array, k: int) -> None:
-        step, state, size, rate = self.step, self.state, self.batch_size, self.rate
-        announce = getattr(step, "announce", None)  # of a step that takes all rates at once
-        if announce is not None:
-            announce(state, index, [rate] * k)
-        for start in range(0, k * size, size):
-            state = step(state, index[start : start + size], None, rate)
-        self.state = state
+        Where numbers that are read must be waited for, the n steps are one epoch as `fit`
+        makes it, its order copied up and its losses down. Elsewhere the steps are called by
+        themselves: what `fit` does between two of them would be a third of the small ones.
+        """
+        with self.device.threads(self.sizes, self.batch_size):
+            if self.device.reads_wait:
+                self._epoch(n)
+            else:
+                self._steps(n)
 
-    def checked_loss(self) -> float:
-        """The loss after three steps: that of the fourth batch, before its update."""
+    def _epoch(self, n: int) -> None:
+        size = n * self.batch_size
+        if self.next + size > self.order.shape[-1]:  # the data once more, and again
+            times = -(-(self.m + size) // self.m)
+            self.order = np.tile(self.order[..., : self.m], times)
+        order = self.order[..., self.next : self.next + size]
+
+        def after_steps(n: int) -> None:
+            self.issued = time.perf_counter()
+
+        one_epoch(
+            self.device,
+            self.reached,
+            self.step,
+            order,
+            self.batch_size,
+            lambda number: self.rate,
+            lambda number, m: None,
+            after_steps,
+        )
+        self.next = (self.next + size) % self.m
+
+    def _steps(self, n: int) -> None:
+        step, size, rate = self.step, self.batch_size, self.rate
+        while n > 0:
+            k = min(n, (self.m - self.next) // size)
+            index = self.index[..., self.next : self.next + k * size]
+            state = self.reached.state
+            announce = getattr(step, "announce", None)  # of a step that takes all rates at once
+            if announce is not None:
+                announce(state, index, [rate] * k)
+            for start in range(0, k * size, size):
+                state = step(state, index[..., start : start + size], None, rate)
+            self.reached.state = state
+            self.next = (self.next + k * size) % self.m
+            n -= k
+
+    def checked_loss(self) -> Any:
+        """The loss after three more steps: that of the fourth batch, before its update."""
         self.run(STEPS_BEFORE_CHECK + 1)
-        return float(self.device.get(self.state.loss))
+        loss = self.device.get(self.reached.state.loss)
+        return float(loss) if loss.ndim == 0 else loss
+
+    def kernels(self) -> int:
+        """What one step launches, products too; 0 where a step is no program of launches."""
+        programs = getattr(self.step, "programs", {})
+        return max((sum(launches(program).values()) for program in programs.values()), default=0)
+
+
+def launches(program: Any) -> Counter[str]:
+    """The launches of a program of `fast.program` by name; cuBLAS's begin with "cublas"."""
+    return Counter(call.name for call in program.calls if hasattr(call, "name"))
 
 
 def examples(sizes: Sequence[int], m: int) -> tuple[Rows, Rows]:
@@ -226,9 +313,17 @@ def loss_for(sizes: Sequence[int]) -> str:
     return "binary_cross_entropy" if sizes[-1] == 1 else "cross_entropy"
 
 
-def build(sizes: Sequence[int], dtype: str, device: Device) -> MLP:
-    """The network of a case: relu and Adam at 1e-3."""
-    return MLP(sizes, loss=loss_for(sizes), dtype=dtype, device=device, seed=0)
+def build(
+    sizes: Sequence[int],
+    dtype: str,
+    device: Device,
+    precision: str = "float32",
+    networks: int | None = None,
+) -> MLP:
+    """The network of a case: relu and Adam at 1e-3; or so many of them, trained at once."""
+    seed = 0 if networks is None else list(range(networks))
+    options: dict[str, Any] = {} if precision == "float32" else {"precision": precision}
+    return MLP(sizes, loss=loss_for(sizes), dtype=dtype, device=device, seed=seed, **options)
 
 
 # -- the command ---------------------------------------------------------------
@@ -253,7 +348,8 @@ def run(args: Arguments) -> Document:
     if device.name != "cpu" and emulated():
         raise Halt(2, emulated() + ".")
     cache = last_level_cache()
-    gemm = gemm_rate(device.xp, device.synchronize, device.xp.float32)
+    side = 1024 if device.name == "cpu" else 8192
+    gemm = gemm_rate(device.xp, device.synchronize, device.xp.float32, side)
     copying = copy_rate(device.xp, device.synchronize, 4 * cache)
     threads = os.environ.get("OMP_NUM_THREADS") or os.cpu_count()
     say(

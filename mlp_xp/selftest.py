@@ -1,9 +1,10 @@
-"""`mlp-xp selftest`: whether a device computes right, and what it can do.
+"""`mlp-xp selftest`: whether a device computes right, what it can do, and what is off.
 
 Trainings on the device are compared with the specification's on NumPy, one for every row
 of the tables and every part of a network. On a CUDA device every kernel is compiled, the
-launches of a step are counted, graph replay is tried, and the ceilings are measured. The
-report is short enough to be pasted into an issue.
+launches of a step are counted, graph replay is tried, products are checked in each
+precision, and rates are measured and held against what the card's clocks and widths allow.
+The report is short enough to be pasted into an issue.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import platform
 import statistics
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -21,10 +21,20 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import ACTIVATIONS
+from .bench import (
+    Trainer,
+    copy_rate,
+    cublas_rate,
+    emulated,
+    held,
+    launches,
+    noise,
+)
 from .commands import Arguments, Document, Halt, say
 from .data import load
 from .devices import Device
 from .devices import device as find_device
+from .kernels import PRECISIONS
 from .losses import LOSSES
 from .model import MLP
 from .optimizers import OPTIMIZERS
@@ -195,7 +205,7 @@ def count_launches(device: Device) -> tuple[Check, dict[str, Any]]:
     step = stepper(bench.model._recipe, device, bench.data)
     bench.steps(1, step, bench.model._run.state)
     (program,) = step.programs.values()  # type: ignore[attr-defined]
-    names = Counter(call.name for call in program.calls if hasattr(call, "name"))
+    names = launches(program)
     products = sum(n for name, n in names.items() if name.startswith("cublas"))
     kernels = sum(names.values()) - products
     n = len(MEASURED_STEP[0]) - 1
@@ -232,40 +242,163 @@ def _seconds(run: Callable[[], object], synchronize: Callable[[], None], n: int)
     return statistics.median(found)
 
 
+# how far a product of normal numbers may be off in a precision, as a share of √k for sums of
+# k terms: TF32 rounds its operands to 11 bits, bfloat16 is given as it is
+OFF = {"float32": 1e-5, "tf32": 1e-2, "bfloat16": 1e-4}
+
+
+def compare_products() -> Check:
+    """cuBLAS's product in each precision against float64, of the operands as they are held."""
+    import cupy
+
+    from .fast.cublas import Cublas, Product
+
+    cublas = Cublas()
+    cublas.follow(cupy.cuda.get_current_stream().ptr)
+    (m, k, n), told, passed = (96, 512, 160), list[str](), True
+    for precision in PRECISIONS:
+        A, B = noise((m, k)), noise((k, n + 1))[:, 1:].copy()
+        if precision == "bfloat16":
+            A, B = (array.view(np.uint32) >> 16 << 16 for array in (A, B))
+            A, B = A.view(np.float32), B.view(np.float32)
+        out = cupy.empty((m, n), cupy.float32)
+        Product(cublas, held(A, precision), held(B, precision), out, precision=precision)()
+        off = float(np.max(np.abs(out.get() - A.astype(np.float64) @ B))) / k**0.5
+        told.append(f"{precision} {off:.1e}")
+        passed = passed and off <= OFF[precision]
+    return Check("products", passed, "off float64 by " + ", ".join(told))
+
+
+class Card(NamedTuple):
+    """What a CUDA device says of itself.
+
+    capability  10 × major + minor
+    units       multiprocessors
+    clock       highest, Hz; 0 where the driver does not say
+    memory      bytes/s that clock and width of its memory allow; 0 likewise
+    wide        whether that memory is stacked beside the processor (HBM)
+    ecc         whether it corrects errors
+    taken       bytes in use by whoever, before anything is measured here
+    """
+
+    capability: int
+    units: int
+    clock: float
+    memory: float
+    wide: bool
+    ecc: bool
+    taken: int
+
+    @property
+    def float32(self) -> float:
+        """FLOP/s of multiply-adds in float32 that units and clock allow."""
+        lanes = 64 if self.capability in (60, 70, 72, 75, 80) else 128
+        return 2 * lanes * self.units * self.clock
+
+
+def card() -> Card:
+    """Of the current device."""
+    import cupy
+
+    device = cupy.cuda.Device()
+    told = device.attributes
+    free, total = cupy.cuda.runtime.memGetInfo()
+    width = told["GlobalMemoryBusWidth"]
+    return Card(
+        int(device.compute_capability),
+        told["MultiProcessorCount"],
+        1e3 * told.get("ClockRate", 0),
+        2 * 1e3 * told.get("MemoryClockRate", 0) * width / 8,  # twice a clock
+        width >= 1024,
+        bool(told["EccEnabled"]),
+        total - free - cupy.get_default_memory_pool().total_bytes(),
+    )
+
+
+CONTEXT = 1 << 30  # bytes that CUDA itself may take of a device, kernels and libraries with it
+
+
+def what_is_off(card: Card, found: dict[str, float]) -> list[str]:
+    """A line for each thing that is not as it should be on such a card.
+
+    found  of `measure`. A good H100 copies at 0.9 of what its memory allows, and makes float32
+           products at 0.7 of what its clock does, which it cannot keep up; half is off.
+    """
+    told = []
+
+    def share(what: str, name: str, unit: str, scale: float, most: float, least: float) -> None:
+        rate = found[name] * scale
+        if rate < least * most:
+            told.append(
+                f"{what}: {rate / scale:.3g} {unit}, {100 * rate / most:.0f} % of the "
+                f"{most / scale:.3g} that the card's clock allows; {100 * least:.0f} % was expected"
+            )
+
+    share("copying", "device_gb_per_s", "GB/s", 1e9, card.memory, 0.75)
+    share("float32 products", "gemm_float32_tflops", "TFLOP/s", 1e12, card.float32, 0.5)
+    base = found["gemm_float32_tflops"]
+    for name, times in (("tf32", 1.1), ("bfloat16", 1.5)):
+        rate = found[f"gemm_{name}_tflops"]
+        if card.capability >= 80 and rate < times * base:
+            told.append(
+                f"{name} products: {rate:.3g} TFLOP/s, hardly more than float32's {base:.3g}"
+            )
+    for way in ("host_to_device", "device_to_host"):
+        rate = found[f"{way}_gb_per_s"]
+        if rate < 5:
+            told.append(f"{way.replace('_', ' ')}: {rate:.3g} GB/s from pinned memory")
+    if found["step_graph_us"] > 0.95 * found["step_eager_us"]:
+        told.append(
+            f"graph replay: a step takes {found['step_graph_us']:.0f} µs with it, "
+            f"{found['step_eager_us']:.0f} without"
+        )
+    return told
+
+
+def whose(card: Card) -> list[str]:
+    """What is off before anything is measured: who else is there, and the memory's mode."""
+    told = []
+    if card.taken > CONTEXT:
+        told.append(
+            f"others use {card.taken / 2**30:.1f} GiB of the device's memory, and perhaps its time"
+        )
+    if card.ecc and not card.wide:
+        told.append("ECC is on, which takes a part of the bandwidth of memory like this card's")
+    if not card.ecc and card.wide:
+        told.append("ECC is off: errors of the memory go unnoticed")
+    return told
+
+
 def measure(name: str) -> dict[str, float]:
-    """The ceilings of the device, and what a step takes."""
+    """The rates of the device, and what a step takes."""
     import cupy
 
     device = find_device(name)
     wait = device.synchronize
-    n = 4096
-    A, B = (cupy.ones((n, n), cupy.float32) for _ in range(2))
-    C = cupy.empty_like(A)
-    found = {
-        "gemm_float32_tflops": 2 * n**3 / 1e12 / _seconds(lambda: cupy.matmul(A, B, out=C), wait, 5)
-    }
-    big, copy = (cupy.empty(1 << 28, cupy.uint8) for _ in range(2))
-    memory = cupy.cuda.alloc_pinned_memory(1 << 28)
-    host = np.frombuffer(memory, np.uint8, 1 << 28)
+    free = cupy.cuda.runtime.memGetInfo()[0]
+    side = 8192 if free > 4 << 30 else 2048
+    found = {f"gemm_{name}_tflops": cublas_rate(name, side) / 1e12 for name in PRECISIONS}
+    found["device_gb_per_s"] = copy_rate(cupy, wait, min(1 << 30, free // 8 * 4)) / 1e9
+    size = 1 << 28
+    big, memory = cupy.empty(size, cupy.uint8), cupy.cuda.alloc_pinned_memory(size)
+    host = np.frombuffer(memory, np.uint8, size)
 
     def down() -> None:
         big.get(out=host, blocking=False)
 
     ways: dict[str, Callable[[], object]] = {
-        "device": lambda: cupy.copyto(copy, big),
         "host_to_device": lambda: big.set(host),
         "device_to_host": down,
     }
     for way, run in ways.items():
-        moved = (2 if way == "device" else 1) * (1 << 28)
-        found[f"{way}_gb_per_s"] = moved / 1e9 / _seconds(run, wait, 5)
+        found[f"{way}_gb_per_s"] = size / 1e9 / _seconds(run, wait, 5)
     empty = cupy.RawKernel('extern "C" __global__ void empty() {}', "empty")
     found["launch_us"] = 1e6 * _seconds(lambda: empty((1,), (1,), ()), wait, 1000)
+    m = MEASURED_STEP[1]
     for graph in (False, True):
-        bench = _bench(find_device(name, graph="auto" if graph else False), 100)
-        step = stepper(bench.model._recipe, bench.model.device, bench.data)
-        state = bench.steps(1, step, bench.model._run.state)
-        seconds = _seconds(lambda b=bench, s=step, x=state: b.steps(100, s, x), wait, 1)  # type: ignore[misc]
+        model, data, order, _ = _bench(find_device(name, graph="auto" if graph else False), 100)
+        trainer = Trainer(model, data, device.get(order), m)  # epochs as `fit` makes them
+        seconds = _seconds(lambda t=trainer: t.run(100), wait, 1)  # type: ignore[misc]
         found[f"step_{'graph' if graph else 'eager'}_us"] = 1e4 * seconds
     return found
 
@@ -303,6 +436,7 @@ def about(device: Device) -> dict[str, str]:
             "cuda_driver": str(cupy.cuda.runtime.driverGetVersion()),
             "hardware": properties["name"].decode(),
             "compute_capability": f"{properties['major']}.{properties['minor']}",
+            "ecc": "on" if properties["ECCEnabled"] else "off",
         }
     return found
 
@@ -322,8 +456,12 @@ def run(args: Arguments) -> Document:
         checks.append(check)
         say(args, f"{'ok  ' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
 
-    with device.active():
+    off: list[str] = []
+    with device.active(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         if device.reads_wait:
+            told = card()
+            off += whose(told)
             note(compile_kernels())
         note(compare_trainings(device))
         note(compare_digits(device))
@@ -331,16 +469,21 @@ def run(args: Arguments) -> Document:
             check, document["launches"] = count_launches(device)
             note(check)
             note(try_graph(device.name))
-            document["measured"] = _measured(args, device, facts)
+            note(compare_products())
+            found = document["measured"] = _measured(args, device)
+            off += what_is_off(told, found) if found else []
+    off += dict.fromkeys(f"warned of: {warning.message}" for warning in caught)
     document["checks"] = [check._asdict() for check in checks]
+    document["off"] = off
+    say(args, "\n".join(f"off   {line}" for line in off) if off else "      nothing is off")
     failed = [check.name for check in checks if not check.passed]
     if failed:
         raise Halt(1, f"{len(failed)} checks failed: {', '.join(failed)}", document)
     return document
 
 
-def _measured(args: Arguments, device: Device, facts: dict[str, str]) -> dict[str, float]:
-    if facts["cupy"].endswith("+cpu"):
+def _measured(args: Arguments, device: Device) -> dict[str, float]:
+    if emulated():
         say(args, "      nothing is timed: this CuPy computes on the CPU")
         return {}
     found = measure(device.name)

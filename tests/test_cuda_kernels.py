@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -213,10 +214,12 @@ def test_the_selftest_passes_and_reports(
         "the digits are learnt as on the CPU",
         "launches a step",
         "graph replay",
+        "products",
     ]
-    assert (report["launches"]["products"], report["launches"]["kernels"]) == (8, 10)
     if cupy.__version__.endswith("+cpu"):
+        assert (report["launches"]["products"], report["launches"]["kernels"]) == (0, 6)
         assert report["measured"] == {}
+        assert report["off"] == []
 
 
 def test_the_selftest_fails_where_a_kernel_is_wrong(
@@ -224,14 +227,134 @@ def test_the_selftest_fails_where_a_kernel_is_wrong(
 ) -> None:
     from mlp_xp import selftest
 
-    original = cuda_source.update
+    def twice(make: Any) -> Any:
+        def wrong(*arguments: Any) -> Any:
+            source = make(*arguments)
+            code = source.code.replace("scalar0 = s[0]", "scalar0 = 2 * s[0]")
+            return source._replace(code=code)
 
-    def wrong(*arguments: Any) -> Any:
-        source = original(*arguments)
-        return source._replace(code=source.code.replace("scalar0 = s[0]", "scalar0 = 2 * s[0]"))
+        return wrong
 
-    monkeypatch.setattr(cuda_source, "update", wrong)
+    for name in ("update", "gradients"):  # whichever holds the update
+        monkeypatch.setattr(cuda_source, name, twice(getattr(cuda_source, name)))
     monkeypatch.setattr(selftest, "settings", lambda: [("plain", {})])
     from mlp_xp.devices import device
 
     assert not selftest.compare_trainings(device("cuda")).passed
+
+
+def test_the_selftest_fails_where_a_product_is_wrong(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_xp import selftest
+    from mlp_xp.fast import cublas
+
+    original = cublas.Product
+    assert selftest.compare_products().passed
+
+    def wrong(handle: Any, A: Any, B: Any, out: Any, precision: str) -> Any:
+        def product() -> None:
+            original(handle, A, B, out, precision=precision)()
+            out[3, 5] += 0.5
+
+        return product
+
+    monkeypatch.setattr(cublas, "Product", wrong)
+    assert not selftest.compare_products().passed
+
+
+def test_the_selftest_names_what_warned(
+    cupy: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_xp import selftest
+    from mlp_xp.cli import main
+    from mlp_xp.fast.launches import KernelWarning
+
+    passed = selftest.Check("as if", True, "")
+
+    def warns(*_: Any) -> selftest.Check:
+        warnings.warn("the kernel k cannot be used", KernelWarning, stacklevel=1)
+        return passed
+
+    monkeypatch.setattr(selftest, "compile_kernels", warns)
+    monkeypatch.setattr(selftest, "compare_trainings", lambda device: passed)
+    monkeypatch.setattr(selftest, "compare_digits", lambda device: passed)
+    assert main(["selftest", "--device", "cuda"]) == 0
+    assert "off   warned of: the kernel k cannot be used" in capsys.readouterr().out
+
+
+# -- what is off: a card's own numbers, and rates measured or made up ------------
+
+H100: dict[str, Any] = {
+    "capability": 90,
+    "units": 132,
+    "clock": 1.98e9,
+    "memory": 3.352e12,
+    "wide": True,
+    "ecc": True,
+    "taken": 0,
+}
+RATES = {
+    "gemm_float32_tflops": 48.0,
+    "gemm_tf32_tflops": 240.0,
+    "gemm_bfloat16_tflops": 700.0,
+    "device_gb_per_s": 2900.0,
+    "host_to_device_gb_per_s": 50.0,
+    "device_to_host_gb_per_s": 50.0,
+    "launch_us": 2.0,
+    "step_eager_us": 330.0,
+    "step_graph_us": 140.0,
+}
+
+
+def test_nothing_is_off_on_a_good_card() -> None:
+    from mlp_xp.selftest import Card, what_is_off, whose
+
+    card = Card(**H100)
+    assert card.float32 == pytest.approx(66.9e12, rel=0.01)  # what its maker says
+    assert what_is_off(card, RATES) == []
+    assert whose(card) == []
+    assert Card(**{**H100, "capability": 80, "units": 108, "clock": 1.41e9}).float32 == (
+        pytest.approx(19.5e12, rel=0.01)
+    )
+
+
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        ({"device_gb_per_s": 1200.0}, "copying: 1.2e+03 GB/s, 36 % of the 3.35e+03"),
+        ({"gemm_float32_tflops": 20.0}, "float32 products: 20 TFLOP/s, 30 %"),
+        ({"gemm_tf32_tflops": 50.0}, "tf32 products: 50 TFLOP/s, hardly more than float32's 48"),
+        ({"gemm_bfloat16_tflops": 50.0}, "bfloat16 products: 50 TFLOP/s, hardly more"),
+        ({"host_to_device_gb_per_s": 0.7}, "host to device: 0.7 GB/s from pinned memory"),
+        ({"step_graph_us": 329.0}, "graph replay: a step takes 329 µs with it, 330 without"),
+    ],
+)
+def test_each_rate_that_is_off_is_a_line(rates: dict[str, float], told: str) -> None:
+    from mlp_xp.selftest import Card, what_is_off
+
+    (line,) = what_is_off(Card(**H100), {**RATES, **rates})
+    assert line.startswith(told)
+
+
+def test_what_the_driver_does_not_say_is_not_held_against_a_card() -> None:
+    from mlp_xp.selftest import Card, what_is_off
+
+    assert what_is_off(Card(**{**H100, "clock": 0.0, "memory": 0.0}), RATES) == []
+
+
+@pytest.mark.parametrize(
+    ("card", "told"),
+    [
+        ({"taken": 5 << 30}, "others use 5.0 GiB"),
+        ({"wide": False}, "ECC is on"),
+        ({"ecc": False}, "ECC is off"),
+    ],
+)
+def test_others_on_the_device_and_its_memorys_mode_are_a_line(
+    card: dict[str, Any], told: str
+) -> None:
+    from mlp_xp.selftest import Card, whose
+
+    (line,) = whose(Card(**{**H100, **card}))
+    assert line.startswith(told)
