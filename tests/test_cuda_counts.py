@@ -78,7 +78,6 @@ def test_a_step_of_large_products_launches_what_the_readme_says(
 ) -> None:
     from mlp_xp.fast import choice
 
-    monkeypatch.setattr(choice, "NARROW", 0)
     monkeypatch.setattr(choice, "SMALL", 0.0)
     counted = fourth_step(counting, *problem(sizes=sizes))
     n = len(sizes) - 1
@@ -170,7 +169,6 @@ def test_inference_of_large_products_is_a_product_and_a_kernel_a_layer(
 ) -> None:
     from mlp_xp.fast import choice
 
-    monkeypatch.setattr(choice, "NARROW", 0)
     monkeypatch.setattr(choice, "SMALL", 0.0)
     model, data = problem(sizes=sizes)
     xp, state, n = model.device.xp, model._run.state, len(sizes) - 1

@@ -133,7 +133,6 @@ def test_a_step_that_cannot_be_captured_stays_eager(
     """CuPy refuses its own cuBLAS calls in a capture; the capture ends all the same."""
     from mlp_xp.fast import choice, cublas
 
-    monkeypatch.setattr(choice, "NARROW", 0)
     monkeypatch.setattr(choice, "SMALL", 0.0)
 
     def by_cupy(self: Any) -> None:

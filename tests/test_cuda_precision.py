@@ -88,12 +88,26 @@ def test_operands_of_another_kind_are_refused(cupy: Any) -> None:
 @pytest.mark.parametrize("precision", ROUNDED)
 @pytest.mark.parametrize("normalization", ["none", "batch", "layer"])
 @pytest.mark.parametrize("seed", [3, [3, 4]])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("products", ["small", "large"])
 def test_a_step_of_everything_equals_the_specification(
-    cupy: Any, precision: str, normalization: str, seed: Any
+    cupy: Any,
+    precision: str,
+    normalization: str,
+    seed: Any,
+    residual: bool,
+    products: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Products that are kernels of ours, and those of cuBLAS."""
+    from mlp_xp.fast import choice
+
+    if products == "large":
+        monkeypatch.setattr(choice, "SMALL", 0.0)
     if on_a_card("cupy") and precision == "tf32":
         pytest.skip("a card may round tf32 otherwise; test_precision has a step to its accuracy")
     settings = {**cuda_steps.FULL, "normalization": normalization, "seed": seed}
+    settings["residual"] = residual
     settings |= {"precision": precision, "optimizer": "sgd"}
     cuda_steps.compare(cuda_steps.plain(**settings))
 
@@ -113,6 +127,20 @@ def test_training_on_the_device_is_replayed_and_follows_that_on_the_cpu(
     within = 0.01 if on_a_card("cupy") else 1e-5
     np.testing.assert_allclose(*losses, rtol=within)
     np.testing.assert_allclose(*answers, rtol=0, atol=within)
+
+
+def test_what_is_rounded_is_rounded_once_where_it_is_made(
+    counting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of large products, weights and the batch by a launch each; the rest by what makes it."""
+    from test_cuda_counts import fourth_step, problem
+
+    from mlp_xp.fast import choice
+
+    monkeypatch.setattr(choice, "SMALL", 0.0)
+    counted = fourth_step(counting, *problem(sizes=(20, 16, 8, 3), precision="bfloat16"))
+    assert counted.kernels["as_bfloat16"] == 3 + 1 + 1  # W1 … W3, X, and δ of the scores
+    assert sum(counted.cublas.values()) == 8
 
 
 def test_a_rounded_step_is_captured_as_a_graph(cupy: Any) -> None:

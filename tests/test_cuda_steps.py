@@ -69,7 +69,6 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """All products are so large that they are cuBLAS's."""
     from mlp_xp.fast import choice
 
-    monkeypatch.setattr(choice, "NARROW", 0)
     monkeypatch.setattr(choice, "SMALL", 0.0)
 
 
@@ -190,7 +189,7 @@ BREAKS = [  # function of cuda_source, its text, a wrong one, whether products a
     ("gather", "* n + i0 + x]", "* n + i0]", True),
     ("draw_bits", "k1 = 3", "k1 = 2", False),
     ("layer_forward", "+ b[", "- b[", False),
-    ("layer_forward", "+ b[", "- b[", True),
+    ("layer_forward", "+ bias;", "- bias;", True),
     ("layer_backward", "const T d = ", "const T d = 2 * ", True),
     ("layer_backward", "sum += d;", "sum -= d;", True),
     ("score", "found = share * v", "found = 2 * share * v", False),

@@ -10,8 +10,7 @@ from functools import cache
 
 from .cuda_tiles import TILES, WIDEST, Tile
 
-NARROW = 32  # sides up to which cuBLAS's kernels are a bad match
-SMALL = 2.5e8  # operations of a product, of all networks, below which latency is what costs
+SMALL = 2.5e8  # operations of a product, of all networks, up to which latency is what costs
 PROCESSORS = 132
 RATES = {"float32": 128, "float64": 64}  # multiplications a clock of a processor
 FROM_CACHE, ALONE = 24, 64  # bytes a clock: a processor's share when all ask, and at most
@@ -20,8 +19,7 @@ PIECE, START = 350, 1500  # clocks: a piece on its way, and what comes before an
 
 def ours(n: int, inner: int, columns: int, networks: int = 1) -> bool:
     """Whether a product (n, inner) · (inner, columns) is a kernel of ours."""
-    narrow = min(n, inner, columns) <= NARROW
-    return narrow or 2.0 * n * inner * columns * networks <= SMALL
+    return 2.0 * n * inner * columns * networks <= SMALL
 
 
 def clocks(

@@ -12,9 +12,11 @@ from ..activations import Activation
 from ..kernels import EPSILON, dropout_scale
 from ..network import RUNNING_SHARE
 from . import cuda_tiles as tiles
-from .cuda_text import EACH, ROWS, Source, across, columns, source
+from .cuda_precision import to_bfloat16
+from .cuda_text import ROWS, Source, across, columns, source
 from .tracing import elementwise, leaves, trace
 
+SPAN = 1024  # examples of a unit that a block of `layer_forward` by itself takes
 MASK = "(bits[k * drawn + first + e] >= {threshold} ? (T){scale!r} : (T)0)"
 
 
@@ -25,6 +27,7 @@ class Shape(NamedTuple):
     rate           of dropout
     skips          whether something is added to its output
     apart          whether its output has a buffer of its own, beside V
+    halves         whether its output, and on the way back δ, are written as bfloat16 too
     """
 
     activation: Activation
@@ -32,6 +35,7 @@ class Shape(NamedTuple):
     rate: float = 0.0
     skips: bool = False
     apart: bool = False
+    halves: bool = False
 
 
 def _mask(rate: float) -> str:
@@ -42,7 +46,7 @@ def _mask(rate: float) -> str:
 FORWARD = (
     "T* V, T* A, const T* b, const T* gain, T* N, T* inverse, T* running, "
     "const unsigned short* bits, const T* skip, I n, I m, I stride, I drawn, I first, "
-    "I skip_network, I skip_row, I skip_column, I statistics"
+    "I skip_network, I skip_row, I skip_column, I statistics, unsigned short* halves"
 )
 
 
@@ -59,11 +63,14 @@ def layer_forward(
     h = trace(shape.activation.f, z)
     ends = [elementwise({"const T h": h})]
     ends.append("V[k * n * m + e] = " + ("h;" if shape.activation.slope_of == "A" else "z;"))
+    value = "h"
     if shape.apart:
         value = "h" if shape.rate == 0 else f"h * {_mask(shape.rate)}"
         if shape.skips:
             value += " + skip[k * skip_network + r * skip_row + j * skip_column]"
         ends.append(f"A[k * n * m + e] = {value};")
+    if shape.halves:
+        ends.append(to_bfloat16("halves[k * n * m + e]", value))
     end = "\n".join(ends)
     if tile is not None:
         body = "\n  const I columns = m;" + tiles.forward(dtype, tile, lies)
@@ -74,11 +81,16 @@ def layer_forward(
         name, body = (
             "layer_forward",
             f"""
-  const I size = n * m;
-  {EACH}
-  const I e = i, r = e / m, j = e % m;
-  const T z = V[k * size + e] + b[k * stride + r];
-  {end}""",
+  const int blocks = (int)((m + {SPAN - 1}) / {SPAN});
+  const I k = blockIdx.y, r = blockIdx.x / blocks;
+  const T bias = b[k * stride + r];
+  #pragma unroll
+  for (int q = 0; q < 4; q++) {{
+    const I j = blockIdx.x % blocks * (I){SPAN} + q * {SPAN // 4} + threadIdx.x, e = r * m + j;
+    if (j >= m) break;
+    const T z = V[k * n * m + e] + bias;
+    {end}
+  }}""",
         )
     elif shape.normalization == "batch":
         name, body = (
@@ -139,7 +151,8 @@ def layer_forward(
 
 BACKWARD = (
     "const T* dA, T* delta, const T* V, const unsigned short* bits, T* db, T* dgain, "
-    "const T* gain, const T* N, const T* inverse, I n, I m, I stride, I drawn, I first"
+    "const T* gain, const T* N, const T* inverse, I n, I m, I stride, I drawn, I first, "
+    "unsigned short* halves"
 )
 
 
@@ -180,6 +193,10 @@ def layer_backward(
         return source("layer_backward", dtype, parameters, body)
     normalised, batch = shape.normalization != "none", shape.normalization == "batch"
     d = back(dtype, shape, "dA[k * n * m + r * m + j]")
+
+    def half(value: str) -> str:
+        return to_bfloat16("halves[k * n * m + e]", value)
+
     body = f"""
   __shared__ T scratch[256];
   const I k = blockIdx.y, r = blockIdx.x;
@@ -189,6 +206,7 @@ def layer_backward(
     sum += d;
     {"product += d * N[k * n * m + e];" if normalised else ""}
     {"" if batch else "delta[k * n * m + e] = d;"}
+    {half("d") if shape.halves and not normalised else ""}
   }}
   sum = total(sum, scratch);
   if (threadIdx.x == 0) db[k * stride + r] = sum;"""
@@ -201,7 +219,9 @@ def layer_backward(
   const T g = gain[k * stride + r], mean = g * sum / m, mean_N = g * product / m;
   for (I j = threadIdx.x; j < m; j += blockDim.x) {{
     {d}
-    delta[k * n * m + e] = (g * d - mean - N[k * n * m + e] * mean_N) * inverse[k * n + r];
+    const T found = (g * d - mean - N[k * n * m + e] * mean_N) * inverse[k * n + r];
+    delta[k * n * m + e] = found;
+    {half("found") if shape.halves else ""}
   }}"""
     name = "layer_backward" + (f"_{shape.normalization}" if normalised else "")
     return source(name, dtype, BACKWARD, body)

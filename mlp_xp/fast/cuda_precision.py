@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..kernels import PRECISIONS
-from .cuda_text import EACH, Source, source
+from .cuda_text import Source, source
 
 
 def rounding(digits: int) -> str:
@@ -18,14 +18,34 @@ def rounding(digits: int) -> str:
   bits &= ~{ones}u;"""
 
 
+def to_bfloat16(target: str, value: str) -> str:
+    """A statement: a number of float32 to an unsigned short that holds a bfloat16."""
+    return f"""{{
+    const float exact = {value};
+    unsigned bits = __float_as_uint(exact);{rounding(PRECISIONS["bfloat16"])}
+    {target} = (unsigned short)(bits >> 16);
+  }}"""
+
+
 def as_bfloat16(dtype: str) -> Source:
-    """A matrix (rows, n) of float32 as bfloat16, contiguous.
+    """A matrix (rows, n) of float32 as bfloat16, contiguous; a thread takes four numbers.
 
     pitch, stride  of the matrix, from row to row and from network to network
     """
-    body = f"""{EACH}
-  const I at = k * stride + (pitch == n ? i : i / n * pitch + i % n);
-  unsigned bits = __float_as_uint(matrix[at]);{rounding(PRECISIONS["bfloat16"])}
-  out[k * size + i] = (unsigned short)(bits >> 16);"""
+    body = f"""
+  const I k = blockIdx.y, i = 4 * (blockIdx.x * (I)blockDim.x + threadIdx.x);
+  const float* const from = matrix + k * stride;
+  unsigned short* const to = out + k * size;
+  if (pitch == n && i + 4 <= size && (size_t)(from + i) % 16 == 0 && (size_t)(to + i) % 8 == 0) {{
+    struct alignas(16) Four {{ float v[4]; }};
+    struct alignas(8) Halves {{ unsigned short v[4]; }};
+    const Four four = *(const Four*)(from + i);
+    Halves halves;
+    for (int q = 0; q < 4; q++) {to_bfloat16("halves.v[q]", "four.v[q]")}
+    *(Halves*)(to + i) = halves;
+    return;
+  }}
+  for (I e = i; e < size && e < i + 4; e++)
+    {to_bfloat16("to[e]", "from[pitch == n ? e : e / n * pitch + e % n]")}"""
     parameters = "unsigned short* out, const float* matrix, I n, I pitch, I stride, I size"
     return source("as_bfloat16", dtype, parameters, body)

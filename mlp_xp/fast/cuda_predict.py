@@ -59,7 +59,7 @@ class Plan:
                 apart = activation.slope_of == "Z"  # which is written too, for no way back
                 source = cuda.layer_forward(dtype, cuda.Shape(activation, apart=apart), size, lies)
                 V = cupy.empty_like(out) if apart else out
-                given += (V, out, layer.b, *(None,) * 6, n, m, stride, *(0,) * 6)
+                given += (V, out, layer.b, *(None,) * 6, n, m, stride, *(0,) * 6, None)
             self.calls.append(Launch(source, grid, (THREADS,), *given))
             A, lies = out, "columns"
         self.out = A

@@ -30,7 +30,7 @@ from ..kernels import EPSILON, PRECISIONS, SPEC
 from ..losses import LOSSES
 from ..optimizers import OPTIMIZERS
 from ..types import Array, Namespace
-from .cuda_layers import Shape, layer_backward, layer_forward, layer_norm_backward
+from .cuda_layers import SPAN, Shape, layer_backward, layer_forward, layer_norm_backward
 from .cuda_loss import forecast, score, totals
 from .cuda_measure import NUMBERS, explained, measure, measured
 from .cuda_precision import as_bfloat16, rounding
@@ -211,7 +211,8 @@ def every_source(dtype: str) -> Iterator[Source]:
         for normalization in NORMALIZATIONS:
             for full in (False, True):
                 rate = 0.1 if full else 0.0
-                shape = Shape(activation, normalization, rate, full, full)
+                halves = full and dtype == "float32"
+                shape = Shape(activation, normalization, rate, full, full, halves)
                 yield layer_forward(dtype, shape)
                 yield layer_backward(dtype, shape)
                 if normalization == "none":
@@ -259,6 +260,7 @@ __all__ = [
     "MAX_SCALARS",
     "PIECE",
     "ROWS",
+    "SPAN",
     "TILES",
     "WIDEST",
     "Fused",

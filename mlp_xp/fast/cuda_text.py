@@ -29,12 +29,8 @@ struct Inbox { I order, pitch, table, losses, start, row, step; };
 template <int N> __device__ __forceinline__ void bring(T* to, const T* from, bool wanted) {
   const unsigned place = (unsigned)__cvta_generic_to_shared(to);
   const int size = wanted ? N * sizeof(T) : 0;
-  if constexpr (N * sizeof(T) == 16)
-    asm volatile("cp.async.cg.shared.global [%%0], [%%1], 16, %%2;"
-                 :: "r"(place), "l"(from), "r"(size));
-  else
-    asm volatile("cp.async.ca.shared.global [%%0], [%%1], %%2, %%3;"
-                 :: "r"(place), "l"(from), "n"(N * sizeof(T)), "r"(size));
+  asm volatile("cp.async.ca.shared.global [%%0], [%%1], %%2, %%3;"
+               :: "r"(place), "l"(from), "n"(N * sizeof(T)), "r"(size));
 }
 __device__ __forceinline__ void end_of_piece() { asm volatile("cp.async.commit_group;"); }
 template <int N> __device__ __forceinline__ void wait_for_pieces() {

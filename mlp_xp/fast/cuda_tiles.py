@@ -81,58 +81,71 @@ TILES: tuple[
 class Operand(NamedTuple):
     """Where an operand's elements lie.
 
-    start  address of the first one that a thread copies of a piece: line `c` of the tile, `i`
-           along the inner axis, which begins at `from`
+    start  address of line `c` of the tile at place `i` of the inner axis
     pitch  how far one line, or where lines lie together one place along them, is from the next
     lies   the axis along which neighbours in memory lie, INNER or OUTER
-    at     the address of line `c`, place `i`, instead, where lines are not evenly spaced
+    found  whether lines are not evenly spaced, but begin at example[c]
     one    a condition under which a line is 1 throughout, wherever it lies
     """
 
     start: str
     pitch: str
     lies: str
-    at: str = ""
+    found: bool = False
     one: str = ""
 
 
-def _bring(name: str, operand: Operand, side: int, together: bool, first: str, limit: str) -> str:
-    """Begin to copy a piece of an operand to its place in the ring; 0 past its ends."""
+class _Copy(NamedTuple):
+    """Statements that copy an operand piece by piece.
+
+    begin  before the first: addresses and limits, which move on from piece to piece
+    piece  begins to copy the next one to its place in the ring; 0 past the operand's ends
+    """
+
+    begin: str
+    piece: str
+
+
+def _copy(name: str, operand: Operand, side: int, together: bool, first: str, limit: str) -> _Copy:
     at_once = "WIDTH" if together else "1"
-    if operand.lies == INNER:
-        along, place, steps = "DEPTH", "c * PITCH + i", ("{round}", "0")
-        places = "c0 = t / ({along}), i0 = t % ({along}) * {at_once}"
-    else:
-        along, place, steps = str(side), f"i * {side} + c", ("0", "{round}")
-        places = "i0 = t / ({along}), c0 = t % ({along}) * {at_once}"
-    along = f"{along} / {at_once}"
-    places = places.format(along=along, at_once=at_once)
-    c, i = (step.format(round=f"{THREADS} / ({along})") for step in steps)
+    inner = operand.lies == INNER
+    along = f"({'DEPTH' if inner else side} / {at_once})"
+    line, place = (f"t / {along}", f"t % {along} * {at_once}")
+    if not inner:
+        line, place = f"t % {along} * {at_once}", f"t / {along}"
+    round_ = f"({THREADS} / {along})"  # lines, or places, that all threads copy at once
+    c, i = (f"q * {round_}", "0") if inner else ("0", f"q * {round_}")
     rounds = f"({side} * DEPTH / {at_once} + {THREADS - 1}) / {THREADS}"
-    body = f"bring<{at_once}>(to, {operand.at or 'p'}, wanted);"
+    to = "c * PITCH + i" if inner else f"i * {side} + c"
+    begin = f"""
+  const int {name}_c = {line}, {name}_i = {place};
+  const int {name}_lines = {limit} - {first} < {side} ? (int)({limit} - {first}) : {side};"""
+    if operand.found:
+        source, move = f"example[c] + {name}_from + i", ""
+        begin += f"\n  int {name}_from = 0;"
+        move = f"{name}_from += DEPTH;"
+    else:
+        start = operand.start.replace("{c}", f"{name}_c").replace("{i}", f"{name}_i")
+        begin += f"""
+  const T* {name}_at = {start};
+  const I {name}_round = {round_} * ({operand.pitch});"""
+        source = f"{name}_at + q * {name}_round"
+        move = f"{name}_at += DEPTH{'' if inner else f' * ({operand.pitch})'};"
+    body = f"bring<{at_once}>(to, {source}, wanted);"
     if operand.one:
         ones = f"for (int v = 0; v < {at_once}; v++) to[v] = 1;"
         body = f"if ({operand.one}) {{ {ones} }}\n        else {body}"
-    before = ""
-    if not operand.at:
-        # one address that moves on: else there is one in two registers for every q
-        start = operand.start.replace("{c}", "c0").replace("{i}", "i0")
-        move = c if operand.lies == INNER else i
-        before = f"const T* p = {start};\n      const I step = {move} * ({operand.pitch});"
-        body += "\n        p += step;"
-    return f"""
-    {{
-      const int {places};
-      {before}
+    piece = f"""
       #pragma unroll
       for (int q = 0; q < {rounds}; q++) {{
-        const int c = c0 + q * ({c}), i = i0 + q * ({i});
+        const int c = {name}_c + {c}, i = {name}_i + {i};
         if ({side} * DEPTH / {at_once} < {THREADS} && (c >= {side} || i >= DEPTH)) break;
-        const bool wanted = c < (int)({limit} - {first}) && i < (int)(depth - from);
-        T* const to = {name} + {place};
+        const bool wanted = c < {name}_lines && i < left_over;
+        T* const to = {name} + {to};
         {body}
       }}
-    }}"""
+      {move}"""
+    return _Copy(begin, piece)
 
 
 def _take(name: str, operand: Operand, sums: int, line: str, side: int) -> str:
@@ -157,18 +170,27 @@ def product(left: Operand, right: Operand, tile: Tile, seen: str = "") -> str:
     They use `row0` and `column0`, where the tile begins; `n`, `columns` and `depth`, the
     ends of the three axes; `memory`, shared.
 
-    seen  a statement for each element of `right` in turn: line `c`, place `from` + `i`,
-          its value at `*it`; only where right lies along the inner axis
+    seen  a statement for each element of `right` in turn: line `c`, place `from` + `i`, its
+          value at `*it`; only where right lies along the inner axis. Of the blocks that
+          share the columns, each sees some of the pieces
     """
     high, wide, rows, columns = tile.high, tile.wide, tile.rows, tile.columns
     used = ""
     if seen:
         used = f"""
-    for (int e = t; e < {columns} * DEPTH; e += {THREADS}) {{
-      const int c = e % {columns}, i = e / {columns};
-      const T* const it = right_used + c * PITCH + i;
-      {seen}
+    if (piece % (int)across == (int)(row0 / {rows})) {{
+      const I from = (I)piece * DEPTH;
+      #pragma unroll
+      for (int q = 0; q < {columns} * DEPTH / {THREADS}; q++) {{
+        const int c = t % {columns}, i = t / {columns} + q * {THREADS // columns};
+        const T* const it = right_used + c * PITCH + i;
+        {seen}
+      }}
     }}"""
+    copies = (
+        _copy("left", left, rows, tile.together[0], "row0", "n"),
+        _copy("right", right, columns, tile.together[1], "column0", "columns"),
+    )
     a, first_row, row = "left_now[r].v[v]", "top + y", "8 * r"
     if left.lies == OUTER:
         a, first_row, row = "left_now[v].v[r]", f"top + y * {high}", "r"
@@ -186,6 +208,7 @@ def product(left: Operand, right: Operand, tile: Tile, seen: str = "") -> str:
     #pragma unroll
     for (int c = 0; c < {wide}; c++) sums[r][c] = 0;
   const int last_piece = (int)((depth + DEPTH - 1) / DEPTH);
+  int left_over = (int)depth;{copies[0].begin}{copies[1].begin}
   for (int piece = 1 - {tile.ring}; piece < last_piece; piece++) {{
     if (piece >= 0) {{
       wait_for_pieces<{tile.ring - 2}>();
@@ -193,17 +216,14 @@ def product(left: Operand, right: Operand, tile: Tile, seen: str = "") -> str:
     }}
     const int next = piece + {tile.ring - 1};
     if (next < last_piece) {{
-      const I from = (I)next * DEPTH;
       T* const left = memory + next % {tile.ring} * ({rows + columns} * PITCH);
-      T* const right = left + {rows} * PITCH;
-      {_bring("left", left, rows, tile.together[0], "row0", "n")}
-      {_bring("right", right, columns, tile.together[1], "column0", "columns")}
+      T* const right = left + {rows} * PITCH;{copies[0].piece}{copies[1].piece}
+      left_over -= DEPTH;
     }}
     end_of_piece();
     if (piece < 0) continue;
     const T* const left_used = memory + piece % {tile.ring} * ({rows + columns} * PITCH);
     const T* const right_used = left_used + {rows} * PITCH;
-    const I from = (I)piece * DEPTH;
     #pragma unroll
     for (int s = 0; s < DEPTH / {tile.groups}; s += WIDTH) {{
       const int at = part * (DEPTH / {tile.groups}) + s;
@@ -289,18 +309,18 @@ def place(tile: Tile) -> str:
 
 # -- where operands lie ------------------------------------------------------
 
-WEIGHTS = Operand("W + k * stride + (row0 + {c}) * depth + from + {i}", "depth", INNER)  # W
-TURNED = Operand("W + k * stride + (from + {i}) * n + row0 + {c}", "n", OUTER)  # Wᵀ
+WEIGHTS = Operand("W + k * stride + (row0 + {c}) * depth + {i}", "depth", INNER)  # W
+TURNED = Operand("W + k * stride + ({i}) * n + row0 + {c}", "n", OUTER)  # Wᵀ
 COLUMNS = Operand(  # A, δ
-    "input + (k * own * depth + from + {i}) * columns + column0 + {c}", "columns", OUTER
+    "input + (k * own * depth + {i}) * columns + column0 + {c}", "columns", OUTER
 )
 ROWS = Operand(  # of examples
-    "input + (k * own * columns + column0 + {c}) * depth + from + {i}", "depth", INNER
+    "input + (k * own * columns + column0 + {c}) * depth + {i}", "depth", INNER
 )
-FOUND = Operand("", "", INNER, "example[c] + from + i")  # rows: see `find_examples`
+FOUND = Operand("", "", INNER, found=True)  # rows: see `find_examples`
 
 # the columns that examples are, for the way back
-KEPT = """if (row0 == 0 && column0 + c < columns && from + i < depth)
+KEPT = """if (column0 + c < columns && from + i < depth)
         kept[(k * own * depth + from + i) * columns + column0 + c] = *it;"""
 
 

@@ -161,9 +161,9 @@ def update(dtype: str, optimizer: Optimizer, clipped: bool) -> Source:
 # flat vector, -1 for no b
 PIECE = ("first", "delta", "input", "n", "width", "own", "theta", "bias")
 
-LEFT = tiles.Operand("delta + (row0 + {c}) * depth + from + {i}", "depth", tiles.INNER)
+LEFT = tiles.Operand("delta + (row0 + {c}) * depth + {i}", "depth", tiles.INNER)
 RIGHT = tiles.Operand(
-    *("input + (column0 + {c}) * depth + from + {i}", "depth", tiles.INNER),
+    *("input + (column0 + {c}) * depth + {i}", "depth", tiles.INNER),
     one="column0 + c == width",
 )
 

@@ -91,7 +91,7 @@ def _whole_layer(
     H = cupy.empty_like(V) if apart else V
     grid = (blocks(n, best.rows) * blocks(m, best.columns), K)
     operands = (W, A, None, None, A.ndim == 3, inner)
-    rest = (V, H, b, *(None,) * 6, n, m, stride, *(0,) * 6)
+    rest = (V, H, b, *(None,) * 6, n, m, stride, *(0,) * 6, None)
     Launch(source, grid, (THREADS,), *operands, *rest)()
     return V, H
 

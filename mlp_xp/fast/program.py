@@ -167,8 +167,9 @@ class Program:
             networks, n = math.prod(matrix.shape[:-2]), matrix.shape[-1]
             stride = matrix.strides[0] // matrix.itemsize if matrix.ndim == 3 else 0
             source, size = cuda.as_bfloat16(self.dtype), matrix.shape[-2] * n
-            arguments = (half, matrix, n, pitch, stride)
-            self.calls.append(self.each(source, size, *arguments, networks=networks))
+            grid = (blocks(size, 4 * THREADS), networks)
+            arguments = (half, matrix, n, pitch, stride, size)
+            self.calls.append(Launch(source, grid, (THREADS,), *arguments))
         return _t(half) if turned else half
 
     def multiply(
@@ -176,6 +177,7 @@ class Program:
     ) -> Array:
         """out ← W A (+ out), or Wᵀ A: of weights and examples, whoever is best at it."""
         n, inner = out.shape[-2], A.shape[-2]
+        self.halves.pop(out.data.ptr, None)
         if not self.ours(n, inner):
             return self.product(_t(W) if turned else W, A, out, add)
         size = self.tile(W, A, n, turned=turned)
@@ -201,14 +203,24 @@ class Program:
             source = cuda.totals(self.dtype)
             self.calls.append(self.by_row(source, n, delta, db, n, self.m, self.stride))
 
+    def _halves(self, array: Array, wanted: bool) -> Array | None:
+        """A buffer for an array's numbers as bfloat16, which a launch fills that makes both."""
+        if wanted:
+            self.halves[array.data.ptr] = cupy.empty(array.shape, np.uint16)
+        return self.halves[array.data.ptr] if wanted else None
+
     def part(
         self,
         name: str,
         launches: Callable[[], Iterator[Launch]],
         formula: Callable[[], None],
         before: Callable[[], object] | None = None,
+        made: Array | None = None,
     ) -> None:
-        """Launches, or the formula where they cannot be made, after what it needs `before`."""
+        """Launches, or the formula where they cannot be made, after what it needs `before`.
+
+        made  what the formula makes in float32 alone, and launches perhaps as bfloat16 too
+        """
         try:
             self.calls.extend(list(launches()))
         except (Untraceable, cupy.cuda.compiler.CompileException) as error:
@@ -217,6 +229,8 @@ class Program:
                 before()
             self.calls.append(formula)
             self.replayable = False
+            if made is not None:
+                self.halves.pop(made.data.ptr, None)
 
     def _gather(self, own: tuple[int, ...]) -> bool:
         """What of the batch is copied at first; whether the examples are."""
@@ -267,7 +281,10 @@ class Program:
                     skip = self.multiply(layer.P, A_in, self.buffer(n, m))
             rate = network.dropout[i]
             apart = rate > 0 or skip is not None or activation.slope_of == "Z"
-            shape = cuda.Shape(activation, network.normalization, rate, skip is not None, apart)
+            # what cuBLAS multiplies later is rounded by the kernel that makes it
+            halves = self.precision == "bfloat16" and not self.ours(network.sizes[i + 2], n)
+            skips = skip is not None
+            shape = cuda.Shape(activation, network.normalization, rate, skips, apart, halves)
             V = self.buffer(n, m)
             A = self.buffer(n, m) if apart else V
             N = inverse = None
@@ -304,20 +321,20 @@ class Program:
             return self.multiply(layer.W, A_in, V)
 
         def launches() -> Iterator[Launch]:
+            given = (*arguments, self._halves(A, shape.halves))
             if whole:
                 size = self.tile(layer.W, A_in, n)
                 source = cuda.layer_forward(self.dtype, shape, size, self.lies(A_in))
-                operands = self.operands(layer.W, A_in)
-                yield self.tiled(source, size, n, *operands, *arguments)
+                yield self.tiled(source, size, n, *self.operands(layer.W, A_in), *given)
                 return
             source = cuda.layer_forward(self.dtype, shape)
             if shape.normalization == "batch":
-                yield self.by_row(source, n, *arguments)
+                yield self.by_row(source, n, *given)
             elif shape.normalization == "layer":
-                yield self.by_column(source, *arguments)
+                yield self.by_column(source, *given)
             else:
-                grid = (blocks(n * m, THREADS), self.K)
-                yield Launch(source, grid, (THREADS,), *arguments)
+                grid = (n * blocks(m, cuda.SPAN), self.K)
+                yield Launch(source, grid, (cuda.SPAN // 4,), *given)
 
         def formula() -> None:
             xp = step.xp
@@ -345,7 +362,7 @@ class Program:
         if not whole:
             multiply()
         name = f"layer_forward of {_named(shape.activation)}"
-        self.part(name, launches, formula, multiply if whole else None)
+        self.part(name, launches, formula, multiply if whole else None, A)
 
     def _mask(self, rate: float, n: int, first: int) -> Array | None:
         if rate == 0:
@@ -456,6 +473,7 @@ class Program:
         _, V, first, N, inverse, shape = seen
         (n, m), inner = V.shape[-2:], dS.shape[-2]
         whole = shape.normalization == "none" and self.ours(n, inner)
+        self.halves.pop(dA.data.ptr, None)
 
         def multiply() -> object:
             return self.multiply(above.W, dS, dA, turned=True, add=add)
@@ -473,6 +491,7 @@ class Program:
                 n,
                 *(dA, delta, V, self.bits, g.b, g.gain, layer.gain, N, inverse),
                 *(n, m, self.stride, self.drawn, first),
+                self._halves(delta, shape.halves and shape.normalization != "layer"),
             )
             if shape.normalization == "layer":
                 source = cuda.layer_norm_backward(self.dtype)
@@ -493,7 +512,7 @@ class Program:
             multiply()
             self.apart = True
         name = f"layer_backward of {_named(shape.activation)}"
-        self.part(name, launches, formula, multiply if whole else None)
+        self.part(name, launches, formula, multiply if whole else None, delta)
         return not whole
 
     def _finish(self) -> bool:
