@@ -413,8 +413,10 @@ class MLP:
         if self.device.predictor is not None:
             layers, plain = split(self.network, xp, state.theta), recipe
             if self.network.normalization == "batch" and recipe.precision == "float32":
+                bare = replace(self.network, normalization="none")
                 layers = folded(self.network, xp, layers, state.running)
-                plain = replace(recipe, network=replace(self.network, normalization="none"))
+                layers = split(bare, xp, join(bare, xp, layers))
+                plain = replace(recipe, network=bare)
             with self.device.active():
                 fast = self.device.predictor(plain, layers, size)
 

@@ -72,6 +72,8 @@ def test_cublas_multiplies_rounded_operands(
     if on_a_card("cupy"):  # it may cut tf32 off where it is rounded here, of either operand
         within = 2.0 ** (2 - PRECISIONS["tf32"]) if precision == "tf32" else 1e-5
     assert error < within
+    if on_a_card("cupy") and precision == "tf32":
+        return  # which cuBLAS may round to, and need not: products of small stacks it does not
     plain = A.astype(float) @ B + add * before
     assert np.max(np.abs(out.get() - plain) / scale) > 1e-5
 

@@ -390,7 +390,7 @@ def test_no_thread_writes_to_a_buffer_that_is_given_up(fine: Any) -> None:
 def test_rows_on_the_host_are_checked_without_a_copy_of_them(
     fine: Any, monkeypatch: pytest.MonkeyPatch, layout: str, dtype: str
 ) -> None:
-    monkeypatch.setattr(fine, "CHUNK", 100_000)
+    monkeypatch.setattr(fine, "CHUNK", 40_000)  # and there may be eight threads
     rows = layouts(np.random.default_rng(0).normal(size=(300, 400)).astype(dtype))[layout]
     host = fine.HostRows(rows, "float32")
     tracemalloc.start()

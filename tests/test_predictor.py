@@ -16,6 +16,7 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
     ("cross_entropy", (5, 7, 3), {"activation": "gelu"}),
     ("cross_entropy", (5, 7, 3), {"normalization": "batch"}),
     ("cross_entropy", (5, 7, 3), {"seed": [0, 1]}),
+    ("cross_entropy", (5, 7, 4, 3), {"seed": [0, 1], "normalization": "batch"}),
     ("binary_cross_entropy", (5, 7, 1), {"activation": "tanh"}),
     ("multilabel", (5, 7, 3), {}),
     ("squared_error", (5, 7, 2), {}),
@@ -36,6 +37,32 @@ def test_a_predictor_answers_as_the_model(
         found = backend.get(predict(X))
         assert found.dtype == dtype
         np.testing.assert_allclose(found, backend.get(expected), **tolerance(dtype, 8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("loss", "sizes", "more"), CASES)
+def test_a_predictor_with_large_products_answers_as_the_model(
+    cupy: Any,
+    loss: str,
+    sizes: tuple[int, ...],
+    more: dict[str, Any],
+    dtype: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of them cuBLAS's, or those of the first layer."""
+    from mlp_xp.fast import choice
+
+    for least in (0, 300):
+        monkeypatch.setattr(choice, "SMALL", least)
+        model = MLP(sizes, loss=loss, dtype=dtype, device="cuda", **more)
+        predict = model.predictor(6)
+        for m in (6, 1):
+            X = np.random.default_rng(m).normal(size=(sizes[0], m)).astype(dtype)
+            expected = model.predict(X) if loss == "squared_error" else model.predict_proba(X)
+            for given in (cupy.asarray(X), cupy.asarray(X.T.copy()).T):
+                for _ in range(2):
+                    found = predict(given).get()
+                    np.testing.assert_allclose(found, expected.get(), **tolerance(dtype, 8))
 
 
 def test_without_a_compiler_a_predictor_answers_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

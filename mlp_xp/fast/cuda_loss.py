@@ -146,8 +146,8 @@ def _carried(dtype: str, tile: tiles.Tile, below: Shape) -> str:
     T dA = 0;
     #pragma unroll 4
     for (I u = 0; u < n; u++)
-      dA += rounded_(W[k * stride + u * depth + r]) *
-            rounded_(memory[{tile.rows * wide} + u * {wide} + o % {wide}]);
+      dA += rounded<{tile.digits}>(W[k * stride + u * depth + r]) *
+            rounded<{tile.digits}>(memory[{tile.rows * wide} + u * {wide} + o % {wide}]);
     {back(dtype, below, "dA", "depth")}
     carried[k * depth * m + e] = d;
   }}"""

@@ -20,11 +20,8 @@ def rounding(digits: int) -> str:
 
 def to_bfloat16(target: str, value: str) -> str:
     """A statement: a number of float32 to an unsigned short that holds a bfloat16."""
-    return f"""{{
-    const float exact = {value};
-    unsigned bits = __float_as_uint(exact);{rounding(PRECISIONS["bfloat16"])}
-    {target} = (unsigned short)(bits >> 16);
-  }}"""
+    rounded = f"rounded<{PRECISIONS['bfloat16']}>({value})"
+    return f"{target} = (unsigned short)(__float_as_uint({rounded}) >> 16);"
 
 
 def as_bfloat16(dtype: str) -> Source:

@@ -1,10 +1,9 @@
 """Predictions on a CuPy device: what is launched is known before the examples come.
 
-A kernel a layer, the last with the loss's formula at its end, on buffers made once. The
-first reads the examples where they lie, and is launched by itself; what is after it, where
-that is more than one launch, is captured and replayed: two launches however deep the
-network. Of large products, which are cuBLAS's, and of formulas that have no kernel, nothing
-is known here: the specification predicts.
+A kernel a layer, the last with the loss's formula at its end, on buffers made once; of large
+products cuBLAS's, and a kernel after it. The first launch reads the examples where they lie;
+what is after it, where that is more than one launch, is captured and replayed: two launches
+however deep the network. Formulas that have no kernel are the specification's.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from ..training import Recipe
 from ..types import Array, Layer
 from . import cuda_source as cuda
 from .choice import ours, tile
+from .cublas import Cublas, Product
 from .graph import nothing_freed
 from .launches import THREADS, Launch, blocks, together
 from .predict import check
@@ -32,60 +32,102 @@ class Plan:
     """The launches for m rows that lie so: `run` finds them at `rows`, the answer in `out`."""
 
     def __init__(
-        self, recipe: Recipe, layers: Sequence[Layer], rows: Array, lies: cuda.Lies
+        self,
+        recipe: Recipe,
+        layers: Sequence[Layer],
+        rows: Array,
+        lies: cuda.Lies,
+        cublas: Cublas,
     ) -> None:
-        (m, _), dtype = rows.shape, str(layers[0].W.dtype)
-        leading = layers[0].W.shape[:-2]
-        K = leading[0] if leading else 1
-        self.calls: list[Launch] = []
+        self.recipe, self.cublas, self.dtype = recipe, cublas, str(layers[0].W.dtype)
+        self.leading, self.m = layers[0].W.shape[:-2], rows.shape[0]
+        self.K = self.leading[0] if self.leading else 1
         self.graph: Any = None
-        A = rows
+        self.calls: list[Callable[[], object]] = []
+        self.first: Callable[[Array], object]
+        A = rows if lies == "rows" else rows.T
         for number, layer in enumerate(layers):
             n, inner = layer.W.shape[-2:]
-            stride = layer.W.strides[0] // layer.W.itemsize if leading else 0
-            last = number == len(layers) - 1
-            size = tile(((n, inner, m),), K, dtype, last)
+            out = cupy.empty((*self.leading, n, self.m), self.dtype)
+            whole = ours(n, inner, self.m, self.K)
+            whole = whole and (number < len(layers) - 1 or n <= cuda.WIDEST)
+            S = None if whole else cupy.empty_like(out)
+            launch = self._launch(number, layer, A, out, S, lies if number == 0 else "columns")
+            if S is None and number == 0:
+                self.first = _reading(launch)
+            elif S is not None and number == 0:
+                self.first = self._multiplying(layer.W, S)
+                self.calls.append(launch)
+            else:
+                if S is not None:
+                    self.calls.append(Product(cublas, layer.W, A, S, False, recipe.precision))
+                self.calls.append(launch)
+            A = out
+        self.out = A
+
+    def _launch(
+        self, number: int, layer: Layer, A: Array, out: Array, S: Array | None, lies: cuda.Lies
+    ) -> Launch:
+        """A layer's kernel: of the scores S where they are there, else of the examples A."""
+        (n, inner), m, last = layer.W.shape[-2:], self.m, number == self.recipe.network.n_hidden
+        stride = layer.W.strides[0] // layer.W.itemsize if self.leading else 0
+        given: tuple[Any, ...] = ()
+        size, grid = None, (n * blocks(m, cuda.SPAN), self.K)
+        block: tuple[int, ...] = (cuda.SPAN // 4,)
+        if last:
+            grid, block = (blocks(m, cuda.COLUMNS), self.K), (cuda.COLUMNS, cuda.ROWS)
+        if S is None:
+            size = tile(((n, inner, m),), self.K, self.dtype, last)
             left = together(layer.W, inner, stride)
             right = together(A, inner if lies == "rows" else m)
-            size = size._replace(together=(left, right), digits=PRECISIONS[recipe.precision])
-            grid = (blocks(n, size.rows) * blocks(m, size.columns), K)
-            out = cupy.empty((*leading, n, m), dtype)
-            given: tuple[Any, ...] = (layer.W, A, None, None, bool(number and leading), inner)
-            if last:
-                source = cuda.forecast(dtype, recipe.loss, size, lies)
-                given += (layer.b, out, n, m, stride)
-            else:
-                activation = recipe.network.activations[number]
-                apart = activation.slope_of == "Z"  # which is written too, for no way back
-                source = cuda.layer_forward(dtype, cuda.Shape(activation, apart=apart), size, lies)
-                V = cupy.empty_like(out) if apart else out
-                given += (V, out, layer.b, *(None,) * 6, n, m, stride, *(0,) * 6, None)
-            self.calls.append(Launch(source, grid, (THREADS,), *given))
-            A, lies = out, "columns"
-        self.out = A
+            size = size._replace(together=(left, right))
+            size = size._replace(digits=PRECISIONS[self.recipe.precision])
+            grid = (blocks(n, size.rows) * blocks(m, size.columns), self.K)
+            block = (THREADS,)
+            given = (layer.W, A, None, None, bool(number and self.leading), inner)
+        if last:
+            source = cuda.forecast(self.dtype, self.recipe.loss, size, lies)
+            given = given or (S,)
+            return Launch(source, grid, block, *given, layer.b, out, n, m, stride)
+        activation = self.recipe.network.activations[number]
+        apart = activation.slope_of == "Z" or S is not None
+        source = cuda.layer_forward(self.dtype, cuda.Shape(activation, apart=apart), size, lies)
+        V = out if not apart else cupy.empty_like(out) if S is None else S
+        rest = (V, out, layer.b, *(None,) * 6, n, m, stride, *(0,) * 6, None)
+        return Launch(source, grid, block, *given, *rest)
+
+    def _multiplying(self, W: Array, S: Array) -> Callable[[Array], object]:
+        """S ← W · examples as columns, wherever they lie, by cuBLAS."""
+
+        def multiply(rows: Array) -> None:
+            Product(self.cublas, W, rows.T, S, False, self.recipe.precision)()
+
+        return multiply
 
     def run(self, rows: Array) -> Array:
         """The answer (…, n_out, m), which lies where the last one did."""
-        first, *others = self.calls
-        first.values[1] = rows.data.ptr
-        first()
-        if self.graph is None and len(others) > 1:
-            self.graph = self._captured(others)
+        stream = cupy.cuda.get_current_stream()
+        self.cublas.follow(stream.ptr)
+        self.first(rows)
+        if self.graph is None and len(self.calls) > 1:
+            self.graph = self._captured()
+            self.cublas.follow(stream.ptr)
         if self.graph:
-            self.graph.launch(cupy.cuda.get_current_stream())
+            self.graph.launch(stream)
         else:
-            for call in others:
+            for call in self.calls:
                 call()
         return self.out
 
-    def _captured(self, calls: Sequence[Launch]) -> Any:
+    def _captured(self) -> Any:
         """All but the first launch as a graph; False where that cannot be had."""
         stream = cupy.cuda.Stream(non_blocking=True)
+        self.cublas.follow(stream.ptr)
         try:
             with stream, nothing_freed():
                 stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
                 try:
-                    for call in calls:
+                    for call in self.calls:
                         call()
                 finally:
                     graph = stream.end_capture()
@@ -93,6 +135,16 @@ class Plan:
             return graph
         except RuntimeError:
             return False
+
+
+def _reading(launch: Launch) -> Callable[[Array], object]:
+    """The launch with its examples where these lie."""
+
+    def read(rows: Array) -> None:
+        launch.values[1] = rows.data.ptr
+        launch()
+
+    return read
 
 
 def predictor(
@@ -104,21 +156,21 @@ def predictor(
     rows or columns.
     """
     network = recipe.network
-    widths = list(pairwise(network.sizes))
     if network.normalization != "none" or network.residual or batch_size is None:
         return None
     K = layers[0].W.shape[0] if layers[0].W.ndim == 3 else 1
-    small = all(ours(n, inner, batch_size, K) for inner, n in widths)
-    if not small or network.sizes[-1] > cuda.WIDEST:
+    small = all(ours(n, inner, batch_size, K) for inner, n in pairwise(network.sizes))
+    if recipe.precision == "bfloat16" and not small:  # cuBLAS would want operands in bfloat16
         return None
     home = layers[0].W.device
     plans: dict[Any, Plan] = {}
+    cublas = Cublas()
 
     def plan(rows: Array, lies: cuda.Lies) -> Plan:
         check(rows, layers, batch_size)
         if len(plans) == MOST_PLANS:
             plans.clear()
-        return Plan(recipe, layers, rows, lies)
+        return Plan(recipe, layers, rows, lies, cublas)
 
     def predict(rows: Array) -> Array | None:
         by_rows = bool(rows.flags.c_contiguous)

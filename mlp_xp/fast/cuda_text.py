@@ -23,6 +23,20 @@ typedef unsigned long long U;
 #define INF ((T)__longlong_as_double(0x7ff0000000000000LL))
 struct Inbox { I order, pitch, table, losses, start, row, step; };
 
+// to so many significant bits: `kernels.rounded`, of float32
+template <int DIGITS> __device__ inline T rounded(T x) {
+  if constexpr (DIGITS < 24) {
+    const unsigned ones = (1u << (24 - DIGITS)) - 1;
+    unsigned bits = __float_as_uint((float)x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+      bits |= 0x400000u;  // a NaN, whatever of it is dropped
+    else
+      bits += (ones >> 1) + (bits >> (24 - DIGITS) & 1u);
+    return (T)__uint_as_float(bits & ~ones);
+  }
+  return x;
+}
+
 // copies of N numbers to shared memory that are waited for by the piece; older cards make
 // them at once
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800 && !defined(__CUPYCPU__)

@@ -20,7 +20,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from ..kernels import PRECISIONS
-from .cuda_precision import rounding
 from .cuda_text import Source, source
 
 THREADS, WARPS = 256, 8
@@ -148,7 +147,7 @@ def _copy(name: str, operand: Operand, side: int, together: bool, first: str, li
     return _Copy(begin, piece)
 
 
-def _take(name: str, operand: Operand, sums: int, line: str, side: int) -> str:
+def _take(name: str, operand: Operand, sums: int, line: str, side: int, digits: int) -> str:
     """WIDTH places of a lane's lines into registers; the lane's first line is `line`."""
     if operand.lies == INNER:
         kind, count, declared = "Together", str(sums), ""
@@ -157,11 +156,16 @@ def _take(name: str, operand: Operand, sums: int, line: str, side: int) -> str:
         kind, count, address = f"{name.title()}Lines", "WIDTH", f"(at + u) * {side} + {line}"
         size = f"{sums} * sizeof(T)"
         declared = f"struct alignas({size} < 16 ? {size} : 16) {kind} {{ T v[{sums}]; }};"
+    rounded = ""
+    if digits != PRECISIONS["float32"]:
+        rounded = f"""
+      for (auto& lines : {name}_now)
+        for (T& x : lines.v) x = rounded<{digits}>(x);"""
     return f"""{declared}
       {kind} {name}_now[{count}];
       #pragma unroll
       for (int u = 0; u < {count}; u++)
-        {name}_now[u] = rounded(*(const {kind}*)({name}_used + {address}));"""
+        {name}_now[u] = *(const {kind}*)({name}_used + {address});{rounded}"""
 
 
 def product(left: Operand, right: Operand, tile: Tile, seen: str = "") -> str:
@@ -227,8 +231,8 @@ def product(left: Operand, right: Operand, tile: Tile, seen: str = "") -> str:
     #pragma unroll
     for (int s = 0; s < DEPTH / {tile.groups}; s += WIDTH) {{
       const int at = part * (DEPTH / {tile.groups}) + s;
-      {_take("left", left, high, first_row, rows)}
-      {_take("right", right, wide, first_column, columns)}
+      {_take("left", left, high, first_row, rows, tile.digits)}
+      {_take("right", right, wide, first_column, columns, tile.digits)}
       #pragma unroll
       for (int v = 0; v < WIDTH; v++)
         #pragma unroll
@@ -258,24 +262,7 @@ def shared(dtype: str, tile: Tile) -> str:
   enum {{ DEPTH = {depth}, WIDTH = {width}, PITCH = DEPTH + WIDTH }};
   struct alignas(16) Together {{ T v[WIDTH]; }};
   __shared__ Together aligned[{max(ring, tile.groups * tile.size) // width}];
-  T* const memory = (T*)aligned;{_rounded(tile.digits)}"""
-
-
-def _rounded(digits: int) -> str:
-    """The function `rounded` of several numbers, and `rounded_` of one."""
-    if digits == PRECISIONS["float32"]:
-        return """
-  const auto rounded_ = [](T x) { return x; };
-  const auto rounded = [](auto several) { return several; };"""
-    return f"""
-  const auto rounded_ = [](T x) {{
-    unsigned bits = __float_as_uint(x);{rounding(digits)}
-    return __uint_as_float(bits);
-  }};
-  const auto rounded = [&](auto several) {{
-    for (auto& x : several.v) x = rounded_(x);
-    return several;
-  }};"""
+  T* const memory = (T*)aligned;"""
 
 
 def result(tile: Tile, place: str = "o") -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .cupy import CupyStep
 
 PARTS = 256  # blocks at most of a reduction over all parameters
-CARRIED = 1 << 15  # multiplications that a block of the score may do for the layer below
+CARRIED = 1 << 14  # multiplications that a block of the score may do for the layer below
 
 
 class _Seen(NamedTuple):
