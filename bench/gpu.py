@@ -56,6 +56,7 @@ CASES = (
     training((784, 100, 10), 32),
     training((784, 100, 10), 200),
     training((784, 100, 10), 1000),
+    training((784, 256, 10), 128),
     training((784, 512, 512, 10), 128),
     training((64, *(128,) * 8, 10), 256),
     training((784, 2048, 2048, 10), 512),
@@ -67,9 +68,9 @@ AIMS = {
     ("steps", "20-16-1 batch 32"): 15,
     ("steps", "784-100-10 batch 200"): 48,
     ("steps", "784-100-10 batch 1000"): 65,
+    ("steps", "784-256-10 batch 128"): 50,
     ("steps", "784-512-512-10 batch 128"): 80,
     ("steps", "64-[128]×8-10 batch 256"): 150,
-    ("networks", "784-256-10 batch 128"): 50,
     ("predict", "784-100-10 rows 1"): 20,
     ("predict", "784-1024-1024-10 rows 1"): 20,
 }
@@ -107,7 +108,7 @@ class Gauge:
         self.out, self.smoke, self.stack = options.out, options.smoke, stack
         self.patience, self.also = options.patience, options.also
         self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        self.ends = time.monotonic() + (np.inf if self.smoke else LIMIT)
+        self.ends = time.monotonic() + (np.inf if self.smoke else options.limit)
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         self.workers: dict[str, Worker] = {}
         environment = {**timing.machine(), "gpu": timing.gpu(), "timed": not self.smoke}
@@ -475,6 +476,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--also", metavar="FILE", help="a Python file with more ROWS of peers, for the steps")
     seconds = f"seconds for one answer (default: {PATIENCE:g})"
     add("--patience", type=float, default=PATIENCE, metavar="S", help=seconds)
+    seconds = f"seconds of the whole run (default: {LIMIT:g})"
+    add("--limit", type=float, default=LIMIT, metavar="S", help=seconds)
     add("--evaluate", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_intermixed_args(argv)
     if args.evaluate:
