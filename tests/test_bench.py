@@ -650,3 +650,31 @@ def test_the_command_does_not_time_a_wrong_step(
     assert out.count("FAILED, not timed") == 2
     assert "µs" not in out
     assert "float64" in err
+
+
+def test_launches_are_listed_in_every_tile_and_held_to_the_specification_first(
+    cupy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import launches
+
+    from mlp_xp.fast import cuda_source
+
+    out = tmp_path / "launches.json"
+    assert launches.main(["12-8-3:20", "--tiles", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["tile"] for row in rows] == [None, *([t.rows, t.columns] for t in launches.TILES)]
+    for row in rows:
+        names = [launch["name"] for launch in row["launches"]]
+        assert names == ["layer_forward", "score", "gradients"]
+        timed = not cupy.__version__.endswith("+cpu")
+        assert all((launch["us"] is not None) == timed for launch in row["launches"])
+    assert capsys.readouterr().out.count("12-8-3:20") == len(rows)
+    original = cuda_source.gradients
+
+    def wrong(*arguments: Any) -> Any:
+        source = original(*arguments)
+        return source._replace(code=source.code.replace("g = value", "g = -value"))
+
+    monkeypatch.setattr(cuda_source, "gradients", wrong)
+    with pytest.raises(SystemExit, match="the specification's"):
+        launches.main(["12-8-3:20"])
