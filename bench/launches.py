@@ -37,19 +37,19 @@ STEPS = 4  # before the losses are compared
 @contextmanager
 def forced(tile: Tile | None) -> Iterator[None]:
     """All products in one size of tile, where it can take them."""
-    from mlp_xp.fast import program
+    from mlp_xp.fast import choice
 
-    original = program.tile
+    original = choice.tile
 
     def chosen(shapes: Any, networks: int, dtype: str, all_rows: bool = False) -> Tile:
         fits = tile is not None and (not all_rows or shapes[0][0] <= tile.rows <= WIDEST)
         return tile if tile and fits else original(shapes, networks, dtype, all_rows)
 
-    program.tile = chosen
+    choice.tile = chosen  # type: ignore[assignment]
     try:
         yield
     finally:
-        program.tile = original
+        choice.tile = original
 
 
 def problem(sizes: tuple[int, ...], m: int) -> tuple[Any, Any, Any]:

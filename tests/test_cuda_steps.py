@@ -93,7 +93,7 @@ def test_a_step_in_tiles_of_any_size_equals_the_specification(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More than one tile each way, pieces that end early, and lines 16 bytes apart or not."""
-    from mlp_xp.fast import cuda_source, program
+    from mlp_xp.fast import choice, cuda_source
     from mlp_xp.training import stepper
 
     tile = cuda_source.TILES[number]
@@ -102,7 +102,7 @@ def test_a_step_in_tiles_of_any_size_equals_the_specification(
         fits = not all_rows or shapes[0][0] <= tile.rows <= cuda_source.WIDEST
         return tile if fits else cuda_source.TILES[3]
 
-    monkeypatch.setattr(program, "tile", chosen)
+    monkeypatch.setattr(choice, "tile", chosen)
     random = np.random.default_rng(0)
     loss = "binary_cross_entropy" if sizes[-1] == 1 else "cross_entropy"
     rows, labels = random.normal(size=(200, sizes[0])).astype(dtype), random.integers(0, 2, 200)

@@ -2,7 +2,7 @@
 
 A small network's products are bound by launches and by the latency of memory, not by
 arithmetic; cuBLAS takes 25 to 52 µs on an H100 for some with a side of 10, and what is done
-to the result is a launch of its own. So products that are small or narrow are kernels of
+to the result is a launch of its own. So products that are small are kernels of
 ours, with a formula at their end: bias and activation, the loss, the slope, the update.
 
     out = left · right      left (n, inner), right (inner, columns), out (n, columns)

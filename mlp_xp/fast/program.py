@@ -1,6 +1,6 @@
 """A training step on CuPy for one batch size: a list of launches on buffers made once.
 
-Products that are small or narrow are kernels of ours, which take in what comes after them:
+Products that are small are kernels of ours, which take in what comes after them:
 bias and activation, the loss, the slope, the update. Large ones are cuBLAS's, and what is
 round them is a kernel of its own. What kernels stand for in the specification is written
 beside them: a formula that cannot be traced, or a kernel that does not compile, leaves its
@@ -18,15 +18,13 @@ import cupy
 import numpy as np
 
 from ..activations import ACTIVATIONS, Activation
-from ..kernels import PRECISIONS, SPEC
+from ..kernels import SPEC
 from ..losses import one_hot, smooth
 from ..network import AXES, RUNNING_SHARE
 from ..types import Array, Layer, Normalised
 from . import cuda_source as cuda
-from .blas import layout
-from .choice import ours, tile
-from .cublas import Product
-from .launches import THREADS, Launch, blocks, row_threads, together, warn
+from .launches import THREADS, Launch, blocks, row_threads, warn
+from .products import Products, transposed
 from .tracing import Untraceable
 
 if TYPE_CHECKING:
@@ -47,16 +45,10 @@ class _Seen(NamedTuple):
     shape: cuda.Shape
 
 
-def _t(array: Array) -> Array:
-    return array.swapaxes(-1, -2)
-
-
-class Program:
+class Program(Products):
     """A step's launches for one batch size.
 
     calls       in order; `run` makes them
-    X           the batch's examples, (n_features, m)
-    gathered    whether X is there before the first product, which else fetches the rows
     draw        the launch that draws the dropout bits, or None
     replayable  whether all are launches on fixed buffers, as a graph needs
     reads       what the launches read and write that others may replace
@@ -64,150 +56,32 @@ class Program:
     """
 
     def __init__(self, step: CupyStep, m: int, shared: bool) -> None:
-        self.step, self.m, self.shared = step, m, shared
-        recipe, self.dtype = step.recipe, str(step.theta.dtype)
-        self.network, self.K = recipe.network, step.networks
-        self.stride, self.precision = step.theta.shape[-1], recipe.precision
-        self.calls: list[Callable[[], object]] = []
+        super().__init__(step, m, shared)
+        self.network = step.recipe.network
         self.replayable, self.graphs = True, dict[int, Any]()
         self.draw: Launch | None = None
         self.reads = step.buffers()
         own = () if shared else step.leading
-        self.X = cupy.empty((*own, self.network.sizes[0], m), self.dtype)
         self.labelled = step.data.targets.ndim == 1
         weighted = step.data.weights is not None
         self.weight = cupy.empty((*own, 1), self.dtype) if weighted else None
         self.drawn = self.network.n_dropped * m
         self.bits = self.buffer(self.drawn, dtype=np.uint16)
-        self.values = self.buffer(m)
         self.parts, self.n_parts = cupy.zeros(1, self.dtype), 0
-        self.halves: dict[int, Array] = {}  # operands as bfloat16, by their addresses
-        self.pieces: list[tuple[Array, Array, int, int]] = []  # δ, A_in, and where W and b are
-        self.apart = False  # whether something but `pieces` writes to the gradient
         self.carried: Array | None = None  # δ of the last hidden layer, where the score gives it
 
         self.gathered = self._gather(own)
         seen, A = self._forward(self.X)
         delta = self._score(seen, A)
         self._backward(seen, A, delta)
-        if not self._finish():
+        if not self._finished():
             self._close()
             self._update()
-
-    def buffer(self, *shape: int, dtype: Any = None) -> Array:
-        """A place to compute in, (…, *shape)."""
-        return cupy.empty((*self.step.leading, *shape), dtype or self.dtype)
 
     def run(self) -> None:
         """The launches of one step, in order."""
         for call in self.calls:
             call()
-
-    # -- parts that launch
-
-    def each(self, source: cuda.Source, size: int, *arguments: Any, networks: int = 0) -> Launch:
-        """A thread for each of `size` things of every network."""
-        grid = (blocks(size, THREADS), networks or self.K)
-        return Launch(source, grid, (THREADS,), *arguments, size)
-
-    def by_row(self, source: cuda.Source, rows: int, *arguments: Any) -> Launch:
-        """A block for each row."""
-        return Launch(source, (rows, self.K), (row_threads(self.m),), *arguments)
-
-    def by_column(self, source: cuda.Source, *arguments: Any) -> Launch:
-        """A block for COLUMNS examples."""
-        grid = (blocks(self.m, cuda.COLUMNS), self.K)
-        return Launch(source, grid, (cuda.COLUMNS, cuda.ROWS), *arguments)
-
-    def tiled(self, source: cuda.Source, size: cuda.Tile, n: int, *arguments: Any) -> Launch:
-        """A block for each tile of a product (n, m)."""
-        grid = (blocks(n, size.rows) * blocks(self.m, size.columns), self.K)
-        return Launch(source, grid, (THREADS,), *arguments)
-
-    def ours(self, n: int, inner: int) -> bool:
-        """Whether a product of n units, over the batch, is a kernel of ours."""
-        return ours(n, inner, self.m, self.K)
-
-    def tile(
-        self, W: Array, A: Array, n: int, *, turned: bool = False, all_rows: bool = False
-    ) -> cuda.Tile:
-        """The tile for W A or Wᵀ A, which has n rows."""
-        inner, rows = A.shape[-2], self.step.data.rows
-        size = tile(((n, inner, self.m),), self.K, self.dtype, all_rows)
-        left = together(W, n if turned else inner, self.stride if self.K > 1 else 0)
-        lies = self.lies(A)
-        right = together(rows, inner) if lies == "found" else together(A, self.m)
-        return size._replace(together=(left, right), digits=PRECISIONS[self.precision])
-
-    def lies(self, A: Array) -> cuda.Lies:
-        """Whether examples are fetched where they lie."""
-        return "found" if A is self.X and not self.gathered else "columns"
-
-    def operands(self, W: Array, A: Array) -> tuple[Any, ...]:
-        """W · A as a kernel of ours takes it: `cuda_tiles.INPUT`."""
-        own = A.ndim == 3
-        rows, kept = (self.step.data.rows, A) if self.lies(A) == "found" else (A, None)
-        return W, rows, kept, self.step.inbox, own, A.shape[-2]
-
-    def product(self, A: Array, B: Array, out: Array, add: bool = False) -> Array:
-        """out ← A B (+ out), by cuBLAS, of operands at the recipe's precision."""
-        if self.precision == "bfloat16":
-            A, B = self._as_bfloat16(A), self._as_bfloat16(B)
-        self.calls.append(Product(self.step.cublas, A, B, out, add, self.precision))
-        self.halves.pop(out.data.ptr, None)  # it holds other numbers now
-        return out
-
-    def _as_bfloat16(self, array: Array) -> Array:
-        """A matrix's numbers in a buffer of bfloat16, which a launch fills where none has yet."""
-        turned, pitch = layout(array)
-        matrix = _t(array) if turned else array
-        half = self.halves.get(matrix.data.ptr)
-        if half is None:
-            half = self.halves[matrix.data.ptr] = cupy.empty(matrix.shape, np.uint16)
-            networks, n = math.prod(matrix.shape[:-2]), matrix.shape[-1]
-            stride = matrix.strides[0] // matrix.itemsize if matrix.ndim == 3 else 0
-            source, size = cuda.as_bfloat16(self.dtype), matrix.shape[-2] * n
-            grid = (blocks(size, 4 * THREADS), networks)
-            arguments = (half, matrix, n, pitch, stride, size)
-            self.calls.append(Launch(source, grid, (THREADS,), *arguments))
-        return _t(half) if turned else half
-
-    def multiply(
-        self, W: Array, A: Array, out: Array, *, turned: bool = False, add: bool = False
-    ) -> Array:
-        """out ← W A (+ out), or Wᵀ A: of weights and examples, whoever is best at it."""
-        n, inner = out.shape[-2], A.shape[-2]
-        self.halves.pop(out.data.ptr, None)
-        if not self.ours(n, inner):
-            return self.product(_t(W) if turned else W, A, out, add)
-        size = self.tile(W, A, n, turned=turned)
-        source = cuda.multiply(self.dtype, size, turned, self.lies(A), add)
-        self.calls.append(
-            self.tiled(source, size, n, *self.operands(W, A), out, n, self.m, self.stride)
-        )
-        return out
-
-    def weigh(self, delta: Array, A: Array, W: Array, theta: int, b: int = -1) -> None:
-        """∂J/∂W ← δ Aᵀ, and where `b` is given, its place in the flat vector, ∂J/∂b."""
-        n, width = W.shape[-2:]
-        alone = b >= 0 and self.precision != "float32"  # ∂J/∂b is a sum of what is not rounded
-        if ours(n, self.m, width + 1, self.K):
-            self.pieces.append((delta, A, theta, -1 if alone else b))
-            if not alone:
-                return
-        else:
-            self.product(delta, _t(A), W)
-        self.apart = True
-        if b >= 0:
-            db = self.step.g[..., b:]
-            source = cuda.totals(self.dtype)
-            self.calls.append(self.by_row(source, n, delta, db, n, self.m, self.stride))
-
-    def _halves(self, array: Array, wanted: bool) -> Array | None:
-        """A buffer for an array's numbers as bfloat16, which a launch fills that makes both."""
-        if wanted:
-            self.halves[array.data.ptr] = cupy.empty(array.shape, np.uint16)
-        return self.halves[array.data.ptr] if wanted else None
 
     def part(
         self,
@@ -259,7 +133,7 @@ class Program:
 
     def _gather_from_host(self) -> None:
         """Rows that are not whole on the device: only the batch is."""
-        step, rows = self.step, _t(self.X)
+        step, rows = self.step, transposed(self.X)
         if not (step.feeding and step.feed and step.feed.give(step.start, self.m, rows)):
             rows[...] = step.data.rows[step.index].toarray()
 
@@ -321,7 +195,7 @@ class Program:
             return self.multiply(layer.W, A_in, V)
 
         def launches() -> Iterator[Launch]:
-            given = (*arguments, self._halves(A, shape.halves))
+            given = (*arguments, self.halved(A, shape.halves))
             if whole:
                 size = self.tile(layer.W, A_in, n)
                 source = cuda.layer_forward(self.dtype, shape, size, self.lies(A_in))
@@ -406,7 +280,7 @@ class Program:
         def formula() -> None:
             T, weights = data.targets[step.index], None
             labelled = self.labelled
-            T = one_hot(step.xp, T, recipe.classes, step.theta.dtype) if labelled else _t(T)
+            T = one_hot(step.xp, T, recipe.classes, step.theta.dtype) if labelled else transposed(T)
             if smoothing > 0:
                 T = smooth(recipe.loss.kind, T, smoothing)
             if data.weights is not None:
@@ -491,7 +365,7 @@ class Program:
                 n,
                 *(dA, delta, V, self.bits, g.b, g.gain, layer.gain, N, inverse),
                 *(n, m, self.stride, self.drawn, first),
-                self._halves(delta, shape.halves and shape.normalization != "layer"),
+                self.halved(delta, shape.halves and shape.normalization != "layer"),
             )
             if shape.normalization == "layer":
                 source = cuda.layer_norm_backward(self.dtype)
@@ -515,42 +389,10 @@ class Program:
         self.part(name, launches, formula, multiply if whole else None, delta)
         return not whole
 
-    def _finish(self) -> bool:
-        """The gradients of the weights that are kernels of ours; whether the step is done.
-
-        It is where these are all that there are, and nothing is done to them but the update.
-        """
-        step, optimizer = self.step, self.step.recipe.optimizer
-        if not self.pieces:
-            return False
-        widths = [(d.shape[-2], A.shape[-2] + (b >= 0)) for d, A, _, b in self.pieces]
-        size = tile(tuple((n, self.m, columns) for n, columns in widths), self.K, self.dtype)
-        both = (together(self.X, self.m),) * 2
-        size = size._replace(together=both, digits=PRECISIONS[self.precision])
-        rows: list[tuple[int, ...]] = []
-        count = 0
-        for (delta, A, theta, b), (n, columns) in zip(self.pieces, widths, strict=True):
-            addresses = delta.data.ptr, A.data.ptr
-            rows.append((count, *addresses, n, A.shape[-2], A.ndim == 3, theta, b))
-            count += blocks(n, size.rows) * blocks(columns, size.columns)
-        described = cupy.asarray(np.array(rows, np.int64))
-        arguments = (described, len(rows), step.inbox, self.m, self.stride)
-        kept = [array for piece in self.pieces for array in piece[:2]]
-        done = False
-
-        def launch(source: cuda.Source, *more: Any) -> None:
-            self.calls.append(Launch(source, (count, self.K), (THREADS,), *arguments, *more))
-            self.calls[-1].kept += tuple(kept)  # type: ignore[attr-defined]
-
-        if not self.apart and not self.regularised.any:
-            with suppress(Untraceable, cupy.cuda.compiler.CompileException):
-                ended = cupy.zeros(1, np.uint32)
-                more = (step.theta, self.network.n_weights, self.values, self.K, ended)
-                launch(cuda.gradients(self.dtype, size, optimizer), *more, *step.moments)
-                done = True
-        if not done:
-            launch(cuda.gradients(self.dtype, size), step.g)
-        return done
+    def _finished(self) -> bool:
+        """Whether the gradients' kernel is the last: nothing is done to them but the update."""
+        plain = not self.apart and not self.regularised.any
+        return self.finish(self.step.recipe.optimizer if plain else None)
 
     def _close(self) -> None:
         """What is done to the gradient, the loss, and the step's scalars."""
