@@ -5,9 +5,9 @@
 #   ci/cuda.sh          build or fetch the wheel, then all of the below
 #   ci/cuda.sh install  only that: ci/check.sh then tests CuPy too
 #
-# The build's own tests; a sample of CuPy's; every CUDA source with NVIDIA's compiler; the
-# tests of the CUDA device with work put off until something waits for it, and those of
-# the kernels with guard pages and poisoned memory. Plainly they run in ci/check.sh.
+# The build's own tests; a sample of CuPy's; a sample of the CUDA sources with NVIDIA's
+# compiler; the tests of the CUDA device with work put off until something waits for it, and
+# those of the kernels with guard pages and poisoned memory. Plainly they run in ci/check.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,6 @@ export PATH="$venv/bin:$PATH"
 pytest -q -p no:cacheprovider ci/cupy_cpu/tests
 python ci/cupy_cpu/upstream.py
 python -m pip install --quiet --disable-pip-version-check -e ".[cuda-check]"
-python ci/nvrtc_check.py
+python ci/nvrtc_check.py --sample 40
 CUPYCPU_DEFER=1 pytest -q -p no:cacheprovider --require cupy -k "cupy or cuda" tests
 CUPYCPU_GUARD=1 CUPYCPU_POISON=1 pytest -q -p no:cacheprovider --require cupy tests/test_cuda_kernels.py tests/test_cuda_steps.py

@@ -2,10 +2,11 @@
 """Compile every CUDA source of the library with NVIDIA's own compiler, without a GPU.
 
     pip install 'mlp_xp[cuda-check]'
-    python ci/nvrtc_check.py [--arch sm_80 --arch sm_90] [--json]
+    python ci/nvrtc_check.py [--arch sm_80 --arch sm_90] [--sample N] [--seed N] [--json]
 
-Prints registers and spilled bytes of each kernel, the most over the rows of the tables.
-Exit code 1 if a source does not compile, 2 if no compiler is installed.
+With --sample, of each dtype one source of every kernel and N more by chance. Prints registers
+and spilled bytes of each kernel, the most over the rows of the tables. Exit code 1 if a
+source does not compile, 2 if no compiler is installed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import random
 import re
 import site
 import sys
@@ -59,14 +61,16 @@ def installed() -> list[Path]:
     return sorted({path.resolve() for path in found if "alt" not in path.name})
 
 
-def sources() -> Iterator[tuple[str, Source]]:
-    """Each source once, with its dtype."""
-    seen = set()
+def sources(sample: int | None = None, seed: int = 0) -> Iterator[tuple[str, Source]]:
+    """Each source once, with its dtype; or one of every kernel, and a sample of the others."""
     for dtype in DTYPES:
-        for source in every_source(dtype):
-            if source not in seen:
-                seen.add(source)
-                yield dtype, source
+        found = list(dict.fromkeys(every_source(dtype)))
+        if sample is not None:
+            random.Random(seed).shuffle(found)
+            first = {source.name: source for source in reversed(found)}
+            others = [source for source in found if source not in first.values()]
+            found = [*first.values(), *others[:sample]]
+        yield from ((dtype, source) for source in found)
 
 
 def measured(text: str) -> dict[str, int]:
@@ -86,16 +90,20 @@ def measured(text: str) -> dict[str, int]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--arch", action="append", default=[])
+    parser.add_argument("--sample", type=int)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     compilers = [Nvrtc(path) for path in installed()]
     if not compilers:
         print("no compiler: pip install 'mlp_xp[cuda-check]'", file=sys.stderr)
         return 2
+    if args.sample is not None:
+        print(f"a sample, --seed {args.seed}", file=sys.stderr)
     rows: dict[tuple[str, str, str, str], dict[str, int]] = {}
     failed = compiled = 0
     for nvrtc in compilers:
-        for dtype, source in sources():
+        for dtype, source in sources(args.sample, args.seed):
             for architecture in args.arch or ARCHITECTURES:
                 good, text = nvrtc.compile(source, architecture)
                 compiled += good

@@ -88,7 +88,9 @@ def check() -> Any:
 def test_sources_compile_with_nvrtc(
     check: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["nvrtc_check.py", "--arch", "sm_90", "--json"])
+    monkeypatch.setattr(
+        "sys.argv", ["nvrtc_check.py", "--arch", "sm_90", "--sample", "40", "--json"]
+    )
     monkeypatch.setattr(check, "DTYPES", ("float32",))
     assert check.main() == 0
     rows = json.loads(capsys.readouterr().out)

@@ -218,6 +218,7 @@ def every_source(dtype: str) -> Iterator[Source]:
                 if normalization == "none":
                     tiles = TILES if activation is ACTIVATIONS["relu"] else TILES[2:3]
                     for tile in tiles:
+                        tile = tile._replace(together=(full, full))
                         yield layer_forward(dtype, shape, tile, "found" if full else "rows")
                         yield layer_backward(dtype, shape, tile, full, full)
         yield bias_activation(activation, dtype).as_source(dtype)
@@ -227,6 +228,9 @@ def every_source(dtype: str) -> Iterator[Source]:
         yield as_bfloat16(dtype)
         for precision in ("tf32", "bfloat16"):
             yield rounded(PRECISIONS[precision], dtype).as_source(dtype)
+            tile = TILES[2]._replace(digits=PRECISIONS[precision])
+            yield multiply(dtype, tile, False, "columns", False)
+            yield score(dtype, LOSSES["cross_entropy"], True, False, 0.0, tile, shape)
     for loss in LOSSES.values():
         yield score(dtype, loss, False, False, 0.0)
         yield score(dtype, loss, loss.kind == "multiclass", True, 0.1)
@@ -251,6 +255,7 @@ def every_source(dtype: str) -> Iterator[Source]:
         yield update(dtype, optimizer(weight_decay=0.0), False)
         yield update(dtype, optimizer(weight_decay=0.1), True)
         for tile in TILES if optimizer is OPTIMIZERS["adam"] else TILES[2:3]:
+            tile = tile._replace(together=(True, True))
             yield gradients(dtype, tile, optimizer(weight_decay=0.1))
 
 
