@@ -14,14 +14,13 @@ from typing import Any
 
 import cupy
 
-from ..kernels import PRECISIONS
 from ..training import Recipe
 from ..types import Array, Layer
 from . import cuda_source as cuda
-from .choice import ours, tile
+from .choice import ours
 from .cublas import Cublas, Product
-from .graph import nothing_freed
-from .launches import THREADS, Launch, blocks, together
+from .graph import captured
+from .launches import THREADS, Launch, Whole, blocks
 from .predict import check
 from .tracing import Untraceable
 
@@ -69,30 +68,24 @@ class Plan:
         self, number: int, layer: Layer, A: Array, out: Array, S: Array | None, lies: cuda.Lies
     ) -> Launch:
         """A layer's kernel: of the scores S where they are there, else of the examples A."""
-        (n, inner), m, last = layer.W.shape[-2:], self.m, number == self.recipe.network.n_hidden
+        n, m, last = layer.W.shape[-2], self.m, number == self.recipe.network.n_hidden
         stride = layer.W.strides[0] // layer.W.itemsize if self.leading else 0
-        given: tuple[Any, ...] = ()
+        given: tuple[Any, ...] = (S,)
         size, grid = None, (n * blocks(m, cuda.SPAN), self.K)
         block: tuple[int, ...] = (cuda.SPAN // 4,)
         if last:
             grid, block = (blocks(m, cuda.COLUMNS), self.K), (cuda.COLUMNS, cuda.ROWS)
         if S is None:
-            size = tile(((n, inner, m),), self.K, self.dtype, last)
-            left = together(layer.W, inner, stride)
-            right = together(A, inner if lies == "rows" else m)
-            size = size._replace(together=(left, right))
-            size = size._replace(digits=PRECISIONS[self.recipe.precision])
-            grid = (blocks(n, size.rows) * blocks(m, size.columns), self.K)
+            size, grid, given, _ = Whole.of(layer.W, A, lies, self.recipe.precision, last)
             block = (THREADS,)
-            given = (layer.W, A, None, None, bool(number and self.leading), inner)
         if last:
             source = cuda.forecast(self.dtype, self.recipe.loss, size, lies)
-            given = given or (S,)
             return Launch(source, grid, block, *given, layer.b, out, n, m, stride)
         activation = self.recipe.network.activations[number]
         apart = activation.slope_of == "Z" or S is not None
         source = cuda.layer_forward(self.dtype, cuda.Shape(activation, apart=apart), size, lies)
-        V = out if not apart else cupy.empty_like(out) if S is None else S
+        V = S if S is not None else cupy.empty_like(out) if apart else out
+        given = () if S is not None else given  # the scores lie in V
         rest = (V, out, layer.b, *(None,) * 6, n, m, stride, *(0,) * 6, None)
         return Launch(source, grid, block, *given, *rest)
 
@@ -121,18 +114,8 @@ class Plan:
 
     def _captured(self) -> Any:
         """All but the first launch as a graph; False where that cannot be had."""
-        stream = cupy.cuda.Stream(non_blocking=True)
-        self.cublas.follow(stream.ptr)
         try:
-            with stream, nothing_freed():
-                stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
-                try:
-                    for call in self.calls:
-                        call()
-                finally:
-                    graph = stream.end_capture()
-            graph.upload(cupy.cuda.get_current_stream())
-            return graph
+            return captured(self.cublas, self.calls)
         except RuntimeError:
             return False
 

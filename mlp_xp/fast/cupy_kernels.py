@@ -16,8 +16,8 @@ from ..losses import Loss
 from ..types import Array, Namespace
 from . import cuda_measure as measures
 from . import cuda_source as cuda
-from .choice import ours, tile
-from .launches import THREADS, Launch, blocks, compiled, together, warn
+from .choice import ours
+from .launches import THREADS, Launch, Whole, blocks, compiled, warn
 from .tracing import Untraceable
 
 INF = "#define INF ((T)__longlong_as_double(0x7ff0000000000000LL))"
@@ -68,31 +68,23 @@ def _whole_layer(
     K = math.prod(leading)
     if 0 in (K, m) or not ours(n, inner, m, K) or A.ndim > max(2, W.ndim) or b.dtype != W.dtype:
         return None
-    stride = W.strides[0] // size if leading else 0
     lies: cuda.Lies = "columns" if A.flags.c_contiguous else "rows"
     plain = W.strides[-2:] == (inner * size, size) and b.strides[-2] == size
     plain = plain and (not leading or b.strides[0] == W.strides[0]) and A.dtype == W.dtype
     if not plain or not (A.flags.c_contiguous or (A.ndim == 2 and A.flags.f_contiguous)):
         return None
-    best = tile(((n, inner, m),), K, str(W.dtype))
-    aligned = together(W, inner, stride), together(A, m if lies == "columns" else inner)
+    whole = Whole.of(W, A if lies == "columns" else A.T, lies)
     apart = activation.slope_of == "Z"
+    shape = cuda.Shape(activation, apart=apart)
     try:
-        source = cuda.layer_forward(
-            str(W.dtype),
-            cuda.Shape(activation, apart=apart),
-            best._replace(together=aligned),
-            lies,
-        )
+        source = cuda.layer_forward(str(W.dtype), shape, whole.tile, lies)
         compiled(source)
     except (Untraceable, cupy.cuda.compiler.CompileException):
         return None  # the kernel by itself says why
     V = cupy.empty((*leading, n, m), W.dtype)
     H = cupy.empty_like(V) if apart else V
-    grid = (blocks(n, best.rows) * blocks(m, best.columns), K)
-    operands = (W, A, None, None, A.ndim == 3, inner)
-    rest = (V, H, b, *(None,) * 6, n, m, stride, *(0,) * 6, None)
-    Launch(source, grid, (THREADS,), *operands, *rest)()
+    rest = (V, H, b, *(None,) * 6, n, m, whole.stride, *(0,) * 6, None)
+    Launch(source, whole.grid, (THREADS,), *whole.operands, *rest)()
     return V, H
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ import numpy as np
 from ..devices import Device
 from ..training import Data, Recipe
 from ..types import Array, State
+from .cublas import Cublas
 from .cupy import CupyStep
 from .program import Program
 
@@ -55,21 +56,27 @@ def nothing_freed() -> Iterator[None]:
             gc.enable()
 
 
+def captured(cublas: Cublas, calls: Iterable[Callable[[], object]]) -> Any:
+    """The launches of these calls as a CuPy graph; cuBLAS follows another stream from then on."""
+    stream = cupy.cuda.Stream(non_blocking=True)
+    cublas.follow(stream.ptr)
+    with stream, nothing_freed():
+        # not CuPy's relaxed mode, in which an allocation would go unnoticed
+        stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+        try:
+            for call in calls:
+                call()
+        finally:  # a capture that failed must end too
+            graph = stream.end_capture()
+    graph.upload(cupy.cuda.get_current_stream())
+    return graph
+
+
 class Replay:
     """Captured steps: a call launches them on the current stream."""
 
     def __init__(self, step: CupyStep, program: Program, count: int) -> None:
-        stream = cupy.cuda.Stream(non_blocking=True)
-        step.cublas.follow(stream.ptr)
-        with stream, nothing_freed():
-            # not CuPy's relaxed mode, in which an allocation would go unnoticed
-            stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
-            try:
-                for _ in range(count):
-                    program.run()
-            finally:  # a capture that failed must end too
-                self.graph = stream.end_capture()
-        self.graph.upload(cupy.cuda.get_current_stream())
+        self.graph = captured(step.cublas, [program.run] * count)
 
     def __call__(self) -> None:
         self.graph.launch(cupy.cuda.get_current_stream())

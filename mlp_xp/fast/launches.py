@@ -6,12 +6,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
+from ..kernels import PRECISIONS
 from ..types import Array
+from . import choice
 from . import cuda_source as cuda
 
 THREADS = 256
@@ -91,6 +93,29 @@ def together(array: Array, pitch: int, network: int = 0) -> bool:
     return all(n * array.itemsize % 16 == 0 for n in (pitch, network)) and (
         int(array.data.ptr) % 16 == 0
     )
+
+
+class Whole(NamedTuple):
+    """How W · A is computed by tiles, of examples that lie so: `cuda_tiles.INPUT` and the grid."""
+
+    tile: cuda.Tile
+    grid: tuple[int, int]
+    operands: tuple[Any, ...]
+    stride: int  # of W, from network to network
+
+    @staticmethod
+    def of(
+        W: Array, A: Array, lies: cuda.Lies, precision: str = "float32", all_rows: bool = False
+    ) -> Whole:
+        """W (…, n, inner); A (…, inner, m), or as rows (m, inner)."""
+        (*leading, n, inner), rows = W.shape, lies == "rows"
+        m, K = A.shape[-2 if rows else -1], math.prod(leading)
+        stride = W.strides[0] // W.itemsize if leading else 0
+        aligned = together(W, inner, stride), together(A, inner if rows else m)
+        best = choice.tile(((n, inner, m),), K, str(W.dtype), all_rows)
+        best = best._replace(together=aligned, digits=PRECISIONS[precision])
+        grid = (blocks(n, best.rows) * blocks(m, best.columns), K)
+        return Whole(best, grid, (W, A, None, None, A.ndim == 3, inner), stride)
 
 
 class Bits:
