@@ -31,7 +31,9 @@ def fused(make: Callable[..., cuda.Fused], *arguments: Any) -> Any:
         names = (source.inputs, source.outputs)
         parameters = (", ".join(f"T {name}" for name in part) for part in names)
         kernel = cupy.ElementwiseKernel(*parameters, source.body, source.name, preamble=INF)
-        kernel(*[cupy.zeros(1, arguments[-1])] * len(source.inputs))  # compiles
+        # of a matrix and columns, as it will be called, so that it compiles once
+        matrix, column = cupy.zeros((2, 2), arguments[-1]), cupy.zeros((2, 1), arguments[-1])
+        kernel(matrix, *[column] * (len(source.inputs) - 1))
         return kernel
     except (Untraceable, cupy.cuda.compiler.CompileException) as error:
         warn(make.__name__, error)
