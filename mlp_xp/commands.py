@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from .data import VARIABLE, Dataset, Request, load
 from .devices import device as find_device
 from .devices import devices
+from .fingerprint import Fingerprint
 from .model import MLP
 from .preparation import NUMBERS, Preparation, split
 from .readers import Rows
@@ -23,6 +25,9 @@ from .storage import check_writable, write_atomically
 
 Document: TypeAlias = dict[str, Any] | list[Any]
 Arguments: TypeAlias = argparse.Namespace
+
+# None seen among so many looked up: with 95 % confidence at most 1 % of all (rule of three).
+ENOUGH = 300
 
 
 class Halt(Exception):
@@ -129,6 +134,51 @@ def described(found: dict[str, Any]) -> str:
     return ", ".join(f"{label} {found[key]:.4g}" for key, label in names.items() if key in found)
 
 
+def fingerprint(model: MLP) -> Fingerprint | None:
+    """Of all rows the model has seen; None where nobody wrote it, or training went on since."""
+    stored = model.metadata.get("fingerprint")
+    if not isinstance(stored, Mapping) or stored.get("steps") != model.steps_trained:
+        return None
+    return Fingerprint.from_text(stored["rows"])
+
+
+def judge(model: MLP, prepared: Preparation, X: Rows, y: Rows) -> dict[str, Any]:
+    """`measure`, and whether the rows were used in training: learnt from, or chosen by.
+
+    trained_on  how many were; None where the model's file does not say
+    looked_up   of how many rows that is known: all, or a random sample
+    unseen      `measure` of those among them that were not; None where there are none
+    """
+    found = measure(model, prepared, X, y)
+    seen = fingerprint(model)
+    if seen is None:
+        return {**found, "trained_on": None, "looked_up": 0, "unseen": None}
+    met = seen.meet(X)
+    unseen = found if met.unseen.all() else None
+    if unseen is None and met.unseen.any():
+        unseen = measure(model, prepared, X[met.unseen], y[met.unseen])
+    return {**found, "trained_on": met.n_seen, "looked_up": met.known, "unseen": unseen}
+
+
+def said_of(found: dict[str, Any]) -> str:
+    """How flattered a score of `judge` is, to follow the word examples; "" where it is not."""
+    seen, known = found["trained_on"], found["looked_up"]
+    if seen is None:
+        return " that may have been used in training: the model's file does not say"
+    if known == found["examples"]:
+        return f", of which {seen:,} were used in training" if seen else ""
+    if seen or known < ENOUGH:
+        return f", of which about {seen:,} were used in training ({known:,} were looked up)"
+    return ""
+
+
+def say_unseen(args: Arguments, found: dict[str, Any]) -> None:
+    """The score that is not flattered, where the other is."""
+    unseen = found["unseen"]
+    if found["trained_on"] and unseen:
+        say(args, f"{described(unseen)} on {unseen['examples']:,} that were not")
+
+
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, DATA and their options."""
     parser.add_argument("model", metavar="MODEL", help="a file that mlp-xp train wrote")
@@ -140,7 +190,10 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(args: Arguments) -> Document:
-    """Measure on all examples, on the data's own test set, or on what training held out."""
+    """Measure on all examples, on the data's own test set, or on what training held out.
+
+    Where some of them were used in training, also on those that were not.
+    """
     model, prepared = open_model(args.model, args.device)
     data = read_data(args.data, args, prepared, labelled=True)
     check_features(model, data, args.model)
@@ -149,15 +202,25 @@ def evaluate(args: Arguments) -> Document:
     if args.held_out and data.X_test is None:
         index = _held_out(model, data, args.model)
         X, y = X[index], y[index]
-    found = measure(model, prepared, X, y)
-    say(args, f"{described(found)} on {len(X):,} examples of {data.name}")
+    found = judge(model, prepared, X, y)
+    say(args, f"{described(found)} on {len(X):,} examples of {data.name}{said_of(found)}")
+    say_unseen(args, found)
+    sampled = found["trained_on"] and found["looked_up"] < len(X)
+    if sampled and not args.held_out and data.X_test is None and _knows_split(model, data):
+        say(args, "--held-out measures on all that training held out")
     return {"model": args.model, "data": data.name, **found}
+
+
+def _knows_split(model: MLP, data: Dataset) -> bool:
+    """Whether these may be the data that training held a share out of."""
+    stored = model.metadata.get("split", {"held_out": 0})
+    return bool(stored["held_out"] > 0 and stored["examples"] == len(data.X))
 
 
 def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
     """Indices of the examples that training held out of the same data."""
     stored = model.metadata.get("split")
-    if stored is None or stored["examples"] != len(data.X) or stored["held_out"] == 0:
+    if stored is None or not _knows_split(model, data):
         known = "nothing" if stored is None else f"a share of {stored['held_out']:g}"
         known += "" if stored is None else f" of {stored['examples']:,} examples"
         usage_error(

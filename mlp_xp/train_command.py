@@ -19,18 +19,24 @@ from .commands import (
     Halt,
     check_features,
     described,
+    fingerprint,
+    judge,
     measure,
     open_model,
     read_data,
+    said_of,
     say,
+    say_unseen,
     usage_error,
 )
 from .data import Dataset, Request, load
+from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import MLP
 from .preparation import Preparation, default_loss, n_outputs, prepare, split
 from .readers import Rows
+from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
 from .train_options import (
     OF_THE_MODEL,
@@ -42,14 +48,16 @@ from .train_options import (
 )
 
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
-OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out")  # not arguments of MLP
+OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # not of MLP
 
 
 class Examples(NamedTuple):
-    """Rows to train on and rows held out, (0, n) where none are."""
+    """Rows to train on, rows to choose by and rows held out, (0, n) where none are."""
 
     X: Rows
     y: Rows
+    X_choice: Rows
+    y_choice: Rows
     X_held: Rows
     y_held: Rows
 
@@ -60,33 +68,39 @@ def train(args: Arguments) -> dict[str, Any]:
     check_writable(out)
     model, prepared, examples, name = _resumed(args) if args.resume else _new(args)
     _say_plan(args, model, prepared, examples, name)
+    seen = _seen(model, examples)
     begun, epochs_before = model.steps_trained, model.epochs_trained
-    ended: dict[str, Any] = {"data": name, "loss": prepared.loss}
+    ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": _sizes(examples)}
     try:
         _fit(args, model, prepared, examples)
         with _undisturbed():
             replaced = Path(out).exists()
-            model.save(out)
+            _save(model, seen, out)
     except KeyboardInterrupt:
         if model.steps_trained == begun:
             raise
         message = f"interrupted in epoch {model.epochs_trained + 1}"
-        _save_unfinished(130, message, model, out, ended)
+        _save_unfinished(130, message, model, seen, out, ended)
     except TrainingDiverged as error:
         if model.epochs_trained == epochs_before:
             raise
-        _save_unfinished(1, str(error), model, out, ended)
+        _save_unfinished(1, str(error), model, seen, out, ended)
     except MemoryError as error:
         if model.steps_trained == begun:
             raise
-        _save_unfinished(1, str(error), model, out, ended)
+        _save_unfinished(1, str(error), model, seen, out, ended)
     ended |= {"model": out, "epochs": model.epochs_trained, "steps": model.steps_trained}
     ended["seconds"] = model.history["seconds"][-1]
-    what, X, y = "training", examples.X, examples.y
+    when = f", after {_epochs(model)} in {ended['seconds']:.1f} s"
     if len(examples.X_held):
-        what, X, y = "held-out", examples.X_held, examples.y_held
-    found = measure(model, prepared, X, y)
-    say(args, f"{what} {described(found)}, after {_epochs(model)} in {ended['seconds']:.1f} s")
+        what, found = "held-out", judge(model, prepared, examples.X_held, examples.y_held)
+        used = said_of(found)
+        on = f", on {found['examples']:,} examples{used}" if used else ""
+        say(args, f"held-out {described(found)}{when}{on}")
+        say_unseen(args, found)
+    else:
+        what, found = "training", measure(model, prepared, examples.X, examples.y)
+        say(args, f"training {described(found)}{when}")
     say(args, f"model written to {out}" + (", replacing the file there" if replaced else ""))
     return {**ended, what.replace("-", "_"): found}
 
@@ -118,9 +132,17 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
     }
     if args.held_out is not None and data.X_test is not None:
         usage_error(f"--held-out: {data.name} has a test set of its own; leave the option out.")
-    if not 0 <= options["held_out"] < 1:
-        usage_error(f"--held-out is {options['held_out']:g}, but expected a number in [0, 1).")
-    examples, index = _divide(data, options["held_out"], options["seed"])
+    for key in ("held_out", "validation"):
+        if not 0 <= options[key] < 1:
+            option = f"--{key.replace('_', '-')}"
+            usage_error(f"{option} is {options[key]:g}, but expected a number in [0, 1).")
+    if args.validation is not None and not _chooses(args):
+        usage_error(
+            "--validation keeps examples to choose by, but nothing is chosen: add "
+            "--early-stopping N or --schedule reduce_on_plateau, or leave the option out."
+        )
+    validation = options["validation"] if _chooses(args) else 0.0
+    examples, index = _divide(data, options["held_out"], validation, options["seed"])
     prepared = prepare(data, index, loss, options["scale"], options["scale_target"])
     sizes = (data.X.shape[1], *options["hidden"], n_outputs(prepared, data.y))
     arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
@@ -134,6 +156,7 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
         "split": {
             "seed": options["seed"],
             "held_out": 0.0 if data.X_test is not None else options["held_out"],
+            "validation": validation,
             "examples": len(data.X),
         },
     }
@@ -155,29 +178,78 @@ def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
     data = read_data(args.data or str(known), args, prepared, labelled=True)
     check_features(model, data, args.resume)
     stored = model.metadata.get("split", {"held_out": 0.2, "seed": model.seeds[0]})
-    examples, _ = _divide(data, stored["held_out"], stored["seed"])
+    validation = stored.get("validation", 0.0)
+    if not validation and _chooses(args):
+        validation = defaults(prepared.kind)["validation"]
+        say(args, "it was trained on the examples to choose by before: it may stop late")
+    examples, _ = _divide(data, stored["held_out"], validation, stored["seed"])
     if stored.get("examples") != len(data.X):
         say(args, f"{data.name} is not what it was trained on: held-out examples may not be new.")
-    model.metadata["split"] = {**stored, "examples": len(data.X)}
+    model.metadata["split"] = {**stored, "validation": validation, "examples": len(data.X)}
     return model, prepared, examples, data.name
 
 
-def _divide(data: Dataset, held_out: float, seed: int) -> tuple[Examples, Any]:
-    """Training and held-out examples, and the indices of the former."""
-    assert data.y is not None
-    if data.X_test is not None and data.y_test is not None:
-        return Examples(data.X, data.y, data.X_test, data.y_test), slice(None)
-    kept, held = split(len(data.X), held_out, seed)
+def _chooses(args: Arguments) -> bool:
+    """Whether anything is decided by examples that are not trained on."""
+    schedule = SCHEDULES.get(args.schedule or "")
+    return args.early_stopping is not None or isinstance(schedule, ReduceOnPlateau)
+
+
+def _divide(data: Dataset, held_out: float, validation: float, seed: int) -> tuple[Examples, Any]:
+    """The examples' three parts, and the indices of those to train on.
+
+    held_out    share of all that is held out; the data's own test set goes before it
+    validation  share of the rest to choose by, 0 for nothing
+    """
     X, y = data.X, data.y
-    return Examples(X[kept], y[kept], X[held], y[held]), kept
+    assert y is not None
+    if data.X_test is None or data.y_test is None:
+        kept, held = split(len(X), held_out, seed)
+        X_held, y_held = X[held], y[held]
+    else:
+        X_held, y_held = data.X_test, data.y_test
+        if not validation:  # as they lie, without a copy
+            return Examples(X, y, X[:0], y[:0], X_held, y_held), slice(None)
+        kept, _ = split(len(X), 0.0, seed)
+    n = min(max(round(validation * len(kept)), 1), len(kept) - 1) if validation else 0
+    choice, kept = kept[:n], kept[n:]  # in random order as it is
+    return Examples(X[kept], y[kept], X[choice], y[choice], X_held, y_held), kept
+
+
+def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
+    """The rows that a model will have seen after this training.
+
+    None where it was trained before and nobody knows on what: the fingerprint would be a part.
+    """
+    before = fingerprint(model)
+    if before is None and model.steps_trained > 0:
+        return None
+    seen = Fingerprint.of(examples.X) | Fingerprint.of(examples.X_choice)
+    return seen if before is None else seen | before
+
+
+def _save(model: MLP, seen: Fingerprint | None, place: str | Path) -> None:
+    """Write a model that knows what it has seen, up to the step it is at."""
+    if seen is not None:
+        model.metadata["fingerprint"] = {"rows": str(seen), "steps": model.steps_trained}
+    model.save(place)
+
+
+def _sizes(examples: Examples) -> dict[str, int]:
+    return {
+        "training": len(examples.X),
+        "validation": len(examples.X_choice),
+        "held_out": len(examples.X_held),
+    }
 
 
 def _say_plan(
     args: Arguments, model: MLP, prepared: Preparation, examples: Examples, name: str
 ) -> None:
+    choice = f", {len(examples.X_choice):,} to choose by" if len(examples.X_choice) else ""
     held = f", {len(examples.X_held):,} held out" if len(examples.X_held) else ""
     classes = "" if prepared.classes is None else f", {len(prepared.classes)} classes"
-    say(args, f"{name}: {len(examples.X):,} examples to train on{held}{classes}")
+    say(args, f"{name}: {len(examples.X):,} examples to train on{choice}{held}{classes}")
     shape = "-".join(map(str, model.network.sizes))
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
     say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
@@ -187,7 +259,9 @@ def _fit(args: Arguments, model: MLP, prepared: Preparation, examples: Examples)
     m = len(examples.X)
     epochs = args.epochs or default_epochs(m)
     validation = None
-    if len(examples.X_held):
+    if len(examples.X_choice):
+        validation = (prepared.X(examples.X_choice), prepared.Y(examples.y_choice))
+    elif len(examples.X_held) and not _chooses(args):  # only to be seen
         validation = (prepared.X(examples.X_held), prepared.Y(examples.y_held))
     terminal = sys.stderr.isatty()
     lines = () if terminal or args.no_progress else (_reporter(model, epochs),)
@@ -219,14 +293,19 @@ def _reporter(model: MLP, epochs: int) -> Callable[[Any, Epoch], None]:
 
 
 def _save_unfinished(
-    code: int, message: str, model: MLP, out: str, document: dict[str, Any]
+    code: int,
+    message: str,
+    model: MLP,
+    seen: Fingerprint | None,
+    out: str,
+    document: dict[str, Any],
 ) -> NoReturn:
     """Write what there is, beside a file that is already there, and halt."""
     place = Path(out)
     if place.exists():
         place = place.with_name(f"{place.stem}.unfinished{place.suffix}")
     with _undisturbed():
-        model.save(place)
+        _save(model, seen, place)
     raise Halt(
         code,
         f"{message}\nmlp-xp: the model as of step {model.steps_trained} is in {place}; go on "

@@ -42,6 +42,7 @@ OF_THE_MODEL = (
     "scale",
     "scale_target",
     "held_out",
+    "validation",
 )
 
 
@@ -60,6 +61,7 @@ def defaults(kind: str) -> dict[str, Any]:
         "scale": "auto",
         "scale_target": True,
         "held_out": 0.2,
+        "validation": 0.1,
         "seed": 0,
     }
 
@@ -131,7 +133,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--held-out",
         float,
         "SHARE",
-        "share kept for measuring (default: 0.2; none where the data have a test set)",
+        "share kept for the score at the end, which chooses nothing (default: 0.2; none where "
+        "the data have a test set)",
+    )
+    of.value(
+        "--validation",
+        float,
+        "SHARE",
+        "share of the rest to choose by, with --early-stopping or --schedule "
+        "reduce_on_plateau (default: 0.1; 0 chooses by the training loss)",
     )
     of.name("--scale", SCALES, "scaling of the features (default: auto)")
     of.group.add_argument(
@@ -171,7 +181,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--early-stopping",
         _positive,
         "N",
-        "stop after N epochs without a better held-out loss, and keep the best",
+        "stop after N epochs without a better loss on the examples to choose by (see "
+        "--validation), and keep the best",
     )
     of.value("--seed", int, "N", "decides weights, shuffles, dropout and split (default: 0)")
     of.value("--resume", str, "MODEL", "train this model on, in its place unless --out is given")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 
 from mlp_xp import LOSSES, MLP, OPTIMIZERS, SCHEDULES
 from mlp_xp.cli import COMMANDS, main
+from mlp_xp.fingerprint import Fingerprint
 from mlp_xp.preparation import Preparation, split
 from mlp_xp.schedules import OneCycle
 
@@ -162,7 +164,7 @@ def test_every_option_reaches_the_model(run: Run) -> None:
     optimizer = model.config["optimizer"]
     assert (optimizer["name"], optimizer["rate"]) == ("adamw", 0.004)
     assert optimizer["weight_decay"] == 0.02
-    assert model.history["step"][0] == 9  # 898 examples, 100 a step
+    assert model.history["step"][0] == 9  # 808 examples, 100 a step
 
 
 @pytest.mark.parametrize(
@@ -187,6 +189,250 @@ def test_training_without_held_out_examples_says_so(run: Run) -> None:
     refused = run("evaluate", "model.safetensors", "digits", "--held-out")
     assert refused.code == 2
     assert "held out a share of 0" in refused.err
+
+
+# -- scores --------------------------------------------------------------------------
+
+QUICK = ("train", "--hidden", "16", "--epochs", "5", "--no-progress")
+SEEN = re.compile(
+    r"accuracy .* on 1,797 examples of digits, of which 1,438 were used in training\n"
+)
+
+
+@pytest.fixture
+def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """Columns that every `fit` was given: to train on, and to validate on."""
+    given: list[tuple[Any, Any]] = []
+    fit = MLP.fit
+
+    def spy(self: MLP, X: Any, Y: Any, **options: Any) -> MLP:
+        validation = options["validation_data"]
+        given.append((X, None if validation is None else validation[0]))
+        return fit(self, X, Y, **options)
+
+    monkeypatch.setattr(MLP, "fit", spy)
+    return given
+
+
+def a_set(rows: np.ndarray) -> set[bytes]:
+    return {row.tobytes() for row in np.ascontiguousarray(rows)}
+
+
+def digits_as(model: str) -> tuple[np.ndarray, np.ndarray]:
+    """All digits as a model takes them: rows, and labels."""
+    prepared = Preparation.from_json(MLP.load(model).metadata["preparation"])
+    digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
+    return prepared.X(digits["X"]).T, prepared.Y(digits["y"])
+
+
+def test_a_score_of_rows_trained_on_is_said_to_be_one_beside_the_score_of_the_others(
+    run: Run,
+) -> None:
+    told = run("train", "--json").document["held_out"]
+    assert (told["trained_on"], told["looked_up"], told["unseen"]["examples"]) == (0, 359, 359)
+    found = run("evaluate", "model.safetensors", "digits")
+    first, second = found.out.splitlines(keepends=True)
+    assert SEEN.fullmatch(first)
+    assert (
+        second == f"accuracy {told['accuracy']:.4g}, loss {told['loss']:.4g} on 359 that were not\n"
+    )
+    document = run("evaluate", "model.safetensors", "digits", "--json").document
+    assert (document["examples"], document["trained_on"], document["looked_up"]) == (
+        1797,
+        1438,
+        1797,
+    )
+    assert document["accuracy"] > document["unseen"]["accuracy"]
+    parts = ("examples", "loss", "accuracy")
+    assert [document["unseen"][key] for key in parts] == pytest.approx([told[key] for key in parts])
+    held = run("evaluate", "model.safetensors", "digits", "--held-out")
+    assert held.out.endswith(" on 359 examples of digits\n")
+
+
+def test_rows_are_known_again_in_another_file_and_order(run: Run) -> None:
+    write_csv("d.csv", flowers(), "length,width,kind")
+    told = run(*QUICK, "--data", "d.csv", "--target", "kind", "--json").document["held_out"]
+    new = np.random.default_rng(5).normal(size=(10, 2)) * [3, 0.1] + [50, 2]
+    table = np.concatenate([flowers()[::-1], np.column_stack([new, np.full(10, 3)])])
+    np.savez("other.npz", X=table[:, :2].astype(np.float32), y=table[:, 2])
+    found = run("evaluate", "model.safetensors", "other.npz", "--json").document
+    assert (found["examples"], found["trained_on"], found["unseen"]["examples"]) == (100, 72, 28)
+    write_csv("new.csv", np.column_stack([new[:, ::-1], np.full(10, 3)]), "width,length,kind")
+    found = run("evaluate", "model.safetensors", "new.csv")
+    assert found.out.endswith(" on 10 examples of new.csv\n")
+    assert told["trained_on"] == 0
+
+
+def test_a_held_out_row_that_equals_one_trained_on_counts_as_used(run: Run) -> None:
+    table = flowers(80)
+    table = np.concatenate([table, table[:20]])
+    np.savez("d.npz", X=table[:, :2], y=table[:, 2])
+    kept, held = split(100, 0.2, 0)
+    used = np.isin(held % 80, kept % 80)
+    assert used.any()
+    found = run(*QUICK, "--data", "d.npz")
+    said = f", on 20 examples, of which {used.sum()} were used in training\n"
+    assert said in found.out
+    assert f" on {(~used).sum()} that were not\nmodel written" in found.out
+    document = run("evaluate", "model.safetensors", "d.npz", "--held-out", "--json").document
+    assert (document["trained_on"], document["unseen"]["examples"]) == (used.sum(), (~used).sum())
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [("--early-stopping", 2), ("--schedule", "reduce_on_plateau")],
+    ids=["stop", "plateau"],
+)
+def test_what_is_chosen_by_is_neither_trained_on_nor_reported(
+    run: Run, fitted: list[tuple[Any, Any]], choice: tuple[object, ...]
+) -> None:
+    found = run(*QUICK, *choice, "--out", "m")
+    assert "digits: 1,294 examples to train on, 144 to choose by, 359 held out" in found.out
+    X, y = digits_as("m")
+    trained, chosen = (a_set(columns.T) for columns in fitted[0])
+    assert (len(a_set(X)), len(trained), len(chosen)) == (1797, 1294, 144)
+    assert not trained & chosen
+    rest = np.array([row.tobytes() not in trained | chosen for row in np.ascontiguousarray(X)])
+    model = MLP.load("m")
+    score = model.evaluate(X[rest].T, y[rest])
+    assert f"held-out accuracy {score.score:.4g}, loss {score.loss:.4g}, after" in found.out
+    document = run("evaluate", "m", "digits", "--json").document
+    assert (document["trained_on"], document["unseen"]["examples"]) == (1438, 359)
+    assert document["unseen"]["loss"] == pytest.approx(score.loss)
+
+
+def test_early_stopping_keeps_the_best_epoch_of_the_rows_to_choose_by(
+    run: Run, fitted: list[tuple[Any, Any]]
+) -> None:
+    argv = ("--early-stopping", 1, "--validation", 0.5, "--learning-rate", 0.1, "--held-out", 0.1)
+    found = run(*QUICK, *argv, "--schedule", "constant", "--epochs", 200, "--json").document
+    assert found["examples"] == {"training": 809, "validation": 808, "held_out": 180}
+    model = MLP.load("model.safetensors")
+    losses = model.history["validation_loss"]
+    assert len(losses) < 200
+    _, chosen = fitted[0]
+    X, y = digits_as("model.safetensors")
+    label = dict(zip((row.tobytes() for row in np.ascontiguousarray(X)), y, strict=True))
+    labels = np.array([label[row.tobytes()] for row in np.ascontiguousarray(chosen.T)])
+    assert model.evaluate(chosen, labels).loss == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_without_a_choice_all_that_is_not_held_out_is_trained_on(
+    run: Run, fitted: list[tuple[Any, Any]]
+) -> None:
+    assert run(*QUICK, "--json").document["examples"] == {
+        "training": 1438, "validation": 0, "held_out": 359
+    }  # fmt: skip
+    X, shown = fitted[0]
+    assert (X.shape, shown.shape) == ((64, 1438), (64, 359))
+
+
+def test_a_choice_may_be_left_to_the_training_loss(run: Run, fitted: list[tuple[Any, Any]]) -> None:
+    found = run(*QUICK, "--early-stopping", 2, "--validation", 0, "--json").document
+    assert found["examples"] == {"training": 1438, "validation": 0, "held_out": 359}
+    assert fitted[0][1] is None  # not by the rows that are reported
+
+
+def test_beside_a_test_set_of_the_data_the_choice_is_made_in_the_training_set(
+    run: Run, fitted: list[tuple[Any, Any]]
+) -> None:
+    X, y = flowers()[:, :2], flowers()[:, 2].astype(int)
+    np.savez("d.npz", x_train=X[:60], y_train=y[:60], x_test=X[60:], y_test=y[60:])
+    argv = ("--data", "d.npz", "--early-stopping", 3, "--scale", "none")
+    found = run(*QUICK, *argv)
+    assert "d.npz: 54 examples to train on, 6 to choose by, 30 held out" in found.out
+    parts = [a_set(part.T) for part in fitted[0]]
+    assert parts[0] | parts[1] == a_set(X[:60])
+    assert not parts[0] & parts[1]
+    document = run("evaluate", "model.safetensors", "d.npz", "--json").document
+    assert (document["examples"], document["trained_on"]) == (30, 0)
+    np.savez("all.npz", X=X, y=y)
+    document = run("evaluate", "model.safetensors", "all.npz", "--json").document
+    assert (document["trained_on"], document["unseen"]["examples"]) == (60, 30)
+
+
+def test_resuming_keeps_the_three_parts(run: Run, fitted: list[tuple[Any, Any]]) -> None:
+    run(*QUICK, "--early-stopping", 2, "--out", "m")
+    found = run("train", "--resume", "m", "--epochs", 1)
+    assert "1,294 examples to train on, 144 to choose by, 359 held out" in found.out
+    for before, after in zip(*fitted, strict=True):
+        assert np.array_equal(before, after)
+    refused = run("train", "--resume", "m", "--validation", 0.3, "--early-stopping", 2)
+    assert (refused.code, "--validation belongs to the model" in refused.err) == (2, True)
+    assert run("evaluate", "m", "digits", "--json").document["trained_on"] == 1438
+
+
+def test_a_choice_that_comes_with_resuming_is_said_to_be_late(run: Run) -> None:
+    run(*QUICK, "--out", "m")
+    found = run("train", "--resume", "m", "--epochs", 1, "--early-stopping", 2)
+    assert "it was trained on the examples to choose by before: it may stop late" in found.out
+    assert "1,294 examples to train on, 144 to choose by, 359 held out" in found.out
+    assert "were used in training" not in found.out  # nothing of what is held out
+
+
+def test_a_resumed_model_remembers_all_it_was_ever_trained_on(run: Run) -> None:
+    table = flowers(120)
+    write_csv("a.csv", table[:60], "length,width,kind")
+    write_csv("b.csv", table[60:], "length,width,kind")
+    write_csv("both.csv", table, "length,width,kind")
+    run(*QUICK, "--data", "a.csv", "--target", "kind", "--held-out", 0)
+    run("train", "--resume", "model.safetensors", "--data", "b.csv", "--epochs", 1)
+    found = run("evaluate", "model.safetensors", "both.csv")
+    assert " on 120 examples of both.csv, of which 120 were used in training\n" in found.out
+    assert len(found.out.splitlines()) == 1
+
+
+def test_of_many_rows_a_sample_is_looked_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_xp.fingerprint.MOST", 400)
+    assert "held-out accuracy" in run(*QUICK).out
+    found = run("evaluate", "model.safetensors", "digits")
+    document = run("evaluate", "model.safetensors", "digits", "--json").document
+    n, known, unseen = (document[key] for key in ("trained_on", "looked_up", "unseen"))
+    assert 400 < known < 600
+    assert (known - unseen["examples"], n) == (400, round(400 / known * 1797))
+    assert n == pytest.approx(1438, abs=5 * 1797 * np.sqrt(0.8 * 0.2 / known))
+    assert f", of which about {n:,} were used in training ({known} were looked up)" in found.out
+    assert f" on {unseen['examples']} that were not\n--held-out measures" in found.out
+    X, y = digits_as("model.safetensors")
+    digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")["X"]
+    model = MLP.load("model.safetensors")
+    rows = Fingerprint.from_text(model.metadata["fingerprint"]["rows"]).meet(digits).unseen
+    assert set(np.flatnonzero(rows)) <= set(split(1797, 0.2, 0)[1])
+    score = model.evaluate(X[rows].T, y[rows])
+    assert unseen["accuracy"] == pytest.approx(score.score)
+
+
+def test_a_small_sample_without_a_hit_is_no_proof(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlp_xp.fingerprint.MOST", 20)
+    run(*QUICK)
+    found = run("evaluate", "model.safetensors", "digits", "--held-out")
+    assert re.search(r"of which about 0 were used in training \(\d were looked up\)\n$", found.out)
+    monkeypatch.setattr("mlp_xp.fingerprint.MOST", 1)
+    run(*QUICK)
+    found = run("evaluate", "model.safetensors", "digits", "--held-out")
+    assert "that may have been used in training" in found.out
+
+
+def test_a_file_that_does_not_say_what_it_was_trained_on_is_measured_with_a_caveat(
+    run: Run,
+) -> None:
+    run(*QUICK)
+    caveat = "digits that may have been used in training: the model's file does not say\n"
+    model = MLP.load("model.safetensors")
+    old = {key: value for key, value in model.metadata.items() if key != "fingerprint"}
+    model.save("old", old)  # as releases before this one wrote it
+    X, y = digits_as("old")
+    model.fit(X.T, y, epochs=1, progress=False, validation_data=None)
+    model.save("went-on")  # in Python, on other rows
+    for name in ("old", "went-on"):
+        found = run("evaluate", name, "digits")
+        assert (found.code, found.out.endswith(caveat)) == (0, True)
+        document = run("evaluate", name, "digits", "--json").document
+        assert (document["trained_on"], document["unseen"]) == (None, None)
+    assert "1,438 examples to train on" in run("train", "--resume", "old", "--epochs", 1).out
+    assert "fingerprint" not in MLP.load("old").metadata  # it would tell a part
 
 
 # -- files ---------------------------------------------------------------------------
@@ -314,7 +560,9 @@ def test_resuming_goes_on_from_the_file(run: Run) -> None:
     assert "model written to two, replacing the file there" in found.out
     again = MLP.load("two")
     assert again.epochs_trained == 4
-    assert again.metadata == model.metadata
+    before, after = dict(model.metadata), dict(again.metadata)
+    assert before.pop("fingerprint")["rows"] == after.pop("fingerprint")["rows"]
+    assert after == before
     prepared = Preparation.from_json(model.metadata["preparation"])
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
     kept, _ = split(1797, 0.2, 3)
@@ -417,6 +665,7 @@ def test_divergence_keeps_the_last_good_epoch(run: Run) -> None:
         assert all(np.isfinite(W).all() for W in model.parameters.values())
     measured = run("evaluate", "model.safetensors", "d.csv", "--json").document
     assert measured["loss"] is None  # infinite, which JSON cannot say
+    assert measured["trained_on"] == 160
 
 
 def test_divergence_at_once_writes_nothing(run: Run) -> None:
@@ -440,10 +689,13 @@ USAGE = {
     "hidden": (("train", "--hidden", "64,x"), "'x', but expected a whole number"),
     "dropout": (("train", "--dropout", "1"), "dropout is 1.0, but expected a number in [0, 1)"),
     "held out": (("train", "--held-out", "1"), "--held-out is 1, but expected"),
+    "validation": (
+        ("train", "--validation", "-1", "--early-stopping", "2"), "--validation is -1, but"),
+    "no choice": (("train", "--validation", "0.1"), "nothing is chosen: add --early-stopping N"),
     "device": (("train", "--device", "gpu"), "device is 'gpu', but expected 'cpu', 'cuda'"),
     "columns": (("train", "--target", "x"), "digits has no names"),
     "outputs": (("train", "--loss", "cross_entropy", "--rate"), "unrecognized arguments"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", USAGE)
@@ -530,7 +782,7 @@ def test_a_terminal_without_our_letters_gets_an_answer(tmp_path: Path) -> None:
 def test_json_is_one_document_whatever_the_command(run: Run) -> None:
     train = run(*DIGITS_1, "--json")
     assert set(train.document) == {
-        "data", "loss", "model", "epochs", "steps", "seconds", "held_out"
+        "data", "loss", "examples", "model", "epochs", "steps", "seconds", "held_out"
     }  # fmt: skip
     assert "model written to" in train.err
     for argv in (("predict", "model.safetensors", "digits"), ("devices",)):

@@ -46,6 +46,7 @@ ORDER = [
     "readers",
     "data",
     "preparation",
+    "fingerprint",
     "commands",
     "bench",
     "train_options",
