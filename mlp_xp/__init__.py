@@ -40,6 +40,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """What is public: modules, and names that they import, are not."""
+    return sorted([*__all__, "MLPClassifier", "MLPRegressor", "__version__"])
+
+
 def __getattr__(name: str) -> Any:
     """The estimators, when asked for: scikit-learn takes ten times as long to import as NumPy."""
     if name not in ("MLPClassifier", "MLPRegressor"):

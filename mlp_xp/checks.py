@@ -22,6 +22,32 @@ from .types import Array
 V = TypeVar("V")
 
 DTYPES = ("float32", "float64")
+
+# what rows of the tables are called in Keras, PyTorch, scikit-learn and in talk
+ELSEWHERE = {
+    "swish": "silu",
+    "logistic": "sigmoid",
+    "linear": "identity",
+    "none": "identity",
+    "leakyrelu": "leaky_relu",
+    "mse": "squared_error",
+    "l2": "squared_error",
+    "mean_squared_error": "squared_error",
+    "mae": "absolute_error",
+    "l1": "absolute_error",
+    "mean_absolute_error": "absolute_error",
+    "smooth_l1": "huber",
+    "bce": "binary_cross_entropy",
+    "binary_crossentropy": "binary_cross_entropy",
+    "log_loss": "cross_entropy",
+    "nll": "cross_entropy",
+    "softmax": "cross_entropy",
+    "categorical_crossentropy": "cross_entropy",
+    "sparse_categorical_crossentropy": "cross_entropy",
+    "kaiming": "he",
+    "he_normal": "he",
+    "xavier": "glorot_uniform",
+}
 LARGE = 2**26  # bytes of targets or weights that one thread of the host is left to look at
 
 
@@ -31,7 +57,8 @@ def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
         return table[name]
     from difflib import get_close_matches
 
-    close = get_close_matches(str(name), table, n=1)
+    known = ELSEWHERE.get(str(name).lower())
+    close = [known] if known in table else get_close_matches(str(name).lower(), table, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(
         f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{hint}"

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from conftest import Backend
-from mlp_xp import LOSSES, MLP, Activation, inspect_step
+from mlp_xp import (
+    ACTIVATIONS,
+    INITIALIZERS,
+    LOSSES,
+    MLP,
+    OPTIMIZERS,
+    Activation,
+    checks,
+    inspect_step,
+)
 from mlp_xp.initializers import normal
 from mlp_xp.optimizers import Momentum
 
@@ -273,3 +282,40 @@ def test_parameters_that_do_not_fit_are_refused() -> None:
         model.set_parameters(b1=np.full((6, 1), np.nan))
     with pytest.raises(ValueError, match="no connection"):
         model.set_parameters(W1=np.ones((6, 4)))
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "meant"),
+    [
+        ("loss", "mse", "squared_error"),
+        ("loss", "MAE", "absolute_error"),
+        ("loss", "crossentropy", "cross_entropy"),
+        ("loss", "sparse_categorical_crossentropy", "cross_entropy"),
+        ("activation", "swish", "silu"),
+        ("activation", "ReLU", "relu"),
+        ("activation", "relu6", "relu"),
+        ("optimizer", "adam_w", "adamw"),
+        ("initializer", "xavier", "glorot_uniform"),
+    ],
+)
+def test_a_name_from_elsewhere_gets_the_name_it_has_here(
+    argument: str, name: str, meant: str
+) -> None:
+    given: dict[str, Any] = {argument: name}
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        MLP((3, 4, 2), **given)
+
+
+def test_every_name_from_elsewhere_means_a_row_of_a_table() -> None:
+    rows = {*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *INITIALIZERS}
+    assert set(checks.ELSEWHERE.values()) <= rows
+    assert not set(checks.ELSEWHERE) & rows
+
+
+def test_what_is_listed_is_what_is_public() -> None:
+    import mlp_xp
+
+    names = dir(mlp_xp)
+    assert {"MLP", "MLPClassifier", "MLPRegressor", "devices", "inspect_step"} <= set(names)
+    assert not {"Any", "TYPE_CHECKING", "checks", "training"} & set(names)
+    assert all(getattr(mlp_xp, name) is not None for name in names)
