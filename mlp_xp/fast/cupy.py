@@ -42,7 +42,8 @@ class CupyStep:
     """A `training.Step`: one program for every batch size that comes.
 
     theta, moments, running  the state's arrays, updated in place
-    g                        (…, n_parameters), with `gradients` its views by layer
+    g                        (…, n_parameters), with `gradients` its views by layer; not
+                             written where the update is in the same kernel
     inbox, now               what changes from step to step, on the device
     data                     may be replaced by other data of the same kind
 
