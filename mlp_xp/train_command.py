@@ -29,7 +29,8 @@ from .data import Dataset, Request, load
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import MLP
-from .preparation import Preparation, default_loss, n_outputs, prepare, split
+from .preparation import default_loss, n_outputs, prepare, split
+from .prepared import Preparation
 from .readers import Rows
 from .storage import check_writable
 from .train_options import (
@@ -63,7 +64,7 @@ def train(args: Arguments) -> dict[str, Any]:
     begun, epochs_before = model.steps_trained, model.epochs_trained
     ended: dict[str, Any] = {"data": name, "loss": prepared.loss}
     try:
-        _fit(args, model, prepared, examples)
+        _fit(args, model, examples)
         with _undisturbed():
             replaced = Path(out).exists()
             model.save(out)
@@ -85,7 +86,7 @@ def train(args: Arguments) -> dict[str, Any]:
     what, X, y = "training", examples.X, examples.y
     if len(examples.X_held):
         what, X, y = "held-out", examples.X_held, examples.y_held
-    found = measure(model, prepared, X, y)
+    found = measure(model, X, y)
     say(args, f"{what} {described(found)}, after {_epochs(model)} in {ended['seconds']:.1f} s")
     say(args, f"model written to {out}" + (", replacing the file there" if replaced else ""))
     return {**ended, what.replace("-", "_"): found}
@@ -128,8 +129,8 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
         model = MLP(sizes, device=args.device, **arguments)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         usage_error(error)
+    model.preparation = prepared
     model.metadata = {
-        "preparation": prepared.to_json(),
         "data": data.name,
         "split": {
             "seed": options["seed"],
@@ -148,7 +149,7 @@ def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
                 f"--{key.replace('_', '-')} belongs to the model in {args.resume} and cannot "
                 "change when it is resumed. Train a new one, or leave the option out."
             )
-    model, prepared = open_model(args.resume, args.device)
+    model, prepared = open_model(args.resume, args.device, training=True)
     known = model.metadata.get("data")
     if args.data is None and known not in ("digits", "fashion-mnist"):
         usage_error(f"{args.resume} was trained on {known or 'data of its own'}: name it, --data.")
@@ -183,17 +184,17 @@ def _say_plan(
     say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
 
 
-def _fit(args: Arguments, model: MLP, prepared: Preparation, examples: Examples) -> None:
+def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
     m = len(examples.X)
     epochs = args.epochs or default_epochs(m)
     validation = None
     if len(examples.X_held):
-        validation = (prepared.X(examples.X_held), prepared.Y(examples.y_held))
+        validation = (examples.X_held.T, examples.y_held.T)
     terminal = sys.stderr.isatty()
     lines = () if terminal or args.no_progress else (_reporter(model, epochs),)
     model.fit(
-        prepared.X(examples.X),
-        prepared.Y(examples.y),
+        examples.X.T,
+        examples.y.T,
         epochs=epochs,
         batch_size=args.batch_size or default_batch_size(m),
         validation_data=validation,

@@ -17,7 +17,8 @@ import pytest
 
 from mlp_xp import LOSSES, MLP, OPTIMIZERS, SCHEDULES
 from mlp_xp.cli import COMMANDS, main
-from mlp_xp.preparation import Preparation, split
+from mlp_xp.preparation import split
+from mlp_xp.prepared import Preparation
 from mlp_xp.schedules import OneCycle
 
 ROOT = Path(__file__).parents[1]
@@ -298,9 +299,27 @@ def test_a_model_saved_from_python_predicts_unscaled(run: Run) -> None:
 
 
 def test_a_preparation_that_is_not_ours_is_refused(run: Run) -> None:
-    MLP((64, 10)).save("m", {"preparation": {"mine": 1}})
+    model = MLP((64, 10))
+    with pytest.raises(ValueError, match=r"Set model\.preparation, or give yours another name"):
+        model.save("m", {"preparation": {"mine": 1}})
+    altered("m", model, {"mine": 1})
     found = run("predict", "m", "digits")
-    assert (found.code, "not written by mlp-xp train" in found.err) == (1, True)
+    assert (found.code, "m was not written by this mlp_xp: its prep" in found.err) == (1, True)
+    kept = Preparation("cross_entropy", classes=tuple(range(9))).to_json()
+    altered("m", model, kept)
+    found = run("predict", "m", "digits")
+    assert (found.code, "names 9 classes, but the network tells 10 apart" in found.err) == (1, True)
+
+
+def altered(path: str, model: MLP, preparation: dict[str, Any]) -> None:
+    """Written by what did not check it."""
+
+    class Unchecked:
+        def to_json(self) -> dict[str, Any]:
+            return preparation
+
+    model._prepared = Unchecked()  # type: ignore[assignment]
+    model.save(path)
 
 
 # -- going on ------------------------------------------------------------------------
@@ -315,10 +334,10 @@ def test_resuming_goes_on_from_the_file(run: Run) -> None:
     again = MLP.load("two")
     assert again.epochs_trained == 4
     assert again.metadata == model.metadata
-    prepared = Preparation.from_json(model.metadata["preparation"])
+    assert again.preparation == model.preparation
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
     kept, _ = split(1797, 0.2, 3)
-    X, Y = prepared.X(digits["X"][kept]), prepared.Y(digits["y"][kept])
+    X, Y = digits["X"][kept].T, digits["y"][kept]
     model.fit(X, Y, epochs=2, batch_size=64, progress=False)
     assert np.array_equal(model._run.state.theta, again._run.state.theta)
 
@@ -389,11 +408,11 @@ def stopped_at(saved: MLP) -> MLP:
     """The same training, stopped at the same step by other means."""
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
     kept, _ = split(1797, 0.2, 0)
-    prepared = Preparation.from_json(saved.metadata["preparation"])
     Stopping.last = saved._run.state.step
     optimizer = OPTIMIZERS["adam"](rate=0.01)
     model = MLP(**{**saved.config, "optimizer": optimizer})
-    X, Y = prepared.X(digits["X"][kept]), prepared.Y(digits["y"][kept])
+    model.preparation = saved.preparation
+    X, Y = digits["X"][kept].T, digits["y"][kept]
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, epochs=5000, batch_size=64, schedule=Stopping(), progress=False)
     return model
