@@ -93,6 +93,8 @@ def _of_estimator(path: str, name: str, device: str) -> MLP:
             f"{path} holds an {name}, which needs scikit-learn ({error}): "
             "pip install 'mlp_xp[sklearn]'",
         ) from None
+    if name not in estimators.__all__:
+        raise Halt(1, f"{path} holds a {name}, a class of your own. Use {name}.load in Python.")
     model: MLP = estimators_keeping.to_mlp(getattr(estimators, name).load(path), device)
     return model
 
@@ -199,7 +201,7 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 def predict(args: Arguments) -> Document:
     """One line an example: the prediction, then with --proba the probability of each class."""
     model, prepared = open_model(args.model, args.device)
-    if args.proba and prepared.kind in NUMBERS:
+    if args.proba and model.loss.kind in NUMBERS:
         usage_error("--proba takes a model of classes, but this one predicts numbers.")
     if args.out:
         check_writable(args.out)

@@ -95,6 +95,8 @@ class MLP:
                      draws one; a list of numbers trains as many independent networks at
                      once, each as if it were alone, and puts one more axis in front of
                      every result
+
+    A model may have a `preparation`, which every method applies.
     """
 
     def __init__(
@@ -428,7 +430,7 @@ class MLP:
         `predict` where the loss is for numbers. What makes it several times faster on one
         example: X must be an array of the model's device and dtype and is not checked, the
         weights are those of now, and an answer may lie where the last one did: copy what
-        you keep.
+        you keep. A `preparation` is applied in the model's dtype.
         """
         size, xp = checks.integer("batch_size", batch_size, 1), self.device.xp
         recipe, state = self._recipe, copied(self.device, self._run.state)

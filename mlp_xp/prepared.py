@@ -124,13 +124,14 @@ class Preparation:
         """Raise ValueError if it is not for a network of these sizes and a loss of this kind."""
         parts = {"features": (self.inputs, sizes[0]), "outputs": (self.outputs, sizes[-1])}
         for what, (scale, n) in parts.items():
-            found = {int(np.size(part)) for part in scale}
+            offset, divisor = (np.asarray(part, np.float64) for part in scale)
+            found = {offset.size, divisor.size}
             if not found <= {1, n}:
                 raise ValueError(
                     f"its preparation scales {max(found)} {what}, but the network has {n}."
                 )
-            if not (np.isfinite(scale.offset).all() and np.isfinite(scale.divisor).all()):
-                raise ValueError(f"its preparation scales {what} by what is not finite.")
+            if not (np.isfinite(offset).all() and np.isfinite(divisor).all() and divisor.all()):
+                raise ValueError(f"its preparation scales {what} by 0 or what is not finite.")
         if self.outputs != NO_SCALE and kind != "real":
             raise ValueError(f"its preparation scales targets, but its loss is for {kind} ones.")
         n_classes = {"multiclass": sizes[-1], "binary": 2}.get(kind, 0)
@@ -139,6 +140,9 @@ class Preparation:
                 f"its preparation names {len(self.classes)} classes, but the network tells "
                 f"{n_classes} apart."
             )
+        classes = np.asarray(self.classes or ())
+        if not np.all(classes[:-1] <= classes[1:]):
+            raise ValueError("its preparation names classes in another order than a rising one.")
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold."""

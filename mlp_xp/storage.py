@@ -53,7 +53,7 @@ class EstimatorFileError(ModelFileError):
     def __init__(self, path: str | os.PathLike[str], estimator: str) -> None:
         super().__init__(
             f"{path} holds an {estimator}, which trains by other rules than an MLP. Use "
-            f"mlp_xp.{estimator}.load; mlp-xp predict and evaluate read it too."
+            f"{estimator}.load, or mlp-xp predict and evaluate, which read mlp_xp's own."
         )
         self.estimator = estimator
 
@@ -129,7 +129,7 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
     stored = model.metadata.pop("preparation", None)
     try:
         model.preparation = None if stored is None else Preparation.from_json(stored)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} was not written by this mlp_xp: {error} Only that knows what it predicts from."
         ) from None

@@ -16,7 +16,7 @@ from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classif
 
 import mlp_xp
 from conftest import Backend
-from mlp_xp import MLP, check_gradients, inspect_step
+from mlp_xp import MLP, check_gradients, inspect_step, storage
 from mlp_xp.cli import main
 from mlp_xp.estimators_base import BaseMLP
 from mlp_xp.prepared import NO_SCALE, Preparation, Scale
@@ -175,9 +175,17 @@ def test_an_estimator_answers_in_the_shell_as_in_python(task: str, command: Pred
 
 def test_what_cannot_be_says_what_to_use(command: Predict) -> None:
     mlp_xp.MLPClassifier((4,), max_iter=2, random_state=0).fit(DIGITS, LABELS).save("classifier")
-    with pytest.raises(ModelFileError, match=r"an MLPClassifier.*Use mlp_xp\.MLPClassifier\.load"):
+    with pytest.raises(ModelFileError, match=r"an MLPClassifier.*Use MLPClassifier\.load"):
         MLP.load("classifier")
-    assert "Use mlp_xp.MLPClassifier.load" in command("train", "--resume", "classifier")
+    assert "Use MLPClassifier.load" in command("train", "--resume", "classifier")
+
+    class Mine(mlp_xp.MLPClassifier):  # type: ignore[misc]  # scikit-learn has no types
+        pass
+
+    Mine((4,), max_iter=2, random_state=0).fit(DIGITS, LABELS).save("mine")
+    assert "holds a Mine, a class of your own. Use Mine.load" in command(
+        "predict", "mine", "digits"
+    )
     MLP((64, 4, 10), seed=[0, 1]).save("two")
     with pytest.raises(ModelFileError, match=r"holds 2 networks.*Use MLP\.load"):
         mlp_xp.MLPClassifier.load("two")
@@ -205,6 +213,17 @@ def test_an_estimator_of_another_models_file_does_not_train_on(command: Predict)
     assert est.classes_.tolist() == [False, True]
     assert est.score(DIGITS, LABELS == 3) > 0.95
     est.partial_fit(DIGITS, LABELS == 3)
+
+
+@pytest.mark.parametrize("task", ["binary", "numbers"])
+def test_an_estimator_prepares_on_any_device(task: str, command: Predict, backend: Backend) -> None:
+    X, y, options = TASKS[task]
+    np.savez("d.npz", X=X, y=y)
+    command("train", "--data", "d.npz", "--epochs", 3, *options)
+    estimator = mlp_xp.MLPClassifier if task == "binary" else mlp_xp.MLPRegressor
+    found = estimator.load(MODEL, device=backend.device).predict(X)
+    printed = columns(command("predict", MODEL, "d.npz"))[:, 0]
+    np.testing.assert_allclose(found, printed, rtol=1e-4, atol=1e-3)  # of numbers up to 400
 
 
 def test_an_estimator_takes_sparse_rows_of_a_scaled_model(command: Predict) -> None:
@@ -337,8 +356,10 @@ def test_a_preparation_for_another_model_is_refused() -> None:
     model = MLP((3, 4, 3))
     wrong = {
         "scales 2 features, but the network has 3": Preparation("", Scale([1.0, 2], [1.0, 2])),
-        "scales features by what is not finite": Preparation("", Scale(float("nan"), 1.0)),
+        "scales features by 0 or what is not": Preparation("", Scale(float("nan"), 1.0)),
+        "scales outputs by 0": Preparation("", NO_SCALE, Scale(0.0, [1.0, 0.0, 1.0])),
         "names 2 classes, but the network tells 3 apart": Preparation("", classes=(1, 2)),
+        "in another order": Preparation("", classes=("b", "a", "c")),
         "scales targets, but its loss": Preparation("", NO_SCALE, Scale(1.0, 2.0)),
     }
     for message, preparation in wrong.items():
@@ -367,6 +388,22 @@ def test_a_file_without_a_preparation_is_as_it_was(tmp_path: Path) -> None:
     assert "preparation" not in repr(again)
     X = np.eye(3)
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+def test_a_file_of_an_earlier_release_predicts_as_the_command_did(tmp_path: Path) -> None:
+    """The entry is the one that mlp-xp train wrote before any model read it."""
+    scale = {"offset": [5.0, -300.0, 0.0], "divisor": [1.0, 100.0, 0.01]}
+    entry = {"loss": "cross_entropy", "inputs": scale, "outputs": {"offset": 0.0, "divisor": 1.0}}
+    entry |= {"classes": [4, 9], "features": ["a", "b", "c"], "target": ["kind"]}
+    _, without, X, _, by_hand, _ = pair()
+    without.metadata = {"data": "d.csv"}
+    without._prepared = Preparation.from_json(entry)
+    without.save(tmp_path / "m")
+    header, _ = storage._read(tmp_path / "m")
+    assert json.loads(header["metadata"]) == {"data": "d.csv", "preparation": entry}
+    without.preparation = None
+    found = MLP.load(tmp_path / "m").predict(X)
+    np.testing.assert_array_equal(found, np.array([4, 9])[without.predict(by_hand)])
 
 
 def test_metadata_given_to_save_does_not_take_the_preparation_away(tmp_path: Path) -> None:
