@@ -354,7 +354,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.t_ = 0
         self.n_layers_ = len(network.sizes)
         self.out_activation_ = out_activation(loss)
-        for name in ("preparation_", "metadata_"):  # of the file of another model
+        for name in ("preparation_", "metadata_", "_steps"):  # of the file of another model
             self.__dict__.pop(name, None)
         draw = self._random_state.uniform
         # Glorot & Bengio 2010; scikit-learn takes a smaller bound before a logistic

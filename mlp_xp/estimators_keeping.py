@@ -51,6 +51,7 @@ COUNTERS = (
     "_no_improvement_count",
     "_dropout_seed",
     "metadata_",
+    "_steps",
 )
 # parameters that are arguments of MLP, too
 SHARED = ("normalization", "residual", "dropout", "clip_norm", "clip_value", "precision", "dtype")
@@ -263,7 +264,7 @@ def _from_mlp(cls: type[Any], path: str | os.PathLike[str], device: str | Device
     )
     prepared = model.preparation or Preparation(config["loss"])
     est.preparation_, est.metadata_ = prepared, model.metadata
-    est.n_iter_, est.t_ = model.epochs_trained, 0
+    est.n_iter_, est.t_, est._steps = model.epochs_trained, 0, model.steps_trained
     est.n_features_in_, est.n_outputs_ = network.sizes[0], network.sizes[-1]
     est.n_layers_, est.out_activation_ = len(network.sizes), out_activation(model.loss)
     if prepared.features:
@@ -301,7 +302,8 @@ def to_mlp(est: Any, device: str | Device) -> MLP:
         device=device,
     )
     put, state = model.device.put, model._run.state
-    model._run.state = state._replace(theta=put(get(flat(live))), running=put(get(live.running)))
+    theta, running, step = put(get(flat(live))), put(get(live.running)), getattr(est, "_steps", 0)
+    model._run.state = state._replace(theta=theta, running=running, step=step)
     model._run.epoch, model.metadata = est.n_iter_, dict(getattr(est, "metadata_", {}))
     prepared = getattr(est, "preparation_", Preparation(name))
     features = tuple(getattr(est, "feature_names_in_", ()))

@@ -268,7 +268,7 @@ class MLP:
         A model of `mlp-xp train` has one: it takes raw features, labels and numbers, and
         answers with the same. Set it to give a model one; ValueError if it does not fit.
         """
-        return None if self._prepared is AS_GIVEN else self._prepared
+        return None if self._prepared == AS_GIVEN else self._prepared
 
     @preparation.setter
     def preparation(self, value: Preparation | None) -> None:

@@ -86,6 +86,14 @@ class Preparation:
     features: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Arrays become lists, which can be compared and written."""
+        for name in ("inputs", "outputs"):
+            parts = (np.asarray(part).tolist() for part in getattr(self, name))
+            object.__setattr__(self, name, Scale(*parts))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(np.asarray(self.classes).tolist()))
+
     @property
     def kind(self) -> str:
         return LOSSES[self.loss].kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from conftest import Backend
 from mlp_xp import MLP, check_gradients, inspect_step, storage
 from mlp_xp.cli import main
 from mlp_xp.estimators_base import BaseMLP
-from mlp_xp.prepared import NO_SCALE, Preparation, Scale
+from mlp_xp.estimators_keeping import to_mlp
+from mlp_xp.prepared import AS_GIVEN, NO_SCALE, Preparation, Scale
 from mlp_xp.storage import ModelFileError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -251,6 +253,9 @@ def test_what_the_split_was_travels_too(command: Predict) -> None:
     held = command("evaluate", MODEL, "digits", "--held-out")
     assert command("evaluate", "estimator", "digits", "--held-out") == held
     assert "359 examples" in held
+    again, model = to_mlp(mlp_xp.MLPClassifier.load("estimator"), "cpu"), MLP.load(MODEL)
+    assert again.metadata == model.metadata
+    assert (again.steps_trained, again.epochs_trained) == (model.steps_trained, 2)
 
 
 # -- a model with a preparation, in every method -------------------------------------
@@ -366,6 +371,20 @@ def test_a_preparation_for_another_model_is_refused() -> None:
         with pytest.raises(ValueError, match=message):
             model.preparation = preparation
     assert model.preparation is None
+
+
+def test_arrays_and_copies_make_the_same_preparation() -> None:
+    model, without, X, _, _, _ = pair(loss="squared_error")
+    given = model.preparation
+    scales = (Scale(*map(np.array, given.inputs)), Scale(*map(np.array, given.outputs)))
+    without.set_parameters(**model.parameters)
+    without.preparation = Preparation("squared_error", *scales)
+    assert without.preparation == given
+    np.testing.assert_array_equal(without.predict(X), model.predict(X))
+    named = Preparation("", classes=np.array(["a", "b"]))
+    assert named.classes == ("a", "b")
+    without.preparation = deepcopy(AS_GIVEN)
+    assert without.preparation is None
 
 
 def test_an_unknown_label_is_named() -> None:
