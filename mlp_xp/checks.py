@@ -16,6 +16,7 @@ from .devices import Device
 from .devices import device as find_device
 from .kernels import PRECISIONS
 from .losses import Kind
+from .prepared import AS_GIVEN, NO_SCALE, Preparation, Scale
 from .training import Data
 from .types import Array
 
@@ -178,8 +179,15 @@ def _finite(argument: str, array: Array, device: Device, dtype: str, given: Any 
     )
 
 
-def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str) -> Array:
-    """X (n_features, m) as rows (m, n_features) on the device, in the model's dtype."""
+def examples(
+    argument: str,
+    X: Any,
+    n_features: int,
+    device: Device,
+    dtype: str,
+    prepared: Preparation = AS_GIVEN,
+) -> Array:
+    """X (n_features, m), scaled, as rows (m, n_features) on the device, in the model's dtype."""
     X = _as_array(argument, X, device)
     shape = tuple(X.shape)
     if X.ndim != 2:
@@ -195,6 +203,7 @@ def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str)
         )
     if shape[1] == 0:
         raise ValueError(f"{argument} has shape {shape}: there are no examples.")
+    X = _scaled(argument, X, prepared.inputs, device)
     if isinstance(X, np.ndarray) and device.put_rows is not None:
         rows = None if device.host_rows is None else device.host_rows(X.T, dtype)
         rows = device.put_rows(X.T, dtype) if rows is None else rows
@@ -205,6 +214,11 @@ def examples(argument: str, X: Any, n_features: int, device: Device, dtype: str)
         columns = xp.astype(_put(argument, X, device), getattr(xp, dtype), copy=False)
     _finite(argument, columns, device, dtype)
     return _rows(columns, device)
+
+
+def _scaled(argument: str, values: Array, scale: Scale, device: Device) -> Array:
+    here = isinstance(values, np.ndarray) or scale == NO_SCALE
+    return scale.apply(values if here else _put(argument, values, device), device)
 
 
 def _checked_on(array: Array, device: Device) -> Device:
@@ -225,11 +239,15 @@ def targets(
     device: Device,
     dtype: str,
     several: bool = False,
+    prepared: Preparation = AS_GIVEN,
 ) -> Array:
     """Y as `training.Data` wants it: labels (m,), or rows (m, n_out) in the model's dtype.
 
-    several  whether a classifier must be given more than one class
+    several   whether a classifier must be given more than one class
+    prepared  names the classes, or scales the numbers
     """
+    if prepared.classes is not None:
+        Y = _numbered(argument, Y, prepared, device)
     Y = _as_array(argument, Y, device)
     shape = tuple(Y.shape)
     if kind == "multiclass" and (Y.ndim == 1 or (Y.ndim == 2 and shape[0] == 1)):
@@ -242,6 +260,7 @@ def targets(
     if tuple(Y.shape) != (n_out, m):
         hint = " Are your targets rows? Pass Y.T." if shape == (m, n_out) else ""
         raise ValueError(f"{argument} has shape {shape}, but expected {expected}.{hint}")
+    Y = _scaled(argument, Y, prepared.outputs, device)
     where = _checked_on(Y, device)
     xp = where.xp
     with np.errstate(over="ignore"):  # an overflow in the cast is reported below
@@ -268,6 +287,18 @@ def targets(
     if several and kind in ("multiclass", "binary"):
         _several(argument, low, high)
     return device.put(_rows(T, where))
+
+
+def _numbered(argument: str, Y: Any, prepared: Preparation, device: Device) -> Array:
+    """Labels as the numbers of their classes; one-hot columns are left as they are."""
+    if hasattr(Y, "to_numpy"):  # a column of a data frame
+        Y = Y.to_numpy()
+    if not hasattr(Y, "ndim"):
+        Y = np.asarray(Y)
+    if Y.ndim > 2 or (Y.ndim == 2 and Y.shape[0] > 1):
+        return Y
+    host = Y if isinstance(Y, np.ndarray) else device.get(_put(argument, Y, device))
+    return prepared.numbers(argument, host)
 
 
 def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device, several: bool) -> Array:
@@ -348,12 +379,13 @@ def data(
     dtype: str,
     names: tuple[str, str, str] = ("X", "Y", "sample_weight"),
     several: bool = False,
+    prepared: Preparation = AS_GIVEN,
 ) -> Data:
-    """Examples, targets and weights, checked and on the device."""
-    rows = examples(names[0], X, widths[0], device, dtype)
+    """Examples, targets and weights, checked, prepared and on the device."""
+    rows = examples(names[0], X, widths[0], device, dtype, prepared)
     m = int(rows.shape[0])
     return Data(
         rows,
-        targets(names[1], Y, kind, widths[-1], m, device, dtype, several),
+        targets(names[1], Y, kind, widths[-1], m, device, dtype, several, prepared),
         weights(names[2], sample_weight, m, device, dtype),
     )

@@ -19,9 +19,10 @@ from .devices import device as find_device
 from .devices import devices
 from .fingerprint import Fingerprint
 from .model import MLP
-from .preparation import NUMBERS, Preparation, split
+from .preparation import split
+from .prepared import NUMBERS, Preparation
 from .readers import Rows
-from .storage import check_writable, write_atomically
+from .storage import EstimatorFileError, check_writable, write_atomically
 
 Document: TypeAlias = dict[str, Any] | list[Any]
 Arguments: TypeAlias = argparse.Namespace
@@ -63,24 +64,44 @@ def usage_error(message: object) -> NoReturn:
 # -- predict, evaluate -------------------------------------------------------------
 
 
-def open_model(path: str, device: str) -> tuple[MLP, Preparation]:
-    """A model of one network, and how its data are prepared."""
+def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Preparation]:
+    """A model of one network, and what it does to its data.
+
+    training  whether it is to be trained: then an estimator's file is refused
+    """
     try:
         find_device(device)
     except (ValueError, RuntimeError, ImportError) as error:
         usage_error(error)
-    model = MLP.load(path, device=device)
+    try:
+        model = MLP.load(path, device=device)
+    except EstimatorFileError as error:
+        if training:
+            raise
+        model = _of_estimator(path, error.estimator, device)
     if model.leading:
         raise Halt(1, f"{path} holds {len(model.seeds)} networks, but this command takes one.")
-    stored = model.metadata.get("preparation")
-    if stored is None:  # saved from Python: its data were prepared there
-        return model, Preparation(loss=str(model.config["loss"]))
+    if model.preparation is None:  # saved from Python: its classes are numbered
+        n = {"multiclass": model.network.sizes[-1], "binary": 2}.get(model.loss.kind)
+        classes = None if n is None else tuple(range(n))
+        model.preparation = Preparation(str(model.config["loss"]), classes=classes)
+    return model, model.preparation
+
+
+def _of_estimator(path: str, name: str, device: str) -> MLP:
+    """What an estimator's file predicts with."""
     try:
-        return model, Preparation.from_json(stored)
-    except (KeyError, TypeError, ValueError) as error:
+        from . import estimators, estimators_keeping
+    except ImportError as error:
         raise Halt(
-            1, f"{path} was not written by mlp-xp train: its preparation lacks {error}."
+            1,
+            f"{path} holds an {name}, which needs scikit-learn ({error}): "
+            "pip install 'mlp_xp[sklearn]'",
         ) from None
+    if name not in estimators.__all__:
+        raise Halt(1, f"{path} holds a {name}, a class of your own. Use {name}.load in Python.")
+    model: MLP = estimators_keeping.to_mlp(getattr(estimators, name).load(path), device)
+    return model
 
 
 def read_data(source: str, args: Arguments, prepared: Preparation, labelled: bool) -> Dataset:
@@ -107,24 +128,25 @@ def check_features(model: MLP, data: Dataset, path: str) -> None:
         )
 
 
-def answers(model: MLP, prepared: Preparation, rows: Rows) -> Rows:
+def answers(model: MLP, rows: Rows) -> Rows:
     """Predictions as the file would say them: (m,), or (m, n_targets)."""
-    return prepared.answer(model.device.get(model.predict(prepared.X(rows))))
+    found = model.device.get(model.predict(rows.T)).T
+    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
 
 
-def probabilities(model: MLP, prepared: Preparation, rows: Rows) -> Rows:
+def probabilities(model: MLP, rows: Rows) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
-    P = model.device.get(model.predict_proba(prepared.X(rows))).T
-    return np.hstack([1 - P, P]) if prepared.kind == "binary" else P
+    P = model.device.get(model.predict_proba(rows.T)).T
+    return np.hstack([1 - P, P]) if model.loss.kind == "binary" else P
 
 
-def measure(model: MLP, prepared: Preparation, X: Rows, y: Rows) -> dict[str, Any]:
+def measure(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
     """Loss, score, and for numbers the root of the mean squared error in their own units."""
-    loss, score = model.evaluate(prepared.X(X), prepared.Y(y))
+    loss, score = model.evaluate(X.T, y.T)
     found = {"examples": len(X), "loss": loss}
-    if prepared.kind not in NUMBERS:
+    if model.loss.kind not in NUMBERS:
         return {**found, "accuracy": score}
-    error = answers(model, prepared, X) - y
+    error = answers(model, X).astype(np.float64) - y
     return {**found, "r2": score, "rmse": float(np.sqrt(np.mean(error * error)))}
 
 
@@ -142,21 +164,21 @@ def fingerprint(model: MLP) -> Fingerprint | None:
     return Fingerprint.from_text(stored["rows"])
 
 
-def judge(model: MLP, prepared: Preparation, X: Rows, y: Rows) -> dict[str, Any]:
+def judge(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
     """`measure`, and whether the rows were used in training: learnt from, or chosen by.
 
     trained_on  how many were; None where the model's file does not say
     looked_up   of how many rows that is known: all, or a random sample
     unseen      `measure` of those among them that were not; None where there are none
     """
-    found = measure(model, prepared, X, y)
+    found = measure(model, X, y)
     seen = fingerprint(model)
     if seen is None:
         return {**found, "trained_on": None, "looked_up": 0, "unseen": None}
     met = seen.meet(X)
     unseen = found if met.unseen.all() else None
     if unseen is None and met.unseen.any():
-        unseen = measure(model, prepared, X[met.unseen], y[met.unseen])
+        unseen = measure(model, X[met.unseen], y[met.unseen])
     return {**found, "trained_on": met.n_seen, "looked_up": met.known, "unseen": unseen}
 
 
@@ -181,7 +203,7 @@ def say_unseen(args: Arguments, found: dict[str, Any]) -> None:
 
 def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, DATA and their options."""
-    parser.add_argument("model", metavar="MODEL", help="a file that mlp-xp train wrote")
+    parser.add_argument("model", metavar="MODEL", help="file of a model")
     parser.add_argument("data", metavar="DATA", help="a file, digits or fashion-mnist")
     parser.add_argument(
         "--held-out", action="store_true", help="only the examples that training held out of it"
@@ -202,7 +224,7 @@ def evaluate(args: Arguments) -> Document:
     if args.held_out and data.X_test is None:
         index = _held_out(model, data, args.model)
         X, y = X[index], y[index]
-    found = judge(model, prepared, X, y)
+    found = judge(model, X, y)
     say(args, f"{described(found)} on {len(X):,} examples of {data.name}{said_of(found)}")
     say_unseen(args, found)
     sampled = found["trained_on"] and found["looked_up"] < len(X)
@@ -232,7 +254,7 @@ def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
 
 def predict_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, DATA and their options."""
-    parser.add_argument("model", metavar="MODEL", help="a file that mlp-xp train wrote")
+    parser.add_argument("model", metavar="MODEL", help="file of a model")
     parser.add_argument("data", metavar="DATA", help="a file, digits or fashion-mnist")
     parser.add_argument("--proba", action="store_true", help="probabilities after the prediction")
     parser.add_argument("--out", metavar="FILE", help="write there, not to standard output")
@@ -242,21 +264,19 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
 def predict(args: Arguments) -> Document:
     """One line an example: the prediction, then with --proba the probability of each class."""
     model, prepared = open_model(args.model, args.device)
-    if args.proba and prepared.kind in NUMBERS:
+    if args.proba and model.loss.kind in NUMBERS:
         usage_error("--proba takes a model of classes, but this one predicts numbers.")
     if args.out:
         check_writable(args.out)
     data = read_data(args.data, args, prepared, labelled=False)
     check_features(model, data, args.model)
     X = data.X if data.X_test is None else data.X_test
-    answer = answers(model, prepared, X)
-    if answer.dtype.kind == "f":
-        answer = answer.astype(model.dtype)  # no more digits than the model has
+    answer = answers(model, X)
     document: dict[str, Any] = {"model": args.model, "data": data.name}
     document["predictions"] = answer.tolist()
     columns = [np.reshape(answer, (len(answer), -1))]
     if args.proba:
-        columns.append(probabilities(model, prepared, X))
+        columns.append(probabilities(model, X))
         document |= {"classes": prepared.classes, "probabilities": columns[1].tolist()}
     text = "".join(
         ",".join(str(value) for part in line for value in part) + "\n"

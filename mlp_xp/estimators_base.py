@@ -148,6 +148,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """scikit-learn's order of checks and of random draws, then the solver."""
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or (not self.warm_start and not once)
+        if hasattr(self, "preparation_") and not first:
+            raise ValueError(
+                f"This {type(self).__name__} was read from a file of MLP or mlp-xp train, which "
+                "train by other rules: it predicts, but does not go on. Use MLP.load(path).fit, "
+                "or mlp-xp train --resume; fit without warm_start begins a new model."
+            )
         lenient = bool(get_config()["array_api_dispatch"])
         y = follow("y", y, X, place, lenient)
         sample_weight = follow("sample_weight", sample_weight, X, place, lenient)
@@ -348,6 +354,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         self.t_ = 0
         self.n_layers_ = len(network.sizes)
         self.out_activation_ = out_activation(loss)
+        for name in ("preparation_", "metadata_", "_steps"):  # of the file of another model
+            self.__dict__.pop(name, None)
         draw = self._random_state.uniform
         # Glorot & Bengio 2010; scikit-learn takes a smaller bound before a logistic
         factor = 2.0 if self.activation == "logistic" else 6.0
@@ -411,7 +419,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         check_place(self, X, method)
         with place.device.active():
             rows, live = check_rows(self, X, place), current(self, place)
-            return make(live, self._predictions(live, rows))
+            if not hasattr(self, "preparation_"):
+                return make(live, self._predictions(live, rows))
+            device, prepared = place.device, self.preparation_
+            rows = rows.toarray() if hasattr(rows, "tocsr") else rows
+            rows = prepared.inputs.apply(rows.T, device).T
+            return make(live, prepared.outputs.undo(self._predictions(live, rows), device))
 
     def _predictions(self, live: Live, rows: Any) -> Array:
         """What the scores of rows stand for: (n_outputs, m)."""
@@ -449,7 +462,11 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | Device | None = None) -> Self:
-        """Read what `save` wrote; `partial_fit` goes on from it as if it had not been written."""
+        """Read what `save` wrote; `partial_fit` goes on from it as if it had not been written.
+
+        Of a file of `MLP` or `mlp-xp train` it is an estimator that predicts the same, with
+        that model's scales and class names (`preparation_`). It cannot go on from it.
+        """
         from .estimators_keeping import load
 
         est: Self = load(cls, path, device)

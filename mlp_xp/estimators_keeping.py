@@ -4,6 +4,9 @@ A file is laid out as `storage` describes: parameters and counters as JSON, weig
 and the best weights of early stopping as tensors. `device` and `callbacks` are not kept:
 they belong to a session, not to a model. Arrays come back as NumPy's. A schedule that has
 learnt from losses (`reduce_on_plateau`) between calls of `partial_fit` begins anew.
+
+A file of `MLP` becomes an estimator that predicts the same, and an estimator an `MLP` that
+does; neither trains on, for the penalty, the draws and the schedules are others.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +26,13 @@ from .devices import Device
 from .devices import device as find_device
 from .estimators_arrays import to_host
 from .estimators_live import current_at_home, flat
-from .estimators_recipe import ACTIVATION_NAMES
+from .estimators_recipe import ACTIVATION_NAMES, LOG_LOSS, out_activation
 from .estimators_solvers import Descent
 from .losses import LOSSES
+from .model import MLP
 from .network import Network, initial_statistics, join, split
 from .optimizers import Adam, Momentum, Optimizer
+from .prepared import NUMBERS, Preparation
 from .storage import ModelFileError, Tensors
 from .types import Layer
 
@@ -45,7 +50,11 @@ COUNTERS = (
     "stopped_",
     "_no_improvement_count",
     "_dropout_seed",
+    "metadata_",
+    "_steps",
 )
+# parameters that are arguments of MLP, too
+SHARED = ("normalization", "residual", "dropout", "clip_norm", "clip_value", "precision", "dtype")
 CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 
 
@@ -142,6 +151,8 @@ def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
         facts["feature_names_in_"] = est.feature_names_in_.tolist()
     if descent is not None:
         facts |= {"learning_rate": descent.learning_rate, "began": descent.began}
+    if hasattr(est, "preparation_"):
+        facts["preparation"] = est.preparation_.to_json()
     binarizer = getattr(est, "_label_binarizer", None)
     if binarizer is not None:
         classes = binarizer.classes_
@@ -154,7 +165,9 @@ def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | No
     """Read an estimator of the class."""
     header, tensors = storage._read(path)
     values = {name: json.loads(header[name]) for name in storage.HEADER}
-    found = values["config"].get("estimator", "MLP")
+    if "estimator" not in values["config"]:
+        return _from_mlp(cls, path, device)
+    found = values["config"]["estimator"]
     if found != cls.__name__:
         raise ModelFileError(f"{path} holds an {found}: expected {cls.__name__}. Use {found}.load.")
     try:
@@ -170,17 +183,11 @@ def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | No
             setattr(est, name, value)
     if "feature_names_in_" in facts:
         est.feature_names_in_ = np.array(facts["feature_names_in_"], dtype=object)
+    if "preparation" in facts:
+        est.preparation_ = Preparation.from_json(facts["preparation"])
     if "classes" in facts:
         _set_targets(est, facts)
-    n = est.n_layers_ - 1
-    est.coefs_ = [tensors[f"W{i + 1}"].T for i in range(n)]
-    est.intercepts_ = [tensors[f"b{i + 1}"][:, 0] for i in range(n)]
-    gains = [tensors.get(f"gain{i + 1}") for i in range(n)]
-    projections = [tensors.get(f"P{i + 1}") for i in range(n)]
-    if any(gain is not None for gain in gains):
-        est.gains_ = [None if gain is None else gain[:, 0] for gain in gains]
-    if any(P is not None for P in projections):
-        est.projections_ = [None if P is None else P.T for P in projections]
+    _set_layers(est, tensors)
     put = find_device(device or "cpu").put
     if "running" in tensors:
         est.running_ = tensors["running"]
@@ -191,6 +198,18 @@ def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | No
     if "best" in tensors:
         est._best = (put(tensors["best"]), put(tensors["best_running"]))
     return est
+
+
+def _set_layers(est: Any, tensors: Tensors) -> None:
+    n = est.n_layers_ - 1
+    est.coefs_ = [tensors[f"W{i + 1}"].T for i in range(n)]
+    est.intercepts_ = [tensors[f"b{i + 1}"][:, 0] for i in range(n)]
+    gains = [tensors.get(f"gain{i + 1}") for i in range(n)]
+    projections = [tensors.get(f"P{i + 1}") for i in range(n)]
+    if any(gain is not None for gain in gains):
+        est.gains_ = [None if gain is None else gain[:, 0] for gain in gains]
+    if any(P is not None for P in projections):
+        est.projections_ = [None if P is None else P.T for P in projections]
 
 
 def _set_targets(est: Any, facts: dict[str, Any]) -> None:
@@ -207,6 +226,93 @@ def _weights(network: Network, theta: npt.NDArray[Any]) -> Tensors:
     layers = split(network, np, theta)
     parts = {slot.name: getattr(layers[slot.layer], slot.field) for slot in network.slots}
     return {name: np.ascontiguousarray(part) for name, part in parts.items()}
+
+
+# -- an MLP ------------------------------------------------------------------------
+
+
+def _from_mlp(cls: type[Any], path: str | os.PathLike[str], device: str | Device | None) -> Any:
+    """An estimator that predicts as the model of an `MLP`'s file does."""
+    model = MLP.load(path)
+    config: dict[str, Any] = model.config
+    kind = model.loss.kind
+    expected = "MLPRegressor" if kind in NUMBERS else "MLPClassifier"
+    if cls.__name__ != expected:
+        raise ModelFileError(
+            f"{path} holds a model for {kind} targets, which is no {cls.__name__}. Use "
+            f"{expected}.load, MLP.load or mlp-xp predict."
+        )
+    if model.leading:
+        raise ModelFileError(
+            f"{path} holds {len(model.seeds)} networks, but an estimator is one. Use MLP.load."
+        )
+    network, theta = model.network, model._run.state.theta
+    alike = len(set(config["activation"])) == 1
+    options = {name: config[name] for name in SHARED}
+    usual = config["loss"] == LOG_LOSS.get(kind)
+    options["loss"] = "log_loss" if usual else config["loss"]
+    if kind not in NUMBERS:
+        options["label_smoothing"] = model.label_smoothing
+    est = cls(
+        hidden_layer_sizes=network.sizes[1:-1],
+        activation=config["activation"][0] if alike else config["activation"],
+        solver=model.optimizer,
+        alpha=model.l2 * 200,  # an estimator divides it by the examples of a batch, 200
+        random_state=model.seeds[0],
+        device=device,
+        **options,
+    )
+    prepared = model.preparation or Preparation(config["loss"])
+    est.preparation_, est.metadata_ = prepared, model.metadata
+    est.n_iter_, est.t_, est._steps = model.epochs_trained, 0, model.steps_trained
+    est.n_features_in_, est.n_outputs_ = network.sizes[0], network.sizes[-1]
+    est.n_layers_, est.out_activation_ = len(network.sizes), out_activation(model.loss)
+    if prepared.features:
+        est.feature_names_in_ = np.array(prepared.features, dtype=object)
+    if kind not in NUMBERS:
+        classes = prepared.classes or range(2 if kind == "binary" else network.sizes[-1])
+        y_type = "multilabel-indicator" if kind == "multilabel" else kind
+        dtype = np.asarray(classes).dtype.str
+        targets = {"y_type_": y_type, "sparse_input_": False}
+        _set_targets(
+            est, {"classes": {"dtype": dtype, "values": list(classes)}, "targets": targets}
+        )
+    _set_layers(est, _weights(network, theta))
+    if network.n_statistics:
+        est.running_ = model._run.state.running
+    return est
+
+
+def to_mlp(est: Any, device: str | Device) -> MLP:
+    """A model that predicts and evaluates as an estimator of a file does."""
+    live, kind = current_at_home(est), est._kind()
+    network, get = live.recipe.network, live.place.device.get
+    name = LOG_LOSS.get(kind, "squared_error") if est.loss == "log_loss" else est.loss
+    if name not in LOSSES:
+        raise ValueError(f"The estimator's loss is {name!r}, which is no row of LOSSES.")
+    model = MLP(
+        network.sizes,
+        activation=list(network.activations),
+        loss=name,
+        normalization=network.normalization,
+        dropout=list(network.dropout),
+        residual=network.residual,
+        dtype=est._dtype,
+        precision=est.precision,
+        device=device,
+    )
+    put, state = model.device.put, model._run.state
+    theta, running, step = put(get(flat(live))), put(get(live.running)), getattr(est, "_steps", 0)
+    model._run.state = state._replace(theta=theta, running=running, step=step)
+    model._run.epoch, model.metadata = est.n_iter_, dict(getattr(est, "metadata_", {}))
+    prepared = getattr(est, "preparation_", Preparation(name))
+    features = tuple(getattr(est, "feature_names_in_", ()))
+    classes = None
+    if kind in ("multiclass", "binary"):
+        classes = tuple(est._label_binarizer.classes_.tolist())
+        classes = classes * 2 if len(classes) == 1 else classes  # it was fitted to one
+    model.preparation = replace(prepared, classes=classes, features=features)
+    return model
 
 
 # -- scikit-learn's own --------------------------------------------------------------
@@ -264,6 +370,11 @@ def to_sklearn(est: Any) -> Any:
     """scikit-learn's estimator, with the parameters it has and all that is fitted."""
     from sklearn import neural_network
 
+    if hasattr(est, "preparation_"):
+        raise ValueError(
+            "This estimator was read from a file of MLP or mlp-xp train, whose scales and class "
+            "names scikit-learn's has no place for. Use ours, or fit a new one."
+        )
     theirs = getattr(neural_network, type(est).__name__)()
     own, known, default = est.get_params(deep=False), theirs.get_params(), type(est)()
     for name, value in known.items():

@@ -21,14 +21,14 @@ CHUNK = 1 << 22  # entries of perturbed parameters evaluated at once
 def inspect_step(model: MLP, X: Any, Y: Any, sample_weight: Any = None) -> dict[str, Array]:
     """Every array of the next training step on (X, Y), by name; the model is unchanged.
 
-    A0 is X. Layer l = 1 … L adds Zl, Al (its output), deltal = ∂J/∂Zl, and the gradients
-    dWl, dbl, dgainl, dPl of the parameters it has; maskl where it drops. "loss" is the
-    objective. Shapes are those of the mathematics: (n_out, m) for Z, A and delta. All
-    arrays are on the model's device, float64 or float32 as the model is.
+    A0 is X, scaled if the model has a preparation. Layer l = 1 … L adds Zl, Al (its output),
+    deltal = ∂J/∂Zl, and the gradients dWl, dbl, dgainl, dPl of the parameters it has; maskl
+    where it drops. "loss" is the objective. Shapes are those of the mathematics: (n_out, m)
+    for Z, A and delta. All arrays are on the model's device, float64 or float32 as the model
+    is.
     """
-    data = checks.data(
-        X, Y, sample_weight, model.network.sizes, model.loss.kind, model.device, model.dtype
-    )
+    args = (model.network.sizes, model.loss.kind, model.device, model.dtype)
+    data = checks.data(X, Y, sample_weight, *args, prepared=model._prepared)
     device, network, state = model.device, model.network, model._run.state
     index = device.put(np.arange(data.m))
     X_, T, w = batch(model._recipe, device.xp, data, index)
@@ -90,7 +90,8 @@ def check_gradients(
     parameter is passed over and counted.
     """
     device, network, xp = model.device, model.network, model.device.xp
-    data = checks.data(X, Y, sample_weight, network.sizes, model.loss.kind, device, "float64")
+    args = (network.sizes, model.loss.kind, device, "float64")
+    data = checks.data(X, Y, sample_weight, *args, prepared=model._prepared)
     theta_host = np.reshape(device.get(model._run.state.theta), (-1, network.n_parameters))[0]
     theta_host = theta_host.astype(np.float64)
     theta = device.put(theta_host)

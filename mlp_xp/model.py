@@ -35,6 +35,7 @@ from .network import (
     split,
 )
 from .optimizers import OPTIMIZERS, Optimizer
+from .prepared import AS_GIVEN, Preparation
 from .schedules import SCHEDULES, Schedule
 from .training import (
     Data,
@@ -94,6 +95,8 @@ class MLP:
                      draws one; a list of numbers trains as many independent networks at
                      once, each as if it were alone, and puts one more axis in front of
                      every result
+
+    A model may have a `preparation`, which every method applies.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class MLP:
             "seed": list(self.seeds) if self.leading else self.seeds[0],
         }
         self.metadata: dict[str, Any] = {}
+        self._prepared = AS_GIVEN
         self.reset()
 
     # -- state ---------------------------------------------------------------
@@ -257,6 +261,21 @@ class MLP:
             )
         self._run.state = self._run.state._replace(theta=theta)
 
+    @property
+    def preparation(self) -> Preparation | None:
+        """What is done to X before the first layer and to answers after the last, or None.
+
+        A model of `mlp-xp train` has one: it takes raw features, labels and numbers, and
+        answers with the same. Set it to give a model one; ValueError if it does not fit.
+        """
+        return None if self._prepared == AS_GIVEN else self._prepared
+
+    @preparation.setter
+    def preparation(self, value: Preparation | None) -> None:
+        if value is not None:
+            value.check(self.network.sizes, self.loss.kind)
+        self._prepared = AS_GIVEN if value is None else value
+
     # -- training ------------------------------------------------------------
 
     @on_device
@@ -294,7 +313,8 @@ class MLP:
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
-        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype, several=True)
+        args = (widths, kind, self.device, dtype)
+        data = checks.data(X, Y, sample_weight, *args, several=True, prepared=self._prepared)
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data)
@@ -325,7 +345,7 @@ class MLP:
         X, Y, w = (*given, None)[:3]
         names = ("validation X", "validation Y", "validation sample_weight")
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
-        return checks.data(X, Y, w, *args)
+        return checks.data(X, Y, w, *args, prepared=self._prepared)
 
     @on_device
     def find_learning_rate(
@@ -343,7 +363,8 @@ class MLP:
         Smith 2017, "Cyclical Learning Rates for Training Neural Networks", §3.3. Stops when
         the loss is four times its least. The model itself is left as it is.
         """
-        data = checks.data(X, Y, None, self.network.sizes, self.loss.kind, self.device, self.dtype)
+        args = (self.network.sizes, self.loss.kind, self.device, self.dtype)
+        data = checks.data(X, Y, None, *args, prepared=self._prepared)
         lowest, highest = _positive("lowest", lowest), _positive("highest", highest)
         if lowest >= highest:
             raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
@@ -373,8 +394,9 @@ class MLP:
 
     @on_device
     def scores(self, X: Any) -> Array:
-        """What the last layer gives: (n_out, m), before any softmax or sigmoid."""
-        rows = checks.examples("X", X, self.network.sizes[0], self.device, self.dtype)
+        """What the last layer gives: (n_out, m), before any softmax, sigmoid or scale."""
+        args = (self.network.sizes[0], self.device, self.dtype)
+        rows = checks.examples("X", X, *args, self._prepared)
         return scores_of(self._recipe, self.device.xp, self._run.state, rows)
 
     @on_device
@@ -386,16 +408,19 @@ class MLP:
 
     @on_device
     def predict(self, X: Any) -> Array:
-        """Class labels (m,), labels 0 or 1 (n_out, m) for multilabel, or values (n_out, m)."""
+        """Class labels (m,), labels 0 or 1 (n_out, m) for multilabel, or values (n_out, m).
+
+        With a `preparation` the labels are its classes, and the values in the targets' units.
+        """
         xp, S = self.device.xp, self.scores(X)
         kind = self.loss.kind
         if kind == "multiclass":
-            return xp.argmax(S, axis=-2)
+            return self._prepared.named(xp.argmax(S, axis=-2), self.device)
         if kind == "binary":
-            return xp.astype(S[..., 0, :] > 0, xp.int64)
+            return self._prepared.named(xp.astype(S[..., 0, :] > 0, xp.int64), self.device)
         if kind == "multilabel":
             return xp.astype(S > 0, xp.int64)
-        return self.loss.predict(xp, S)
+        return self._prepared.outputs.undo(self.loss.predict(xp, S), self.device)
 
     @on_device
     def predictor(self, batch_size: int) -> Callable[[Array], Array]:
@@ -405,7 +430,7 @@ class MLP:
         `predict` where the loss is for numbers. What makes it several times faster on one
         example: X must be an array of the model's device and dtype and is not checked, the
         weights are those of now, and an answer may lie where the last one did: copy what
-        you keep.
+        you keep. A `preparation` is applied in the model's dtype.
         """
         size, xp = checks.integer("batch_size", batch_size, 1), self.device.xp
         recipe, state = self._recipe, copied(self.device, self._run.state)
@@ -428,14 +453,26 @@ class MLP:
                 S = scores_of(recipe, xp, state, xp.matrix_transpose(X))
                 return recipe.loss.predict(xp, S)
 
-        return predict
+        return predict if self.preparation is None else self._prepares(predict)
+
+    def _prepares(self, predict: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        device, outputs = self.device, self._prepared.outputs
+        scaled = self._prepared.inputs.on(device, self.dtype)
+
+        def whole(X: Array) -> Array:
+            with device.active():
+                return outputs.undo(predict(scaled(X)), device)
+
+        return whole
 
     @on_device
     def evaluate(self, X: Any, Y: Any, sample_weight: Any = None) -> Score:
-        """Mean loss and score on (X, Y): accuracy for classes, R² for numbers."""
-        data = checks.data(
-            X, Y, sample_weight, self.network.sizes, self.loss.kind, self.device, self.dtype
-        )
+        """Mean loss and score on (X, Y): accuracy for classes, R² for numbers.
+
+        With a `preparation` that scales targets, the loss is that of the scaled ones.
+        """
+        args = (self.network.sizes, self.loss.kind, self.device, self.dtype)
+        data = checks.data(X, Y, sample_weight, *args, prepared=self._prepared)
         found = evaluate(self._recipe, self.device.xp, self._run.state, data)
         loss, score = (self.device.get(value) for value in found)
         return Score(loss, score) if self.leading else Score(float(loss), float(score))
@@ -447,7 +484,7 @@ class MLP:
         """Write the model, its optimiser state and history as safetensors, atomically.
 
         metadata  anything JSON can hold, to come back as `model.metadata`; None keeps the
-                  model's own
+                  model's own. Its entry "preparation" is the model's
         """
         from .storage import save
 
@@ -455,7 +492,11 @@ class MLP:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
-        """Read a model; training goes on from it bit for bit on the same machine."""
+        """Read a model; training goes on from it bit for bit on the same machine.
+
+        One of `mlp-xp train` comes with its `preparation`: it takes what the command took and
+        answers what `mlp-xp predict` prints. An estimator's file is refused.
+        """
         from .storage import load
 
         return load(path, device=device)
@@ -465,7 +506,8 @@ class MLP:
         several = f", {len(self.seeds)} networks" if self.leading else ""
         products = "" if self.precision == "float32" else f", {self.precision} products"
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
-        return f"<MLP {shape}, {numbers}{several}>"
+        prepares = "" if self.preparation is None else ", with a preparation"
+        return f"<MLP {shape}, {numbers}{several}{prepares}>"
 
 
 # -- arguments ---------------------------------------------------------------

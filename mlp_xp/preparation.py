@@ -1,46 +1,22 @@
-"""Between a file's rows and a model's columns: scales, classes, the held-out share.
+"""What training finds before it begins: the loss, scales, classes, the held-out share.
 
-What training found (means, largest pixel, labels) is a `Preparation`; it travels in the
-model's metadata, so that prediction scales new rows as training scaled its own.
+What is found (means, largest pixel, labels) is a `Preparation`, which the model applies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from .data import Dataset
 from .draws import Purpose, permutation
-from .losses import LOSSES
-from .readers import DataError, Rows, listed
+from .prepared import NO_SCALE, Preparation, Scale
+from .readers import DataError, Rows
 
 MOST_CLASSES = 50
-NUMBERS = ("real", "count")
-
-
-class Scale(NamedTuple):
-    """values ↦ (values - offset) / divisor: one number, or one a column."""
-
-    offset: Any
-    divisor: Any
-
-    def apply(self, values: Rows) -> Rows:
-        """Scaled in float32, or in float64 where the values are wider than that."""
-        dtype = np.result_type(values.dtype, np.float32)
-        offset, divisor = np.asarray(self.offset, dtype), np.asarray(self.divisor, dtype)
-        return np.asarray((values - offset) / divisor)
-
-    def undo(self, values: Rows) -> Rows:
-        """Back to the original units, in float64."""
-        wide = values.astype(np.float64)
-        return np.asarray(wide * np.asarray(self.divisor) + np.asarray(self.offset))
-
-
-NO_SCALE = Scale(0.0, 1.0)
 
 
 def _scale(offset: Rows, divisor: Rows) -> Scale:
@@ -68,71 +44,6 @@ SCALES: dict[str, Callable[[Rows], Scale]] = {
     "minmax": _minmax,
     "none": lambda X: NO_SCALE,
 }
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """How rows become what the model takes, and its answers what the file would say.
-
-    loss          name of the loss
-    inputs        of the features
-    outputs       of the targets; only numbers are scaled
-    classes       the label of each class, in order; None where labels are not numbered
-    features      names of the CSV columns, () where there are none
-    target        likewise
-    """
-
-    loss: str
-    inputs: Scale = NO_SCALE
-    outputs: Scale = NO_SCALE
-    classes: tuple[int, ...] | None = None
-    features: tuple[str, ...] = ()
-    target: tuple[str, ...] = ()
-
-    @property
-    def kind(self) -> str:
-        return LOSSES[self.loss].kind
-
-    def X(self, rows: Rows) -> Rows:
-        """Columns (n_features, m)."""
-        return self.inputs.apply(rows).T
-
-    def Y(self, y: Rows) -> Rows:
-        """Class numbers (m,), or columns (n_targets, m)."""
-        if self.classes is None:
-            return self.outputs.apply(y).T
-        classes = np.asarray(self.classes)
-        number = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
-        unknown = y[classes[number] != y]
-        if unknown.size:
-            raise DataError(
-                f"a label is {unknown[0]:g}, but the model knows the classes "
-                f"{listed(map(str, self.classes))}."
-            )
-        return number
-
-    def answer(self, prediction: Rows) -> Rows:
-        """What `MLP.predict` gives, as the file would say it: (m,), or (m, n_targets)."""
-        if self.classes is not None:
-            return np.asarray(self.classes)[prediction]
-        rows = prediction.T
-        if self.kind in NUMBERS:
-            rows = self.outputs.undo(rows)
-        return rows[:, 0] if rows.ndim == 2 and rows.shape[1] == 1 else rows
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict that JSON can hold."""
-        return {**asdict(self), "inputs": self.inputs._asdict(), "outputs": self.outputs._asdict()}
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Preparation:
-        """The inverse of `to_json`."""
-        values: dict[str, Any] = dict(stored)
-        for name in ("inputs", "outputs"):
-            values[name] = Scale(**values[name])
-        for name in ("classes", "features", "target"):
-            values[name] = None if values[name] is None else tuple(values[name])
-        return cls(**values)
 
 
 def default_loss(y: Rows) -> str:

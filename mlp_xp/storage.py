@@ -6,6 +6,7 @@
     header    format, version, config, step, epoch, history, metadata: JSON each
               sha256                           of all the above, names and bytes
 
+`metadata["preparation"]` is what the model does to its inputs and answers (`prepared`).
 Absent connections of a sparse network are drawn again from its seed; the zeros that stand
 in their place in the file prove that the same ones were drawn. The checksum finds damage;
 it is no signature.
@@ -28,6 +29,7 @@ from .devices import Device
 from .devices import device as find_device
 from .fitting import Run
 from .optimizers import OPTIMIZERS
+from .prepared import Preparation
 from .types import State
 
 if TYPE_CHECKING:
@@ -45,6 +47,17 @@ class ModelFileError(ValueError):
     """A file that is not a whole, unaltered model of this version."""
 
 
+class EstimatorFileError(ModelFileError):
+    """A file of an estimator, which is no `MLP`."""
+
+    def __init__(self, path: str | os.PathLike[str], estimator: str) -> None:
+        super().__init__(
+            f"{path} holds an {estimator}, which trains by other rules than an MLP. Use "
+            f"{estimator}.load, or mlp-xp predict and evaluate, which read mlp_xp's own."
+        )
+        self.estimator = estimator
+
+
 # -- models --------------------------------------------------------------------
 
 
@@ -59,13 +72,20 @@ def save(
     metadata that JSON cannot hold; OSError where the file cannot be written.
     """
     _check_named(model.config)
-    run = model._run
+    run, kept = model._run, dict(model.metadata if metadata is None else metadata)
+    if "preparation" in kept:
+        raise ValueError(
+            "metadata has an entry 'preparation', which a file keeps for what the model itself "
+            "does to its inputs. Set model.preparation, or give yours another name."
+        )
+    if model.preparation is not None:
+        kept["preparation"] = model.preparation.to_json()
     values = {
         "config": model.config,
         "step": run.state.step,
         "epoch": run.epoch,
         "history": run.history,
-        "metadata": dict(model.metadata if metadata is None else metadata),
+        "metadata": kept,
     }
     header = {"format": FORMAT, "version": VERSION}
     header |= {name: _to_json(name, value) for name, value in values.items()}
@@ -86,9 +106,13 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
     header, tensors = _read(path)
     try:
         values = {name: json.loads(header[name]) for name in HEADER}
+        if "estimator" in values["config"]:
+            raise EstimatorFileError(path, values["config"]["estimator"])
         choice = dict(values["config"].pop("optimizer"))
         optimizer = OPTIMIZERS[choice.pop("name")](**choice)
         model = MLP(**values["config"], optimizer=optimizer, device=where)
+    except EstimatorFileError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(
             f"{path} describes a model that cannot be built here: {error} If it was saved "
@@ -102,6 +126,13 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
         history = {name: [_entry(value) for value in h] for name, h in history.items()}
     model._run = Run(state, values["epoch"], history)
     model.metadata = values["metadata"]
+    stored = model.metadata.pop("preparation", None)
+    try:
+        model.preparation = None if stored is None else Preparation.from_json(stored)
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} was not written by this mlp_xp: {error} Only that knows what it predicts from."
+        ) from None
     return model
 
 

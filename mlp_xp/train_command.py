@@ -34,7 +34,8 @@ from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import MLP
-from .preparation import Preparation, default_loss, n_outputs, prepare, split
+from .preparation import default_loss, n_outputs, prepare, split
+from .prepared import Preparation
 from .readers import Rows
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
@@ -72,7 +73,7 @@ def train(args: Arguments) -> dict[str, Any]:
     begun, epochs_before = model.steps_trained, model.epochs_trained
     ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": _sizes(examples)}
     try:
-        _fit(args, model, prepared, examples)
+        _fit(args, model, examples)
         with _undisturbed():
             replaced = Path(out).exists()
             _save(model, seen, out)
@@ -93,13 +94,13 @@ def train(args: Arguments) -> dict[str, Any]:
     ended["seconds"] = model.history["seconds"][-1]
     when = f", after {_epochs(model)} in {ended['seconds']:.1f} s"
     if len(examples.X_held):
-        what, found = "held-out", judge(model, prepared, examples.X_held, examples.y_held)
+        what, found = "held-out", judge(model, examples.X_held, examples.y_held)
         used = said_of(found)
         on = f", on {found['examples']:,} examples{used}" if used else ""
         say(args, f"held-out {described(found)}{when}{on}")
         say_unseen(args, found)
     else:
-        what, found = "training", measure(model, prepared, examples.X, examples.y)
+        what, found = "training", measure(model, examples.X, examples.y)
         say(args, f"training {described(found)}{when}")
     say(args, f"model written to {out}" + (", replacing the file there" if replaced else ""))
     return {**ended, what.replace("-", "_"): found}
@@ -150,8 +151,8 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
         model = MLP(sizes, device=args.device, **arguments)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         usage_error(error)
+    model.preparation = prepared
     model.metadata = {
-        "preparation": prepared.to_json(),
         "data": data.name,
         "split": {
             "seed": options["seed"],
@@ -171,7 +172,7 @@ def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
                 f"--{key.replace('_', '-')} belongs to the model in {args.resume} and cannot "
                 "change when it is resumed. Train a new one, or leave the option out."
             )
-    model, prepared = open_model(args.resume, args.device)
+    model, prepared = open_model(args.resume, args.device, training=True)
     known = model.metadata.get("data")
     if args.data is None and known not in ("digits", "fashion-mnist"):
         usage_error(f"{args.resume} was trained on {known or 'data of its own'}: name it, --data.")
@@ -255,19 +256,19 @@ def _say_plan(
     say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
 
 
-def _fit(args: Arguments, model: MLP, prepared: Preparation, examples: Examples) -> None:
+def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
     m = len(examples.X)
     epochs = args.epochs or default_epochs(m)
     validation = None
     if len(examples.X_choice):
-        validation = (prepared.X(examples.X_choice), prepared.Y(examples.y_choice))
+        validation = (examples.X_choice.T, examples.y_choice.T)
     elif len(examples.X_held) and not _chooses(args):  # only to be seen
-        validation = (prepared.X(examples.X_held), prepared.Y(examples.y_held))
+        validation = (examples.X_held.T, examples.y_held.T)
     terminal = sys.stderr.isatty()
     lines = () if terminal or args.no_progress else (_reporter(model, epochs),)
     model.fit(
-        prepared.X(examples.X),
-        prepared.Y(examples.y),
+        examples.X.T,
+        examples.y.T,
         epochs=epochs,
         batch_size=args.batch_size or default_batch_size(m),
         validation_data=validation,

@@ -19,7 +19,8 @@ import pytest
 from mlp_xp import LOSSES, MLP, OPTIMIZERS, SCHEDULES
 from mlp_xp.cli import COMMANDS, main
 from mlp_xp.fingerprint import Fingerprint
-from mlp_xp.preparation import Preparation, split
+from mlp_xp.preparation import split
+from mlp_xp.prepared import Preparation
 from mlp_xp.schedules import OneCycle
 
 ROOT = Path(__file__).parents[1]
@@ -215,14 +216,13 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
 
 
 def a_set(rows: np.ndarray) -> set[bytes]:
-    return {row.tobytes() for row in np.ascontiguousarray(rows)}
+    return {row.tobytes() for row in np.ascontiguousarray(rows, np.float32)}
 
 
-def digits_as(model: str) -> tuple[np.ndarray, np.ndarray]:
-    """All digits as a model takes them: rows, and labels."""
-    prepared = Preparation.from_json(MLP.load(model).metadata["preparation"])
+def all_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Rows, and labels."""
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
-    return prepared.X(digits["X"]).T, prepared.Y(digits["y"])
+    return digits["X"].astype(np.float32), digits["y"]
 
 
 def test_a_score_of_rows_trained_on_is_said_to_be_one_beside_the_score_of_the_others(
@@ -288,7 +288,7 @@ def test_what_is_chosen_by_is_neither_trained_on_nor_reported(
 ) -> None:
     found = run(*QUICK, *choice, "--out", "m")
     assert "digits: 1,294 examples to train on, 144 to choose by, 359 held out" in found.out
-    X, y = digits_as("m")
+    X, y = all_digits()
     trained, chosen = (a_set(columns.T) for columns in fitted[0])
     assert (len(a_set(X)), len(trained), len(chosen)) == (1797, 1294, 144)
     assert not trained & chosen
@@ -311,9 +311,9 @@ def test_early_stopping_keeps_the_best_epoch_of_the_rows_to_choose_by(
     losses = model.history["validation_loss"]
     assert len(losses) < 200
     _, chosen = fitted[0]
-    X, y = digits_as("model.safetensors")
+    X, y = all_digits()
     label = dict(zip((row.tobytes() for row in np.ascontiguousarray(X)), y, strict=True))
-    labels = np.array([label[row.tobytes()] for row in np.ascontiguousarray(chosen.T)])
+    labels = np.array([label[row.tobytes()] for row in np.ascontiguousarray(chosen.T, np.float32)])
     assert model.evaluate(chosen, labels).loss == pytest.approx(min(losses), rel=1e-5)
 
 
@@ -393,7 +393,7 @@ def test_of_many_rows_a_sample_is_looked_up(run: Run, monkeypatch: pytest.Monkey
     assert n == pytest.approx(1438, abs=5 * 1797 * np.sqrt(0.8 * 0.2 / known))
     assert f", of which about {n:,} were used in training ({known} were looked up)" in found.out
     assert f" on {unseen['examples']} that were not\n--held-out measures" in found.out
-    X, y = digits_as("model.safetensors")
+    X, y = all_digits()
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")["X"]
     model = MLP.load("model.safetensors")
     rows = Fingerprint.from_text(model.metadata["fingerprint"]["rows"]).meet(digits).unseen
@@ -423,7 +423,7 @@ def test_a_file_that_does_not_say_what_it_was_trained_on_is_measured_with_a_cave
     model = MLP.load("model.safetensors")
     old = {key: value for key, value in model.metadata.items() if key != "fingerprint"}
     model.save("old", old)  # as releases before this one wrote it
-    X, y = digits_as("old")
+    X, y = all_digits()
     model.fit(X.T, y, epochs=1, progress=False, validation_data=None)
     model.save("went-on")  # in Python, on other rows
     for name in ("old", "went-on"):
@@ -544,9 +544,27 @@ def test_a_model_saved_from_python_predicts_unscaled(run: Run) -> None:
 
 
 def test_a_preparation_that_is_not_ours_is_refused(run: Run) -> None:
-    MLP((64, 10)).save("m", {"preparation": {"mine": 1}})
+    model = MLP((64, 10))
+    with pytest.raises(ValueError, match=r"Set model\.preparation, or give yours another name"):
+        model.save("m", {"preparation": {"mine": 1}})
+    altered("m", model, {"mine": 1})
     found = run("predict", "m", "digits")
-    assert (found.code, "not written by mlp-xp train" in found.err) == (1, True)
+    assert (found.code, "m was not written by this mlp_xp: its prep" in found.err) == (1, True)
+    kept = Preparation("cross_entropy", classes=tuple(range(9))).to_json()
+    altered("m", model, kept)
+    found = run("predict", "m", "digits")
+    assert (found.code, "names 9 classes, but the network tells 10 apart" in found.err) == (1, True)
+
+
+def altered(path: str, model: MLP, preparation: dict[str, Any]) -> None:
+    """Written by what did not check it."""
+
+    class Unchecked:
+        def to_json(self) -> dict[str, Any]:
+            return preparation
+
+    model._prepared = Unchecked()  # type: ignore[assignment]
+    model.save(path)
 
 
 # -- going on ------------------------------------------------------------------------
@@ -563,10 +581,10 @@ def test_resuming_goes_on_from_the_file(run: Run) -> None:
     before, after = dict(model.metadata), dict(again.metadata)
     assert before.pop("fingerprint")["rows"] == after.pop("fingerprint")["rows"]
     assert after == before
-    prepared = Preparation.from_json(model.metadata["preparation"])
+    assert again.preparation == model.preparation
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
     kept, _ = split(1797, 0.2, 3)
-    X, Y = prepared.X(digits["X"][kept]), prepared.Y(digits["y"][kept])
+    X, Y = digits["X"][kept].T, digits["y"][kept]
     model.fit(X, Y, epochs=2, batch_size=64, progress=False)
     assert np.array_equal(model._run.state.theta, again._run.state.theta)
 
@@ -637,11 +655,11 @@ def stopped_at(saved: MLP) -> MLP:
     """The same training, stopped at the same step by other means."""
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")
     kept, _ = split(1797, 0.2, 0)
-    prepared = Preparation.from_json(saved.metadata["preparation"])
     Stopping.last = saved._run.state.step
     optimizer = OPTIMIZERS["adam"](rate=0.01)
     model = MLP(**{**saved.config, "optimizer": optimizer})
-    X, Y = prepared.X(digits["X"][kept]), prepared.Y(digits["y"][kept])
+    model.preparation = saved.preparation
+    X, Y = digits["X"][kept].T, digits["y"][kept]
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, epochs=5000, batch_size=64, schedule=Stopping(), progress=False)
     return model

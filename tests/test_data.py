@@ -16,14 +16,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mlp_xp.data import BUILT_IN, DEBIAN, VARIABLE, DataError, Dataset, Request, load
+from mlp_xp.devices import device
 from mlp_xp.preparation import (
     SCALES,
-    Preparation,
     default_loss,
     n_outputs,
     prepare,
     split,
 )
+from mlp_xp.prepared import Preparation
 
 ANYTHING = Request(labelled=False)
 IDX = {np.dtype(np.uint8): 8, np.dtype(np.int8): 9, np.dtype(">i2"): 11, np.dtype(">i4"): 12}
@@ -291,26 +292,30 @@ def everything(X: Any, y: Any, loss: str, scale: str = "auto") -> Preparation:
     return prepare(data, np.arange(len(data.X)), loss, scale, scale_target=True)
 
 
+def scaled(found: Preparation, X: Any) -> Any:
+    return found.inputs.apply(X.T, device("cpu"))
+
+
 @pytest.mark.parametrize("scale", SCALES)
 def test_scaling_survives_json(scale: str) -> None:
     X, y = np.array([[1.0, 5], [2, 5], [4, 5]]), np.array([3, 1, 3])
     first = everything(X, y, "cross_entropy", scale)
     again = Preparation.from_json(first.to_json())
     assert again == first
-    assert np.isfinite(first.X(X)).all()
-    assert np.array_equal(again.X(X), first.X(X))
+    assert np.isfinite(scaled(first, X)).all()
+    assert np.array_equal(scaled(again, X), scaled(first, X))
 
 
 def test_standard_minmax_and_image_scales_are_what_they_say() -> None:
     X, y = np.array([[1.0, 5], [2, 5], [6, 5]]), np.array([0, 1, 1])
-    standard = everything(X, y, "cross_entropy", "standard").X(X)
+    standard = scaled(everything(X, y, "cross_entropy", "standard"), X)
     assert np.allclose(standard.mean(axis=1), 0)
     assert np.allclose(standard.std(axis=1), [1, 0])
-    minmax = everything(X, y, "cross_entropy", "minmax").X(X)
+    minmax = scaled(everything(X, y, "cross_entropy", "minmax"), X)
     assert np.allclose(minmax, [[0, 0.2, 1], [0, 0, 0]])
-    assert np.array_equal(everything(X, y, "cross_entropy", "none").X(X), X.T)
+    assert np.array_equal(scaled(everything(X, y, "cross_entropy", "none"), X), X.T)
     pixels = np.array([[0, 255], [51, 0]], np.uint8)
-    image = everything(pixels, y[:2], "cross_entropy").X(pixels)
+    image = scaled(everything(pixels, y[:2], "cross_entropy"), pixels)
     assert np.allclose(image, [[0, 0.2], [1, 0]])
 
 
@@ -325,17 +330,19 @@ def test_any_whole_numbers_are_labels() -> None:
     y = np.array([7.0, 5.0, -2.0, 7.0])
     found = everything(np.eye(4), y, "cross_entropy")
     assert found.classes == (-2, 5, 7)
-    assert found.Y(y).tolist() == [2, 1, 0, 2]
-    assert found.answer(found.Y(y)).tolist() == y.tolist()
-    with pytest.raises(DataError, match="a label is 6, but the model knows the classes"):
-        found.Y(np.array([5, 6]))
+    numbers = found.numbers("Y", y)
+    assert numbers.tolist() == [2, 1, 0, 2]
+    assert found.named(numbers, device("cpu")).tolist() == y.tolist()
+    with pytest.raises(ValueError, match="the label 6, but the model knows the classes -2, 5, 7"):
+        found.numbers("Y", np.array([5, 6]))
 
 
 def test_numbers_come_back_in_their_own_units() -> None:
     y = np.array([[100.0, 3], [300, 3], [200, 3]])
     found = everything(np.eye(3), y, "squared_error")
-    assert np.allclose(found.Y(y).std(axis=1), [1, 0])
-    assert np.allclose(found.answer(found.Y(y)), y)
+    targets = found.outputs.apply(y.T, device("cpu"))
+    assert np.allclose(targets.std(axis=1), [1, 0])
+    assert np.allclose(found.outputs.undo(targets, device("cpu")), y.T)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ ORDER = [
     "training",
     "fast",
     "fitting",
+    "prepared",
     "checks",
     "model",
     "inspection",

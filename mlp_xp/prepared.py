@@ -1,0 +1,176 @@
+"""What a model does to what it is given before its first layer, and to its answers after.
+
+It travels in the model's file. Whatever loads the file does the same, and so the file means
+the same from Python, from an estimator and from the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .devices import Device
+from .devices import device as find_device
+from .losses import LOSSES
+from .types import Array, Namespace
+
+NUMBERS = ("real", "count")
+SHOWN = 20  # classes in a message
+
+
+class Scale(NamedTuple):
+    """values ↦ (values - offset) / divisor: one number, or one a row of (…, n, m)."""
+
+    offset: Any
+    divisor: Any
+
+    def on(self, device: Device, dtype: str) -> Callable[[Array], Array]:
+        """The function of columns (…, n, m) of a dtype."""
+        offset, divisor = (device.put(np.reshape(part, (-1, 1)).astype(dtype)) for part in self)
+        return lambda values: (values - offset) / divisor
+
+    def apply(self, values: Array, device: Device) -> Array:
+        """Scaled in float32, or in float64 where the values are wider than that.
+
+        What lies on the host is scaled there, before a cast to the model's dtype rounds it.
+        """
+        if self == NO_SCALE:
+            return values
+        where = find_device("cpu") if isinstance(values, np.ndarray) else device
+        dtype = _dtype(where.xp, values.dtype)
+        values = where.xp.astype(values, getattr(where.xp, dtype), copy=False)
+        with np.errstate(all="ignore"):  # what is not finite is refused later
+            return self.on(where, dtype)(values)
+
+    def undo(self, values: Array, device: Device) -> Array:
+        """Back to the original units, computed in float64, in the dtype of the values."""
+        if self == NO_SCALE:
+            return values
+        xp = device.xp
+        offset, divisor = (device.put(np.reshape(part, (-1, 1)).astype("float64")) for part in self)
+        wide = xp.astype(values, xp.float64, copy=False)
+        return xp.astype(wide * divisor + offset, values.dtype, copy=False)
+
+
+NO_SCALE = Scale(0.0, 1.0)
+
+
+def _dtype(xp: Namespace, dtype: Any) -> str:
+    """What values of a dtype are scaled in."""
+    if xp.isdtype(dtype, "real floating"):
+        return "float64" if xp.finfo(dtype).bits > 32 else "float32"
+    wide = xp.isdtype(dtype, "integral") and xp.iinfo(dtype).bits > 16
+    return "float64" if wide else "float32"
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a table's numbers become what the network takes, and its answers the table's.
+
+    loss          name of the loss
+    inputs        of the features
+    outputs       of the targets; only numbers are scaled
+    classes       the label of each class, rising; None where labels are not numbered
+    features      names of the columns, () where there are none
+    target        likewise
+    """
+
+    loss: str
+    inputs: Scale = NO_SCALE
+    outputs: Scale = NO_SCALE
+    classes: tuple[Any, ...] | None = None
+    features: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Arrays become lists, which can be compared and written."""
+        for name in ("inputs", "outputs"):
+            parts = (np.asarray(part).tolist() for part in getattr(self, name))
+            object.__setattr__(self, name, Scale(*parts))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(np.asarray(self.classes).tolist()))
+
+    @property
+    def kind(self) -> str:
+        return LOSSES[self.loss].kind
+
+    def numbers(self, argument: str, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """The number of each label's class, in the shape of the labels."""
+        classes = np.asarray(self.classes)
+        text = classes.dtype.kind == "U"
+        if text:
+            labels = labels.astype(str)
+        known = np.zeros(labels.shape, bool)
+        if text or labels.dtype.kind in "biuf":
+            number = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+            known = classes[number] == labels
+        if not known.all():
+            assert self.classes is not None
+            shown = ", ".join(map(repr, self.classes[:SHOWN]))
+            more = f" … ({len(classes)} in all)" if len(classes) > SHOWN else ""
+            raise ValueError(
+                f"{argument} holds the label {labels[~known][0].item()!r}, but the model knows "
+                f"the classes {shown}{more}."
+            )
+        return number
+
+    def named(self, numbers: Array, device: Device) -> Array:
+        """The labels of class numbers, on the device; text on the host."""
+        if self.classes is None:
+            return numbers
+        classes, xp = np.asarray(self.classes), device.xp
+        if classes.dtype.kind == "U":
+            return classes[device.get(numbers)]
+        found = xp.take(device.put(classes), xp.reshape(numbers, (-1,)))
+        return xp.reshape(found, numbers.shape)
+
+    def check(self, sizes: Sequence[int], kind: str) -> None:
+        """Raise ValueError if it is not for a network of these sizes and a loss of this kind."""
+        parts = {"features": (self.inputs, sizes[0]), "outputs": (self.outputs, sizes[-1])}
+        for what, (scale, n) in parts.items():
+            offset, divisor = (np.asarray(part, np.float64) for part in scale)
+            found = {offset.size, divisor.size}
+            if not found <= {1, n}:
+                raise ValueError(
+                    f"its preparation scales {max(found)} {what}, but the network has {n}."
+                )
+            if not (np.isfinite(offset).all() and np.isfinite(divisor).all() and divisor.all()):
+                raise ValueError(f"its preparation scales {what} by 0 or what is not finite.")
+        if self.outputs != NO_SCALE and kind != "real":
+            raise ValueError(f"its preparation scales targets, but its loss is for {kind} ones.")
+        n_classes = {"multiclass": sizes[-1], "binary": 2}.get(kind, 0)
+        if self.classes is not None and len(self.classes) != n_classes:
+            raise ValueError(
+                f"its preparation names {len(self.classes)} classes, but the network tells "
+                f"{n_classes} apart."
+            )
+        classes = np.asarray(self.classes or ())
+        if not np.all(classes[:-1] <= classes[1:]):
+            raise ValueError("its preparation names classes in another order than a rising one.")
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict that JSON can hold."""
+        return {**asdict(self), "inputs": self.inputs._asdict(), "outputs": self.outputs._asdict()}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Preparation:
+        """The inverse of `to_json`; ValueError for what is none of ours."""
+        try:
+            values: dict[str, Any] = dict(stored)
+            for name in ("inputs", "outputs"):
+                values[name] = Scale(**values[name])
+            for name in ("classes", "features", "target"):
+                values[name] = None if values[name] is None else tuple(values[name])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"its preparation is none that this mlp_xp knows: {error}.") from None
+
+
+AS_GIVEN = Preparation(loss="")  # of a model that takes what it is given
+
+
+__all__ = ["AS_GIVEN", "NO_SCALE", "NUMBERS", "Preparation", "Scale"]
