@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,7 @@ from .network import (
     split,
 )
 from .optimizers import OPTIMIZERS, Optimizer
+from .pickling import portable
 from .schedules import SCHEDULES, Schedule
 from .training import (
     Data,
@@ -460,12 +462,54 @@ class MLP:
 
         return load(path, device=device)
 
+    @on_device
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what `reset` makes, arrays on the host."""
+        kept = {name: value for name, value in vars(self).items() if name != "_recipe"}
+        kept["_run"] = replace(self._run, state=_moved(self._run.state, self.device.get))
+        for argument in ("optimizer", "initializers"):
+            kept[argument] = portable(argument.rstrip("s"), kept[argument])
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """The same model on the device of that name; `DeviceUnavailable` says why it cannot."""
+        vars(self).update(kept)
+        self.reset()
+        with self.device.active():
+            self._run = kept["_run"]
+            self._run.state = _moved(self._run.state, self.device.put)
+            self.device.synchronize()
+
+    @on_device
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A model of its own on the same device, with the same functions."""
+        shared = ("_recipe", "_run", "network", "initializers", "optimizer", "device")
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        for name, value in vars(self).items():
+            setattr(other, name, value if name in shared else deepcopy(value, memo))
+        run = self._run
+        state = copied(self.device, run.state)
+        other._run = replace(run, state=state, history=deepcopy(run.history, memo))
+        self.device.synchronize()
+        return other
+
+    def __copy__(self) -> Self:
+        """A deep copy: two models with one state would train each other."""
+        return deepcopy(self)
+
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.sizes))
         several = f", {len(self.seeds)} networks" if self.leading else ""
         products = "" if self.precision == "float32" else f", {self.precision} products"
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
         return f"<MLP {shape}, {numbers}{several}>"
+
+
+def _moved(state: State, move: Callable[[Any], Any]) -> State:
+    """A state whose arrays went through `move`; its loss is not wanted any more."""
+    moments = tuple(map(move, state.moments))
+    return State(move(state.theta), moments, move(state.running), state.step)
 
 
 # -- arguments ---------------------------------------------------------------
