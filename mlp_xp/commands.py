@@ -104,18 +104,18 @@ def check_features(model: MLP, data: Dataset, path: str) -> None:
 
 def answers(model: MLP, prepared: Preparation, rows: Rows) -> Rows:
     """Predictions as the file would say them: (m,), or (m, n_targets)."""
-    return prepared.answer(model.device.get(model.predict(prepared.X(rows))))
+    return prepared.answer(model.device.get(model.predict(prepared.X(rows), layout="columns")))
 
 
 def probabilities(model: MLP, prepared: Preparation, rows: Rows) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
-    P = model.device.get(model.predict_proba(prepared.X(rows))).T
+    P = model.device.get(model.predict_proba(prepared.X(rows), layout="columns")).T
     return np.hstack([1 - P, P]) if prepared.kind == "binary" else P
 
 
 def measure(model: MLP, prepared: Preparation, X: Rows, y: Rows) -> dict[str, Any]:
     """Loss, score, and for numbers the root of the mean squared error in their own units."""
-    loss, score = model.evaluate(prepared.X(X), prepared.Y(y))
+    loss, score = model.evaluate(prepared.X(X), prepared.Y(y), layout="columns")
     found = {"examples": len(X), "loss": loss}
     if prepared.kind not in NUMBERS:
         return {**found, "accuracy": score}

@@ -1,7 +1,7 @@
 """The front of the library: a network that can be trained, asked, saved and looked into.
 
-Columns, as in the mathematics: X is (n_features, n_examples). Rows of a table enter as
-`rows.T`, which costs nothing.
+Columns, as in the mathematics: X is (n_features, n_examples). A table of rows enters with
+layout="rows", which costs nothing, and is answered in rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from . import checks
 from .activations import ACTIVATIONS, Activation
+from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
 from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
@@ -96,6 +97,13 @@ class MLP:
                      draws one; a list of numbers trains as many independent networks at
                      once, each as if it were alone, and puts one more axis in front of
                      every result
+
+    Where a method takes X, `layout` says which of its lines are examples: "columns", then X
+    is (n_features, m) and Y and answers (n_out, m), or "rows", then they are (m, n_features)
+    and (m, n_out). Left out, it is the one that `fit` was given, which `layout` holds and no
+    file does, and else "columns"; but then an X with as many examples as features is
+    refused. Rows of a data frame (pandas, polars, Arrow) are its examples, whatever was given
+    before.
     """
 
     def __init__(
@@ -169,6 +177,7 @@ class MLP:
             "seed": list(self.seeds) if self.leading else self.seeds[0],
         }
         self.metadata: dict[str, Any] = {}
+        self.layout: Layout | None = None
         self.reset()
 
     # -- state ---------------------------------------------------------------
@@ -276,6 +285,7 @@ class MLP:
         shuffle: bool = True,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
+        layout: Layout | None = None,
     ) -> MLP:
         """Train on examples X (n_features, m) with targets Y; returns the model.
 
@@ -290,16 +300,21 @@ class MLP:
         callbacks        functions (model, Epoch), called after every epoch; a true result
                          ends the training after that epoch
         progress         a progress bar on standard error
+        layout           "rows" for X (m, n_features) and Y (m, n_out), or "columns": of this
+                         call, its validation data, and all later calls that are given none
 
         A second call goes on where the first ended, with the optimiser's moments. Raises
         `TrainingDiverged` if the loss stops being finite, keeping the last good weights;
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
-        data = checks.data(X, Y, sample_weight, widths, kind, self.device, dtype, several=True)
+        lies = checks.layout(X, layout, self.layout)
+        data = checks.data(
+            X, Y, sample_weight, widths, kind, self.device, dtype, several=True, layout=lies
+        )
         validation = None
         if validation_data is not None:
-            validation = self._validation(validation_data)
+            validation = self._validation(validation_data, lies)
         if isinstance(early_stopping, int):
             early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
@@ -315,10 +330,11 @@ class MLP:
             callbacks=tuple(callbacks),
             progress=progress,
         )
+        self.layout = lies
         train(self._recipe, self.device, self._run, plan, data, validation, self)
         return self
 
-    def _validation(self, given: tuple[Any, ...]) -> Data:
+    def _validation(self, given: tuple[Any, ...], layout: Layout | None) -> Data:
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             raise ValueError(
                 "validation_data takes (X, Y) or (X, Y, sample_weight), "
@@ -327,7 +343,7 @@ class MLP:
         X, Y, w = (*given, None)[:3]
         names = ("validation X", "validation Y", "validation sample_weight")
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
-        return checks.data(X, Y, w, *args)
+        return checks.data(X, Y, w, *args, layout=checks.layout(X, None, layout))
 
     @on_device
     def find_learning_rate(
@@ -339,13 +355,14 @@ class MLP:
         highest: float = 10.0,
         steps: int = 100,
         batch_size: int | None = None,
+        layout: Layout | None = None,
     ) -> LearningRates:
         """Train a copy of the weights at rates rising from `lowest` to `highest`.
 
         Smith 2017, "Cyclical Learning Rates for Training Neural Networks", §3.3. Stops when
         the loss is four times its least. The model itself is left as it is.
         """
-        data = checks.data(X, Y, None, self.network.sizes, self.loss.kind, self.device, self.dtype)
+        data = self._data(X, Y, None, layout)
         lowest, highest = _positive("lowest", lowest), _positive("highest", highest)
         if lowest >= highest:
             raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
@@ -374,37 +391,50 @@ class MLP:
     # -- asking --------------------------------------------------------------
 
     @on_device
-    def scores(self, X: Any) -> Array:
+    def scores(self, X: Any, *, layout: Layout | None = None) -> Array:
         """What the last layer gives: (n_out, m), before any softmax or sigmoid."""
-        rows = checks.examples("X", X, self.network.sizes[0], self.device, self.dtype)
+        lies = checks.layout(X, layout, self.layout)
+        return self._laid(self._scores(X, lies), lies)
+
+    def _scores(self, X: Any, layout: Layout | None) -> Array:
+        rows = checks.examples("X", X, self.network.sizes[0], self.device, self.dtype, layout)
         return scores_of(self._recipe, self.device.xp, self._run.state, rows)
 
+    def _laid(self, answer: Array, layout: Layout | None) -> Array:
+        """An answer (n_out, m) as its question lay."""
+        return self.device.xp.matrix_transpose(answer) if layout == "rows" else answer
+
     @on_device
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any, *, layout: Layout | None = None) -> Array:
         """Probabilities (n_out, m): of each class; of class 1 for binary; of each label."""
         if self.loss.kind in ("real", "count"):
             raise ValueError("predict_proba needs a loss for classes; use predict.")
-        return self.loss.predict(self.device.xp, self.scores(X))
+        lies = checks.layout(X, layout, self.layout)
+        return self._laid(self.loss.predict(self.device.xp, self._scores(X, lies)), lies)
 
     @on_device
-    def predict(self, X: Any) -> Array:
-        """Class labels (m,), labels 0 or 1 (n_out, m) for multilabel, or values (n_out, m)."""
-        xp, S = self.device.xp, self.scores(X)
-        kind = self.loss.kind
+    def predict(self, X: Any, *, layout: Layout | None = None) -> Array:
+        """Class labels (m,), labels 0 or 1 for multilabel, or values: (n_out, m).
+
+        (m,) too where the network has one output.
+        """
+        lies = checks.layout(X, layout, self.layout)
+        xp, kind, S = self.device.xp, self.loss.kind, self._scores(X, lies)
         if kind == "multiclass":
             return xp.argmax(S, axis=-2)
-        if kind == "binary":
-            return xp.astype(S[..., 0, :] > 0, xp.int64)
-        if kind == "multilabel":
-            return xp.astype(S > 0, xp.int64)
-        return self.loss.predict(xp, S)
+        if kind in ("binary", "multilabel"):
+            answer = xp.astype(S > 0, xp.int64)
+        else:
+            answer = self.loss.predict(xp, S)
+        return answer[..., 0, :] if answer.shape[-2] == 1 else self._laid(answer, lies)
 
     @on_device
     def predictor(self, batch_size: int) -> Callable[[Array], Array]:
         """A function for many small batches: X (n_features, m) → probabilities, or values.
 
         m is at most `batch_size`. The answer (n_out, m) is that of `predict_proba`, or of
-        `predict` where the loss is for numbers. What makes it several times faster on one
+        `predict` where the loss is for numbers, in columns whatever the layout of other
+        calls. What makes it several times faster on one
         example: X must be an array of the model's device and dtype and is not checked, the
         weights are those of now, and an answer may lie where the last one did: copy what
         you keep.
@@ -433,14 +463,27 @@ class MLP:
         return predict
 
     @on_device
-    def evaluate(self, X: Any, Y: Any, sample_weight: Any = None) -> Score:
+    def evaluate(
+        self, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
+    ) -> Score:
         """Mean loss and score on (X, Y): accuracy for classes, R² for numbers."""
-        data = checks.data(
-            X, Y, sample_weight, self.network.sizes, self.loss.kind, self.device, self.dtype
-        )
+        data = self._data(X, Y, sample_weight, layout)
         found = evaluate(self._recipe, self.device.xp, self._run.state, data)
         loss, score = (self.device.get(value) for value in found)
         return Score(loss, score) if self.leading else Score(float(loss), float(score))
+
+    def _data(
+        self,
+        X: Any,
+        Y: Any,
+        sample_weight: Any,
+        layout: Layout | None,
+        dtype: str | None = None,
+    ) -> Data:
+        """Examples that are not trained on, checked and on the device."""
+        args = (self.network.sizes, self.loss.kind, self.device, dtype or self.dtype)
+        lies = checks.layout(X, layout, self.layout)
+        return checks.data(X, Y, sample_weight, *args, layout=lies)
 
     # -- keeping -------------------------------------------------------------
 

@@ -201,6 +201,7 @@ def _fit(args: Arguments, model: MLP, prepared: Preparation, examples: Examples)
         early_stopping=args.early_stopping,
         callbacks=lines,
         progress=terminal and not args.no_progress,
+        layout="columns",
     )
 
 
