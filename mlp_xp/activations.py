@@ -27,6 +27,9 @@ class Activation(NamedTuple):
     def __reduce__(self) -> tuple[Any, ...]:
         return reduced("activation", ACTIVATIONS, _row, self)
 
+    def __copy__(self) -> Self:
+        return self
+
     def __deepcopy__(self, memo: object) -> Self:
         return self
 

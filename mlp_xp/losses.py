@@ -49,6 +49,9 @@ class Loss(NamedTuple):
     def __reduce__(self) -> tuple[Any, ...]:
         return reduced("loss", LOSSES, _row, self)
 
+    def __copy__(self) -> Self:
+        return self
+
     def __deepcopy__(self, memo: object) -> Self:
         return self
 

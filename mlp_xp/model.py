@@ -100,10 +100,10 @@ class MLP:
 
     Where a method takes X, `layout` says which of its lines are examples: "columns", then X
     is (n_features, m) and Y and answers (n_out, m), or "rows", then they are (m, n_features)
-    and (m, n_out). Left out, it is the one that `fit` was given, which `layout` holds and no
-    file does, and else "columns"; but then an X with as many examples as features is
-    refused. Rows of a data frame (pandas, polars, Arrow) are its examples, whatever was given
-    before.
+    and (m, n_out). Left out, it is the one that `fit` was last given, which `model.layout`
+    holds and no file does; else "columns", but then an X with as many examples as features
+    is refused. Rows of a data frame (pandas, polars, Arrow) are its examples, and `fit` on
+    one says "rows".
     """
 
     def __init__(
@@ -520,7 +520,8 @@ class MLP:
         self.reset()
         with self.device.active():
             self._run = kept["_run"]
-            self._run.state = _moved(self._run.state, self.device.put)
+            # joblib hands large arrays over as files, which do not last: copy them
+            self._run.state = _moved(self._run.state, lambda A: self.device.put(np.array(A)))
             self.device.synchronize()
 
     @on_device
