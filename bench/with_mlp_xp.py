@@ -36,6 +36,7 @@ def _mlp(case: Case, arrays: Arrays, device: Device, networks: int | None = None
             pair = tuple(np.stack([array] * networks) for array in pair)
         named |= {f"W{i}": device.put(pair[0]), f"b{i}": device.put(pair[1])}
     model.set_parameters(**named)
+    model.layout = "columns"  # a batch may have as many examples as features
     return model
 
 

@@ -11,8 +11,9 @@ is the one from the left, so that f'(0) = 0 for relu.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
+from .pickling import named, reduced
 from .types import Array, Namespace
 
 
@@ -22,6 +23,19 @@ class Activation(NamedTuple):
     f: Callable[[Namespace, Array], Array]
     slope: Callable[[Namespace, Array], Array]
     slope_of: Literal["A", "Z"] = "A"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced("activation", ACTIVATIONS, _row, self)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+def _row(name: str) -> Activation:
+    return named("activation", ACTIVATIONS, name)
 
 
 # Constants of Klambauer et al. 2017, "Self-Normalizing Neural Networks", eq. 14.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .training import Data
 from .types import Array
 
 V = TypeVar("V")
+Layout: TypeAlias = Literal["rows", "columns"]  # which of a table's lines are its examples
 
 DTYPES = ("float32", "float64")
 
@@ -125,17 +126,40 @@ def per_layer(argument: str, value: Any, n_hidden: int) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def is_frame(X: Any) -> bool:
+    """A table with named columns, of pandas, polars, Arrow or the like: its rows are examples."""
+    return hasattr(X, "columns") or hasattr(X, "column_names")
+
+
+def layout(X: Any, given: Any, remembered: Layout | None = None) -> Layout | None:
+    """Which way a table lies, as it says itself or somebody said; None if nobody did.
+
+    given       with this call
+    remembered  of calls before
+    """
+    if given is not None:
+        choose("layout", {"rows": 0, "columns": 0}, given)
+    if not is_frame(X):
+        return given or remembered
+    if given == "columns":
+        raise ValueError(
+            f"layout is 'columns', but the rows of a {type(X).__name__} are its examples: leave "
+            "layout out, or pass X.to_numpy()."
+        )
+    return "rows"
+
+
 def _as_array(argument: str, value: Any, device: Device) -> Array:
     """Anything array-like as an array of numbers, on the host or already on the device."""
-    if not hasattr(value, "ndim") or not hasattr(value, "dtype"):
+    if hasattr(value, "to_numpy") and (hasattr(value, "dtype") or is_frame(value)):
+        value = value.to_numpy()
+    elif not hasattr(value, "ndim") or not hasattr(value, "dtype"):
         try:
             value = np.asarray(value)
         except ValueError as error:
             raise ValueError(
                 f"{argument} cannot be made into an array ({error}): expected rows of equal length."
             ) from None
-    elif hasattr(value, "to_numpy"):  # a data frame
-        value = value.to_numpy()
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
         raise TypeError(
             f"{argument} has dtype {value.dtype}, but expected numbers. "
@@ -154,11 +178,9 @@ def _put(argument: str, value: Array, device: Device) -> Array:
         ) from None
 
 
-def _rows(array: Array, device: Device) -> Array:
-    """Columns (n, m) as C-ordered rows (m, n): a view where memory already lies so."""
-    xp = device.xp
-    rows = xp.matrix_transpose(array)
-    return xp.reshape(xp.reshape(rows, (-1,)), rows.shape)
+def _c_ordered(array: Array, device: Device) -> Array:
+    """The same in C order: a view where memory already lies so."""
+    return device.xp.reshape(device.xp.reshape(array, (-1,)), array.shape)
 
 
 def _finite(argument: str, array: Array, device: Device, dtype: str, given: Any = None) -> None:
@@ -186,39 +208,62 @@ def examples(
     device: Device,
     dtype: str,
     prepared: Preparation = AS_GIVEN,
+    layout: Layout | None = "columns",
 ) -> Array:
-    """X (n_features, m), scaled, as rows (m, n_features) on the device, in the model's dtype."""
+    """X as rows (m, n_features) on the device, scaled, in the model's dtype.
+
+    layout  which way X lies; None: columns, but refused where it is as wide as it is high
+    """
+    frame = is_frame(X)
     X = _as_array(argument, X, device)
-    shape = tuple(X.shape)
+    shape, in_rows = tuple(X.shape), layout == "rows"
+    expected = f"(n_examples, {n_features})" if in_rows else f"({n_features}, n_examples)"
     if X.ndim != 2:
+        one = "row: pass x[None, :]" if in_rows else "column: pass x[:, None]"
         raise ValueError(
-            f"{argument} has shape {shape}, but expected 2 axes, ({n_features}, n_examples). "
-            "One example x is a column: pass x[:, None]."
+            f"{argument} has shape {shape}, but expected 2 axes, {expected}. "
+            f"One example x is a {one}."
         )
-    if shape[0] != n_features:
-        hint = " Are your examples rows? Pass X.T." if shape[1] == n_features else ""
+    if layout is None and shape == (n_features, n_features) != (1, 1):
+        raise ValueError(
+            f"{argument} has shape {shape}, as many examples as features, so nothing shows "
+            "which way it lies: expected layout='rows' (an example a row) or layout='columns' "
+            "with it. Given to fit, it holds for every later call."
+        )
+    if shape[1 if in_rows else 0] != n_features:
+        hint = ""
+        if shape[0 if in_rows else 1] == n_features:
+            other = "columns" if in_rows else "rows"
+            hint = f" Are your examples {other}? Pass X.T, or layout={other!r}."
+            if frame:
+                hint = " Are its examples columns? Pass X.to_numpy() with layout='columns'."
         raise ValueError(
             f"{argument} has shape {shape}, but the first layer takes {n_features} features: "
-            f"expected ({n_features}, n_examples).{hint}"
+            f"expected {expected}.{hint}"
         )
-    if shape[1] == 0:
+    if math.prod(shape) == 0:
         raise ValueError(f"{argument} has shape {shape}: there are no examples.")
-    X = _scaled(argument, X, prepared.inputs, device)
+    X = _scaled(argument, X, prepared.inputs, device, in_rows)
     if isinstance(X, np.ndarray) and device.put_rows is not None:
-        rows = None if device.host_rows is None else device.host_rows(X.T, dtype)
-        rows = device.put_rows(X.T, dtype) if rows is None else rows
+        given = X if in_rows else X.T
+        rows = None if device.host_rows is None else device.host_rows(given, dtype)
+        rows = device.put_rows(given, dtype) if rows is None else rows
         _finite(argument, rows, device, dtype, X)
         return rows
     xp = device.xp
     with np.errstate(over="ignore"):  # an overflow in the cast is reported below
-        columns = xp.astype(_put(argument, X, device), getattr(xp, dtype), copy=False)
-    _finite(argument, columns, device, dtype)
-    return _rows(columns, device)
+        X = xp.astype(_put(argument, X, device), getattr(xp, dtype), copy=False)
+    _finite(argument, X, device, dtype)
+    return _c_ordered(X if in_rows else xp.matrix_transpose(X), device)
 
 
-def _scaled(argument: str, values: Array, scale: Scale, device: Device) -> Array:
-    here = isinstance(values, np.ndarray) or scale == NO_SCALE
-    return scale.apply(values if here else _put(argument, values, device), device)
+def _scaled(argument: str, values: Array, scale: Scale, device: Device, in_rows: bool) -> Array:
+    if scale == NO_SCALE:
+        return values
+    values = values if isinstance(values, np.ndarray) else _put(argument, values, device)
+    if not in_rows:
+        return scale.apply(values, device)
+    return scale.apply(values.T, device).T
 
 
 def _checked_on(array: Array, device: Device) -> Device:
@@ -240,32 +285,38 @@ def targets(
     dtype: str,
     several: bool = False,
     prepared: Preparation = AS_GIVEN,
+    layout: Layout | None = "columns",
 ) -> Array:
     """Y as `training.Data` wants it: labels (m,), or rows (m, n_out) in the model's dtype.
 
     several   whether a classifier must be given more than one class
     prepared  names the classes, or scales the numbers
+    layout    which way X lies, and so Y; a data frame lies as it does
     """
+    in_rows = layout == "rows" or is_frame(Y)
     if prepared.classes is not None:
-        Y = _numbered(argument, Y, prepared, device)
+        Y = _numbered(argument, Y, prepared, device, in_rows)
     Y = _as_array(argument, Y, device)
     shape = tuple(Y.shape)
-    if kind == "multiclass" and (Y.ndim == 1 or (Y.ndim == 2 and shape[0] == 1)):
+    if kind == "multiclass" and (Y.ndim == 1 or (Y.ndim == 2 and shape[-1 if in_rows else 0] == 1)):
         return _labels(argument, Y, n_out, m, device, several)
-    expected = f"({n_out}, {m})" + (f" or ({m},)" if n_out == 1 else "")
+    wanted, lines = ((m, n_out), "rows") if in_rows else ((n_out, m), "columns")
+    expected = f"{wanted}" + (f" or ({m},)" if n_out == 1 else "")
     if kind == "multiclass":
-        expected = f"labels ({m},) or one-hot columns ({n_out}, {m})"
+        expected = f"labels ({m},) or one-hot {lines} {wanted}"
     if Y.ndim == 1 and n_out == 1:
-        Y = Y[None, :]
-    if tuple(Y.shape) != (n_out, m):
-        hint = " Are your targets rows? Pass Y.T." if shape == (m, n_out) else ""
+        Y = Y[:, None] if in_rows else Y[None, :]
+    if tuple(Y.shape) != wanted:
+        other = "columns" if in_rows else "rows"
+        hint = f" Are your targets {other}? Pass Y.T." if shape == wanted[::-1] else ""
         raise ValueError(f"{argument} has shape {shape}, but expected {expected}.{hint}")
-    Y = _scaled(argument, Y, prepared.outputs, device)
+    Y = _scaled(argument, Y, prepared.outputs, device, in_rows)
     where = _checked_on(Y, device)
     xp = where.xp
     with np.errstate(over="ignore"):  # an overflow in the cast is reported below
         T = xp.astype(_put(argument, Y, where), getattr(xp, dtype), copy=False)
     _finite(argument, T, where, dtype)
+    axis = 1 if in_rows else 0
     low, high = float(xp.min(T)), float(xp.max(T))
     if kind in ("binary", "multilabel", "multiclass") and (low < 0 or high > 1):
         raise ValueError(
@@ -275,27 +326,27 @@ def targets(
     if kind == "count" and low < 0:
         raise ValueError(f"{argument} holds {low:g}, but a loss for counts takes numbers ≥ 0.")
     if kind == "multiclass":
-        total = xp.sum(T, axis=0)
+        total = xp.sum(T, axis=axis)
         if float(xp.max(xp.abs(total - 1))) > 1e-3:
             raise ValueError(
-                f"{argument} has columns that do not sum to 1, but one-hot columns or "
+                f"{argument} has {lines} that do not sum to 1, but one-hot {lines} or "
                 "probabilities do. For independent labels use loss='multilabel'."
             )
         if several:
-            labels = xp.argmax(T, axis=0)
+            labels = xp.argmax(T, axis=axis)
             low, high = float(xp.min(labels)), float(xp.max(labels))
     if several and kind in ("multiclass", "binary"):
         _several(argument, low, high)
-    return device.put(_rows(T, where))
+    return device.put(_c_ordered(T if in_rows else xp.matrix_transpose(T), where))
 
 
-def _numbered(argument: str, Y: Any, prepared: Preparation, device: Device) -> Array:
+def _numbered(argument: str, Y: Any, prepared: Preparation, device: Device, in_rows: bool) -> Array:
     """Labels as the numbers of their classes; one-hot columns are left as they are."""
     if hasattr(Y, "to_numpy"):  # a column of a data frame
         Y = Y.to_numpy()
     if not hasattr(Y, "ndim"):
         Y = np.asarray(Y)
-    if Y.ndim > 2 or (Y.ndim == 2 and Y.shape[0] > 1):
+    if Y.ndim > 2 or (Y.ndim == 2 and Y.shape[-1 if in_rows else 0] > 1):
         return Y
     host = Y if isinstance(Y, np.ndarray) else device.get(_put(argument, Y, device))
     return prepared.numbers(argument, host)
@@ -380,12 +431,13 @@ def data(
     names: tuple[str, str, str] = ("X", "Y", "sample_weight"),
     several: bool = False,
     prepared: Preparation = AS_GIVEN,
+    layout: Layout | None = "columns",
 ) -> Data:
     """Examples, targets and weights, checked, prepared and on the device."""
-    rows = examples(names[0], X, widths[0], device, dtype, prepared)
-    m = int(rows.shape[0])
+    rows = examples(names[0], X, widths[0], device, dtype, prepared, layout)
+    m, args = int(rows.shape[0]), (device, dtype, several, prepared, layout)
     return Data(
         rows,
-        targets(names[1], Y, kind, widths[-1], m, device, dtype, several, prepared),
+        targets(names[1], Y, kind, widths[-1], m, *args),
         weights(names[2], sample_weight, m, device, dtype),
     )

@@ -130,19 +130,18 @@ def check_features(model: MLP, data: Dataset, path: str) -> None:
 
 def answers(model: MLP, rows: Rows) -> Rows:
     """Predictions as the file would say them: (m,), or (m, n_targets)."""
-    found = model.device.get(model.predict(rows.T)).T
-    return found[:, 0] if found.ndim == 2 and found.shape[1] == 1 else found
+    return model.device.get(model.predict(rows, layout="rows"))
 
 
 def probabilities(model: MLP, rows: Rows) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
-    P = model.device.get(model.predict_proba(rows.T)).T
+    P = model.device.get(model.predict_proba(rows, layout="rows"))
     return np.hstack([1 - P, P]) if model.loss.kind == "binary" else P
 
 
 def measure(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
     """Loss, score, and for numbers the root of the mean squared error in their own units."""
-    loss, score = model.evaluate(X.T, y.T)
+    loss, score = model.evaluate(X, y, layout="rows")
     found = {"examples": len(X), "loss": loss}
     if model.loss.kind not in NUMBERS:
         return {**found, "accuracy": score}

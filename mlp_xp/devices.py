@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .kernels import SPEC, Kernels
+from .pickling import portable
 from .types import Array, Namespace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,9 +71,18 @@ class Device(NamedTuple):
             return self.finite(array)
         return bool(self.xp.all(self.xp.isfinite(array)))
 
+    def __copy__(self) -> Device:
+        return self
+
     def __deepcopy__(self, memo: object) -> Device:
         """Itself, as scikit-learn's `clone` wants it: a namespace cannot be copied."""
         return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its name, as another process finds it, without `graph`; one of your own as it is."""
+        if self.name.partition(":")[0] in DEVICES:
+            return device, (self.name,)
+        return Device, tuple(portable("device", part) for part in self)
 
 
 class DeviceUnavailable(RuntimeError):

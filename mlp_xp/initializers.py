@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -28,11 +29,13 @@ def zeros(draw: Draw, n_out: int, n_in: int, fan_in: float, fan_out: float) -> W
 
 def normal(scale: float = 0.01) -> Initializer:
     """Normal of standard deviation `scale`, whatever the width."""
+    return partial(_normal, scale)  # not a function of its own: pickle takes it
 
-    def draw_normal(draw: Draw, n_out: int, n_in: int, fan_in: float, fan_out: float) -> Weights:
-        return scale * draw.normal(n_out, n_in)
 
-    return draw_normal
+def _normal(
+    scale: float, draw: Draw, n_out: int, n_in: int, fan_in: float, fan_out: float
+) -> Weights:
+    return scale * draw.normal(n_out, n_in)
 
 
 def he(draw: Draw, n_out: int, n_in: int, fan_in: float, fan_out: float) -> Weights:

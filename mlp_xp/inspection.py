@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import checks
+from .checks import Layout
 from .kernels import SPEC, Kernels
 from .model import MLP
 from .network import connections, forward, split
@@ -18,17 +18,18 @@ from .types import Array
 CHUNK = 1 << 22  # entries of perturbed parameters evaluated at once
 
 
-def inspect_step(model: MLP, X: Any, Y: Any, sample_weight: Any = None) -> dict[str, Array]:
+def inspect_step(
+    model: MLP, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
+) -> dict[str, Array]:
     """Every array of the next training step on (X, Y), by name; the model is unchanged.
 
     A0 is X, scaled if the model has a preparation. Layer l = 1 … L adds Zl, Al (its output),
     deltal = ∂J/∂Zl, and the gradients dWl, dbl, dgainl, dPl of the parameters it has; maskl
-    where it drops. "loss" is the objective. Shapes are those of the mathematics: (n_out, m)
-    for Z, A and delta. All arrays are on the model's device, float64 or float32 as the model
-    is.
+    where it drops. "loss" is the objective. Shapes are those of the mathematics, whatever
+    `layout` says of X and Y: (n_out, m) for Z, A and delta. All arrays are on the model's
+    device, float64 or float32 as the model is.
     """
-    args = (model.network.sizes, model.loss.kind, model.device, model.dtype)
-    data = checks.data(X, Y, sample_weight, *args, prepared=model._prepared)
+    data = model._data(X, Y, sample_weight, layout)
     device, network, state = model.device, model.network, model._run.state
     index = device.put(np.arange(data.m))
     X_, T, w = batch(model._recipe, device.xp, data, index)
@@ -75,12 +76,14 @@ def check_gradients(
     step: float = 1e-5,
     tolerance: float = 1e-5,
     kernels: Kernels | None = None,
+    layout: Layout | None = None,
 ) -> GradientCheck:
     """Compare the backward pass with central differences, in float64 on the model's device.
 
     step       half the distance between the two points of a difference
     tolerance  largest relative error that passes
     kernels    a kernel set to check instead of the device's own
+    layout     which way X lies, "rows" or "columns", as in `MLP`
 
     In float64 nothing is rounded to the model's `precision`.
 
@@ -90,8 +93,7 @@ def check_gradients(
     parameter is passed over and counted.
     """
     device, network, xp = model.device, model.network, model.device.xp
-    args = (network.sizes, model.loss.kind, device, "float64")
-    data = checks.data(X, Y, sample_weight, *args, prepared=model._prepared)
+    data = model._data(X, Y, sample_weight, layout, "float64")
     theta_host = np.reshape(device.get(model._run.state.theta), (-1, network.n_parameters))[0]
     theta_host = theta_host.astype(np.float64)
     theta = device.put(theta_host)

@@ -24,9 +24,10 @@ says which targets the loss takes:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from .activations import sigmoid, softplus
+from .pickling import named, reduced
 from .types import Array, Namespace
 
 Kind = Literal["real", "count", "binary", "multilabel", "multiclass"]
@@ -44,6 +45,19 @@ class Loss(NamedTuple):
     predict: Callable[[Namespace, Array], Array]
     kind: Kind
     report: Callable[[Namespace, Array], Array] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return reduced("loss", LOSSES, _row, self)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+def _row(name: str) -> Loss:
+    return named("loss", LOSSES, name)
 
 
 # Beyond this score the Poisson rate e^s (here 1e13 events) goes on as its tangent, so

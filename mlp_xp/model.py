@@ -1,7 +1,7 @@
 """The front of the library: a network that can be trained, asked, saved and looked into.
 
-Columns, as in the mathematics: X is (n_features, n_examples). Rows of a table enter as
-`rows.T`, which costs nothing.
+Columns, as in the mathematics: X is (n_features, n_examples). A table of rows enters with
+layout="rows", which costs nothing, and is answered in rows.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from . import checks
 from .activations import ACTIVATIONS, Activation
+from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
 from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
@@ -35,6 +37,7 @@ from .network import (
     split,
 )
 from .optimizers import OPTIMIZERS, Optimizer
+from .pickling import portable
 from .prepared import AS_GIVEN, Preparation
 from .schedules import SCHEDULES, Schedule
 from .training import (
@@ -95,6 +98,13 @@ class MLP:
                      draws one; a list of numbers trains as many independent networks at
                      once, each as if it were alone, and puts one more axis in front of
                      every result
+
+    Where a method takes X, `layout` says which of its lines are examples: "columns", then X
+    is (n_features, m) and Y and answers (n_out, m), or "rows", then they are (m, n_features)
+    and (m, n_out). Left out, it is the one that `fit` was last given, which `model.layout`
+    holds and no file does; else "columns", but then an X with as many examples as features
+    is refused. Rows of a data frame (pandas, polars, Arrow) are its examples, and `fit` on
+    one says "rows".
 
     A model may have a `preparation`, which every method applies.
     """
@@ -171,6 +181,7 @@ class MLP:
         }
         self.metadata: dict[str, Any] = {}
         self._prepared = AS_GIVEN
+        self.layout: Layout | None = None
         self.reset()
 
     # -- state ---------------------------------------------------------------
@@ -293,6 +304,7 @@ class MLP:
         shuffle: bool = True,
         callbacks: Sequence[Callback] = (),
         progress: bool = True,
+        layout: Layout | None = None,
     ) -> MLP:
         """Train on examples X (n_features, m) with targets Y; returns the model.
 
@@ -307,17 +319,22 @@ class MLP:
         callbacks        functions (model, Epoch), called after every epoch; a true result
                          ends the training after that epoch
         progress         a progress bar on standard error
+        layout           "rows" for X (m, n_features) and Y (m, n_out), or "columns": of this
+                         call, its validation data, and all later calls that are given none
 
         A second call goes on where the first ended, with the optimiser's moments. Raises
         `TrainingDiverged` if the loss stops being finite, keeping the last good weights;
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
+        lies = checks.layout(X, layout, self.layout)
         args = (widths, kind, self.device, dtype)
-        data = checks.data(X, Y, sample_weight, *args, several=True, prepared=self._prepared)
+        data = checks.data(
+            X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
+        )
         validation = None
         if validation_data is not None:
-            validation = self._validation(validation_data)
+            validation = self._validation(validation_data, lies)
         if isinstance(early_stopping, int):
             early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
@@ -333,10 +350,11 @@ class MLP:
             callbacks=tuple(callbacks),
             progress=progress,
         )
+        self.layout = lies
         train(self._recipe, self.device, self._run, plan, data, validation, self)
         return self
 
-    def _validation(self, given: tuple[Any, ...]) -> Data:
+    def _validation(self, given: tuple[Any, ...], layout: Layout | None) -> Data:
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             raise ValueError(
                 "validation_data takes (X, Y) or (X, Y, sample_weight), "
@@ -345,7 +363,8 @@ class MLP:
         X, Y, w = (*given, None)[:3]
         names = ("validation X", "validation Y", "validation sample_weight")
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
-        return checks.data(X, Y, w, *args, prepared=self._prepared)
+        lies = checks.layout(X, None, layout)
+        return checks.data(X, Y, w, *args, prepared=self._prepared, layout=lies)
 
     @on_device
     def find_learning_rate(
@@ -357,14 +376,14 @@ class MLP:
         highest: float = 10.0,
         steps: int = 100,
         batch_size: int | None = None,
+        layout: Layout | None = None,
     ) -> LearningRates:
         """Train a copy of the weights at rates rising from `lowest` to `highest`.
 
         Smith 2017, "Cyclical Learning Rates for Training Neural Networks", §3.3. Stops when
         the loss is four times its least. The model itself is left as it is.
         """
-        args = (self.network.sizes, self.loss.kind, self.device, self.dtype)
-        data = checks.data(X, Y, None, *args, prepared=self._prepared)
+        data = self._data(X, Y, None, layout)
         lowest, highest = _positive("lowest", lowest), _positive("highest", highest)
         if lowest >= highest:
             raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
@@ -393,41 +412,54 @@ class MLP:
     # -- asking --------------------------------------------------------------
 
     @on_device
-    def scores(self, X: Any) -> Array:
+    def scores(self, X: Any, *, layout: Layout | None = None) -> Array:
         """What the last layer gives: (n_out, m), before any softmax, sigmoid or scale."""
+        lies = checks.layout(X, layout, self.layout)
+        return self._laid(self._scores(X, lies), lies)
+
+    def _scores(self, X: Any, layout: Layout | None) -> Array:
         args = (self.network.sizes[0], self.device, self.dtype)
-        rows = checks.examples("X", X, *args, self._prepared)
+        rows = checks.examples("X", X, *args, self._prepared, layout)
         return scores_of(self._recipe, self.device.xp, self._run.state, rows)
 
+    def _laid(self, answer: Array, layout: Layout | None) -> Array:
+        """An answer (n_out, m) as its question lay."""
+        return self.device.xp.matrix_transpose(answer) if layout == "rows" else answer
+
     @on_device
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Any, *, layout: Layout | None = None) -> Array:
         """Probabilities (n_out, m): of each class; of class 1 for binary; of each label."""
         if self.loss.kind in ("real", "count"):
             raise ValueError("predict_proba needs a loss for classes; use predict.")
-        return self.loss.predict(self.device.xp, self.scores(X))
+        lies = checks.layout(X, layout, self.layout)
+        return self._laid(self.loss.predict(self.device.xp, self._scores(X, lies)), lies)
 
     @on_device
-    def predict(self, X: Any) -> Array:
-        """Class labels (m,), labels 0 or 1 (n_out, m) for multilabel, or values (n_out, m).
+    def predict(self, X: Any, *, layout: Layout | None = None) -> Array:
+        """Class labels (m,), labels 0 or 1 for multilabel, or values: (n_out, m).
 
-        With a `preparation` the labels are its classes, and the values in the targets' units.
+        (m,) too where the network has one output. With a `preparation` the labels are its
+        classes, and the values in the targets' units.
         """
-        xp, S = self.device.xp, self.scores(X)
-        kind = self.loss.kind
+        lies = checks.layout(X, layout, self.layout)
+        xp, kind, S = self.device.xp, self.loss.kind, self._scores(X, lies)
         if kind == "multiclass":
             return self._prepared.named(xp.argmax(S, axis=-2), self.device)
         if kind == "binary":
             return self._prepared.named(xp.astype(S[..., 0, :] > 0, xp.int64), self.device)
         if kind == "multilabel":
-            return xp.astype(S > 0, xp.int64)
-        return self._prepared.outputs.undo(self.loss.predict(xp, S), self.device)
+            answer = xp.astype(S > 0, xp.int64)
+        else:
+            answer = self._prepared.outputs.undo(self.loss.predict(xp, S), self.device)
+        return answer[..., 0, :] if answer.shape[-2] == 1 else self._laid(answer, lies)
 
     @on_device
     def predictor(self, batch_size: int) -> Callable[[Array], Array]:
         """A function for many small batches: X (n_features, m) → probabilities, or values.
 
         m is at most `batch_size`. The answer (n_out, m) is that of `predict_proba`, or of
-        `predict` where the loss is for numbers. What makes it several times faster on one
+        `predict` where the loss is for numbers, in columns whatever the layout of other
+        calls. What makes it several times faster on one
         example: X must be an array of the model's device and dtype and is not checked, the
         weights are those of now, and an answer may lie where the last one did: copy what
         you keep. A `preparation` is applied in the model's dtype.
@@ -466,16 +498,30 @@ class MLP:
         return whole
 
     @on_device
-    def evaluate(self, X: Any, Y: Any, sample_weight: Any = None) -> Score:
+    def evaluate(
+        self, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
+    ) -> Score:
         """Mean loss and score on (X, Y): accuracy for classes, R² for numbers.
 
         With a `preparation` that scales targets, the loss is that of the scaled ones.
         """
-        args = (self.network.sizes, self.loss.kind, self.device, self.dtype)
-        data = checks.data(X, Y, sample_weight, *args, prepared=self._prepared)
+        data = self._data(X, Y, sample_weight, layout)
         found = evaluate(self._recipe, self.device.xp, self._run.state, data)
         loss, score = (self.device.get(value) for value in found)
         return Score(loss, score) if self.leading else Score(float(loss), float(score))
+
+    def _data(
+        self,
+        X: Any,
+        Y: Any,
+        sample_weight: Any,
+        layout: Layout | None,
+        dtype: str | None = None,
+    ) -> Data:
+        """Examples that are not trained on, checked and on the device."""
+        args = (self.network.sizes, self.loss.kind, self.device, dtype or self.dtype)
+        lies = checks.layout(X, layout, self.layout)
+        return checks.data(X, Y, sample_weight, *args, prepared=self._prepared, layout=lies)
 
     # -- keeping -------------------------------------------------------------
 
@@ -501,6 +547,43 @@ class MLP:
 
         return load(path, device=device)
 
+    @on_device
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what `reset` makes, arrays on the host."""
+        kept = {name: value for name, value in vars(self).items() if name != "_recipe"}
+        kept["_run"] = replace(self._run, state=_moved(self._run.state, self.device.get))
+        for argument in ("optimizer", "initializers"):
+            kept[argument] = portable(argument.rstrip("s"), kept[argument])
+        return kept
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        """The same model on the device of that name; `DeviceUnavailable` says why it cannot."""
+        vars(self).update(kept)
+        self.reset()
+        with self.device.active():
+            self._run = kept["_run"]
+            # joblib hands large arrays over as files, which do not last: copy them
+            self._run.state = _moved(self._run.state, lambda A: self.device.put(np.array(A)))
+            self.device.synchronize()
+
+    @on_device
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A model of its own on the same device, with the same functions."""
+        shared = ("_recipe", "_run", "network", "initializers", "optimizer", "device")
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        for name, value in vars(self).items():
+            setattr(other, name, value if name in shared else deepcopy(value, memo))
+        run = self._run
+        state = copied(self.device, run.state)
+        other._run = replace(run, state=state, history=deepcopy(run.history, memo))
+        self.device.synchronize()
+        return other
+
+    def __copy__(self) -> Self:
+        """A deep copy: two models with one state would train each other."""
+        return deepcopy(self)
+
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.sizes))
         several = f", {len(self.seeds)} networks" if self.leading else ""
@@ -508,6 +591,12 @@ class MLP:
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
         prepares = "" if self.preparation is None else ", with a preparation"
         return f"<MLP {shape}, {numbers}{several}{prepares}>"
+
+
+def _moved(state: State, move: Callable[[Any], Any]) -> State:
+    """A state whose arrays went through `move`; its loss is not wanted any more."""
+    moments = tuple(map(move, state.moments))
+    return State(move(state.theta), moments, move(state.running), state.step)
 
 
 # -- arguments ---------------------------------------------------------------

@@ -276,6 +276,7 @@ def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
         early_stopping=args.early_stopping,
         callbacks=lines,
         progress=terminal and not args.no_progress,
+        layout="columns",
     )
 
 

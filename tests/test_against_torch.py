@@ -77,7 +77,7 @@ def as_torch(torch: Any, model: MLP) -> dict[str, Any]:
 def test_gradients_are_those_of_autograd(torch: Any, seed: int) -> None:
     settings, X, Y = architecture(seed)
     model = MLP(**settings)
-    seen = inspect_step(model, X, Y)
+    seen = inspect_step(model, X, Y, layout="columns")
     parameters = as_torch(torch, model)
     S = torch_scores(torch, model, parameters, torch.tensor(X.T))
     J = torch_loss(torch, settings["loss"], S, torch.tensor(Y.T))
@@ -97,7 +97,7 @@ def test_whole_trainings_are_those_of_torch(torch: Any, optimizer: str, seed: in
     parameters = as_torch(torch, model)
     reference = TORCH_OPTIMIZERS[optimizer](torch.optim, list(parameters.values()), 0.01)
     epochs, m = 6, X.shape[1]
-    model.fit(X, Y, epochs=epochs, batch_size=m, progress=False)
+    model.fit(X, Y, epochs=epochs, batch_size=m, progress=False, layout="columns")
     losses = []
     for epoch in range(epochs):
         order = permutation(settings["seed"], Purpose.SHUFFLE, epoch, m).copy()

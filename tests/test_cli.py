@@ -540,7 +540,9 @@ def test_a_model_saved_from_python_predicts_unscaled(run: Run) -> None:
     np.save("X.npy", X)
     model = MLP((3, 4, 2))
     model.save("m")
-    assert run("predict", "m", "X.npy").out.split() == [str(v) for v in model.predict(X.T)]
+    assert run("predict", "m", "X.npy").out.split() == [
+        str(v) for v in model.predict(X, layout="rows")
+    ]
 
 
 def test_a_preparation_that_is_not_ours_is_refused(run: Run) -> None:

@@ -16,6 +16,7 @@ PACKAGE = Path(mlp_xp.__file__).parent
 # a module may import from those before it
 ORDER = [
     "types",
+    "pickling",
     "activations",
     "losses",
     "draws",

@@ -342,7 +342,7 @@ def test_labels_may_be_numbers_on_the_device(backend: Backend) -> None:
     model = MLP((3, 16, 3), device=backend.device, learning_rate=0.02)
     model.preparation = Preparation("cross_entropy", classes=(-2, 5, 7))
     X, y = np.eye(3), np.array([5, 7, -2])
-    model.fit(X, backend.device.put(y), epochs=200, progress=False)
+    model.fit(X, backend.device.put(y), epochs=200, progress=False, layout="columns")
     found = model.predict(X)
     assert backend.device.get(found).tolist() == y.tolist()
     assert type(found) is type(backend.device.put(y))
@@ -405,8 +405,30 @@ def test_a_file_without_a_preparation_is_as_it_was(tmp_path: Path) -> None:
     assert again.metadata == {"mine": 1}
     assert again.preparation is None
     assert "preparation" not in repr(again)
-    X = np.eye(3)
+    X = np.eye(3, 5)
     np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_a_preparation_is_of_features_and_targets_whichever_way_a_table_lies(loss: str) -> None:
+    random = np.random.default_rng(0)
+    X, found = random.normal(size=(2, 9)) * [[1.0], [50.0]] + [[3.0], [-200.0]], []
+    numbers = loss == "squared_error"
+    Y = random.normal(size=(3, 9)) * 10 + 4 if numbers else np.eye(3)[np.arange(9) % 3].T
+    kept: dict[str, Any] = {"inputs": Scale([3.0, -200.0], [1.0, 50.0])}
+    kept |= {"outputs": Scale([4.0, 5.0, 6.0], 10.0)} if numbers else {"classes": (4, 5, 9)}
+    for layout in ("columns", "rows"):
+        model = MLP((2, 5, 3), loss=loss, dtype="float64")
+        model.preparation = Preparation(loss, **kept)
+        table, targets = (X, Y) if layout == "columns" else (X.T, Y.T)
+        model.fit(table, targets, epochs=2, progress=False, layout=layout)
+        answer = model.predict(table)
+        found.append((answer.T if layout == "rows" and numbers else answer, model))
+        found[-1] = (*found[-1], model.evaluate(table, targets).loss)
+    (one, first, loss_one), (other, second, loss_other) = found
+    np.testing.assert_array_equal(one, other)
+    assert first.history["loss"] == second.history["loss"]
+    assert loss_one == loss_other
 
 
 def test_a_file_of_an_earlier_release_predicts_as_the_command_did(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_the_last_smaller_batch_counts(random: Random) -> None:
     step = MLP((4, 3), optimizer="sgd", dtype="float64")
     losses = []
     for part in (slice(0, 4), slice(4, 8), slice(8, 10)):
-        step.fit(X[:, part], y[part], epochs=1, shuffle=False, progress=False)
+        step.fit(X[:, part], y[part], epochs=1, shuffle=False, progress=False, layout="columns")
         losses.append(step.history["loss"][-1])
     np.testing.assert_allclose(seen.parameters["W1"], step.parameters["W1"])
     np.testing.assert_allclose(
