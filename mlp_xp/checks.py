@@ -361,12 +361,13 @@ def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device, several
     where = _checked_on(Y, device)
     xp = where.xp
     Y = xp.reshape(_put(argument, Y, where), (-1,))
-    if not xp.isdtype(Y.dtype, "integral"):
+    if not xp.isdtype(Y.dtype, ("integral", "bool")):
         raise TypeError(
             f"{argument} has dtype {Y.dtype}, but labels are whole numbers 0 … {n_out - 1}. "
             "Convert them with Y.astype(int); for numbers to be predicted use another loss, "
             "such as 'squared_error'."
         )
+    Y = xp.astype(Y, xp.int64, copy=False)
     low, high = int(xp.min(Y)), int(xp.max(Y))
     if low < 0 or high >= n_out:
         raise ValueError(
@@ -376,7 +377,7 @@ def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device, several
         )
     if several:
         _several(argument, low, high)
-    return device.put(xp.astype(Y, xp.int64, copy=False))
+    return device.put(Y)
 
 
 def _several(argument: str, low: float, high: float) -> None:

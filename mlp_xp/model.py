@@ -300,9 +300,9 @@ class MLP:
         validation_data: tuple[Any, ...] | None = None,
         sample_weight: Any = None,
         schedule: str | Schedule = "constant",
-        early_stopping: EarlyStopping | int | None = None,
+        early_stopping: EarlyStopping | int | bool | None = None,
         shuffle: bool = True,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] = (),
         progress: bool = True,
         layout: Layout | None = None,
     ) -> MLP:
@@ -315,9 +315,9 @@ class MLP:
         validation_data  (X, Y) or (X, Y, sample_weight), measured after every epoch
         sample_weight    (m,) ≥ 0
         schedule         name or `Schedule` of the learning rate over this call
-        early_stopping   patience in epochs, or `EarlyStopping`
-        callbacks        functions (model, Epoch), called after every epoch; a true result
-                         ends the training after that epoch
+        early_stopping   patience in epochs, or `EarlyStopping`; True is its own patience
+        callbacks        function or functions (model, Epoch), called after every epoch; what
+                         is true ends the training after that epoch
         progress         a progress bar on standard error
         layout           "rows" for X (m, n_features) and Y (m, n_out), or "columns": of this
                          call, its validation data, and all later calls that are given none
@@ -335,7 +335,9 @@ class MLP:
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data, lies)
-        if isinstance(early_stopping, int):
+        if isinstance(early_stopping, bool):
+            early_stopping = EarlyStopping() if early_stopping else None
+        elif isinstance(early_stopping, int):
             early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
             schedule = checks.choose("schedule", SCHEDULES, schedule)
@@ -347,7 +349,7 @@ class MLP:
             schedule=schedule,
             shuffle=bool(shuffle),
             early_stopping=early_stopping,
-            callbacks=tuple(callbacks),
+            callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks),
             progress=progress,
         )
         self.layout = lies

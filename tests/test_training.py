@@ -346,3 +346,25 @@ def test_running_moments_follow_the_data_and_serve_evaluation(random: Random) ->
     np.testing.assert_allclose(running[6:], S.var(axis=1, ddof=1), rtol=0.25)
     one_by_one = np.concatenate([model.predict(X[:, [i]]) for i in range(20)])
     np.testing.assert_array_equal(one_by_one, model.predict(X[:, :20]))
+
+
+def test_true_and_false_are_labels_and_ask_for_early_stopping(backend: Backend) -> None:
+    X = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
+
+    def trained(labels: Any, early_stopping: Any) -> tuple[list[float], list[int]]:
+        """The losses, and the epochs of which a single callback was told."""
+        model, told = MLP((3, 4, 2), device=backend.device, learning_rate=1e-12), list[int]()
+        model.fit(
+            *(X, backend.device.put(labels)),
+            epochs=40,
+            early_stopping=early_stopping,
+            callbacks=lambda _, epoch: told.append(epoch.epoch),
+            progress=False,
+        )
+        return model.history["loss"], told
+
+    positive = X[0] > 0
+    losses, told = trained(positive, True)
+    assert losses == trained(positive.astype(np.int64), EarlyStopping())[0]
+    assert told == list(range(1, len(losses) + 1))
+    assert len(losses) < 40 == len(trained(positive, False)[0])
