@@ -265,17 +265,10 @@ def one_epoch(
     is read before the pass ends.
     """
     index = device.put(order)
-    if hasattr(step, "announce"):  # a step that takes a whole epoch's rates, and many steps
-        m = order.shape[-1]
-        rates = [rate_at(i) for i in range(-(-m // batch_size))]
-        step.announce(run.state, index, rates, order, batch_size)
-        sizes = [(batch_size, m // batch_size), (m % batch_size, 1)]
-        for size, count in sizes:
-            for piece in pieces(count if size else 0, step.most):  # type: ignore[attr-defined]
-                n, bits = piece.stop - piece.start, bits_at(run.state.step, size)
-                run.state = step.several(run.state, bits, size, n)  # type: ignore[attr-defined]
-                after_steps(n)
-        return device.get(step.losses).astype(np.float64).T  # type: ignore[attr-defined]
+    if hasattr(step, "announce"):
+        return _announced_epoch(
+            device, run, step, index, order, batch_size, rate_at, bits_at, after_steps
+        )
     losses: list[Array] = []
     for piece in pieces(order.shape[-1], batch_size):
         rate = rate_at(len(losses))
@@ -288,6 +281,29 @@ def one_epoch(
             break
         after_steps(1)
     return device.get(device.xp.stack(losses)).astype(np.float64).T
+
+
+def _announced_epoch(
+    device: Device,
+    run: Run,
+    step: Any,
+    index: Array,
+    order: npt.NDArray[np.int64],
+    batch_size: int,
+    rate_at: Callable[[int], Any],
+    bits_at: Callable[[int, int], Array | None],
+    after_steps: Callable[[int], object],
+) -> npt.NDArray[np.float64]:
+    """`one_epoch` by a step that takes a whole epoch's rates, and many steps at once."""
+    m = order.shape[-1]
+    rates = [rate_at(i) for i in range(-(-m // batch_size))]
+    step.announce(run.state, index, rates, order, batch_size)
+    for size, count in ((batch_size, m // batch_size), (m % batch_size, min(1, m % batch_size))):
+        for piece in pieces(count, step.most):
+            n = piece.stop - piece.start
+            run.state = step.several(run.state, bits_at(run.state.step, size), size, n)
+            after_steps(n)
+    return device.get(step.losses).astype(np.float64).T
 
 
 def epoch_mean(

@@ -189,8 +189,9 @@ class Products:
         done = False
 
         def launch(source: cuda.Source, *more: Any) -> None:
-            self.calls.append(Launch(source, (count, self.K), (THREADS,), *arguments, *more))
-            self.calls[-1].kept += tuple(kept)  # type: ignore[attr-defined]
+            call = Launch(source, (count, self.K), (THREADS,), *arguments, *more)
+            call.kept += tuple(kept)
+            self.calls.append(call)
 
         if optimizer is not None:
             with suppress(Untraceable, cupy.cuda.compiler.CompileException):
