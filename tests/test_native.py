@@ -341,7 +341,7 @@ def test_every_loss_and_activation_has_a_kernel() -> None:
 
 
 def test_a_fresh_process_trains_without_a_compiler(tmp_path: Path) -> None:
-    code = "import mlp_xp; mlp_xp.MLP((2, 3, 2)).fit([[0.0, 1], [1, 0]], [0, 1], epochs=1)"
+    code = "import mlp_xp; mlp_xp.MLP((2, 3, 2)).fit([[0.0, 1, 2], [1, 0, 2]], [0, 1, 0], epochs=1)"
     environment = {**os.environ, "CC": "no-such-compiler", "MLP_XP_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=False)
     assert done.returncode == 0
