@@ -61,11 +61,6 @@ class Products:
         """A place to compute in, (…, *shape)."""
         return cupy.empty((*self.step.leading, *shape), dtype or self.dtype)
 
-    def each(self, source: cuda.Source, size: int, *arguments: Any, networks: int = 0) -> Launch:
-        """A thread for each of `size` things of every network."""
-        grid = (blocks(size, THREADS), networks or self.K)
-        return Launch(source, grid, (THREADS,), *arguments, size)
-
     def by_row(self, source: cuda.Source, rows: int, *arguments: Any) -> Launch:
         """A block for each row."""
         return Launch(source, (rows, self.K), (row_threads(self.m),), *arguments)
