@@ -1,0 +1,6 @@
+"""Kinds of layers, a file a family: shapes, parameters, forward and backward as formulas.
+
+`base` says what a kind is. Examples are the last axis: vectors are (n, m), images
+(channels, height, width, m), sequences (features, time, m). Any array may have one more
+leading axis: many networks at once.
+"""
