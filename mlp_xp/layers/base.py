@@ -59,6 +59,7 @@ class Pass(NamedTuple):
     present   (time, m) 1 where a sequence has a step, 0 after its end; None where all have all
     wanted    whether `backward` is asked for ∂J/∂A of the input: a network's first layer is
               not, and a convolution may save what costs most there
+    shape     of one example of the input, which says how many leading axes A has
     """
 
     training: bool = True
@@ -66,6 +67,7 @@ class Pass(NamedTuple):
     running: Mapping[str, Array] = {}
     present: Array | None = None
     wanted: bool = True
+    shape: Shape = ()
 
 
 @runtime_checkable
