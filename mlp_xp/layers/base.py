@@ -57,12 +57,17 @@ class Pass(NamedTuple):
     bits      (…, n_bits, m) uniform 16-bit integers for this layer; None drops nothing
     running   this layer's statistics by name, (…, n, 1); empty where there are none
     present   (time, m) 1 where a sequence has a step, 0 after its end; None where all have all
+    wanted    whether `backward` is asked for ∂J/∂A of the input: a network's first layer is
+              not, and a convolution may save what costs most there
+    shape     of one example of the input, which says how many leading axes A has
     """
 
     training: bool = True
     bits: Array | None = None
     running: Mapping[str, Array] = {}
     present: Array | None = None
+    wanted: bool = True
+    shape: Shape = ()
 
 
 @runtime_checkable
@@ -97,7 +102,7 @@ class Kind(Protocol):
         """∂J/∂A of the input, (…, *shape, m), and of each parameter, in the parameter's shape.
 
         dA  ∂J/∂ the output. None for the input's is right where it has no derivative
-            (an embedding's whole numbers).
+            (an embedding's whole numbers) and where it was not wanted.
         """
         ...
 
