@@ -155,6 +155,10 @@ class Model:
         self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
         self.device.synchronize()  # the model may be used on any stream
 
+    def _table(self, X: Any, layout: Layout | None) -> Any:
+        """X as a table, where a model takes examples of other shapes too."""
+        return X
+
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
 
@@ -264,7 +268,7 @@ class Model:
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
         lies = checks.layout(X, layout, self.layout)
-        args = (widths, kind, self.device, dtype)
+        X, args = self._table(X, lies), (widths, kind, self.device, dtype)
         data = checks.data(
             X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
         )
@@ -302,6 +306,7 @@ class Model:
         names = ("validation X", "validation Y", "validation sample_weight")
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
         lies = checks.layout(X, None, layout)
+        X = self._table(X, lies)
         return checks.data(X, Y, w, *args, prepared=self._prepared, layout=lies)
 
     @on_device
@@ -356,7 +361,7 @@ class Model:
         return self._laid(self._scores(X, lies), lies)
 
     def _scores(self, X: Any, layout: Layout | None) -> Array:
-        args = (self.network.sizes[0], self.device, self.dtype)
+        X, args = self._table(X, layout), (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
         return scores_of(self._recipe, self.device.xp, self._run.state, rows)
 
@@ -458,6 +463,7 @@ class Model:
         """Examples that are not trained on, checked and on the device."""
         args = (self.network.sizes, self.loss.kind, self.device, dtype or self.dtype)
         lies = checks.layout(X, layout, self.layout)
+        X = self._table(X, lies)
         return checks.data(X, Y, sample_weight, *args, prepared=self._prepared, layout=lies)
 
     # -- keeping -------------------------------------------------------------

@@ -77,6 +77,7 @@ class Architecture(Protocol):
     n_statistics  length of all of them
     n_dropped     how many dropout bits one example takes
     sparse        whether some connections are absent
+    largest_product  multiplications of the largest product, of one example
     written       in a word or two, for people
 
     "layers" are whatever `split` makes of the flat vector, one entry a layer, and `backward`
@@ -99,6 +100,8 @@ class Architecture(Protocol):
     def n_dropped(self) -> int: ...
     @property
     def sparse(self) -> bool: ...
+    @property
+    def largest_product(self) -> int: ...
     @property
     def written(self) -> str: ...
 
@@ -241,6 +244,10 @@ class Network:
     @property
     def sparse(self) -> bool:
         return self.density != 1.0
+
+    @property
+    def largest_product(self) -> int:
+        return max(n_in * n_out for n_in, n_out in pairwise(self.sizes))
 
     @property
     def written(self) -> str:

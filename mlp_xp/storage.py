@@ -136,6 +136,10 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Model
 
 def _built(config: dict[str, Any], optimizer: Optimizer, device: Device) -> Model:
     """A model of the class that a config is of."""
+    if "layers" in config:
+        from .sequential import Sequential
+
+        return Sequential.of_config(config, optimizer, device)
     from .model import MLP
 
     return MLP(**config, optimizer=optimizer, device=device)
@@ -143,8 +147,20 @@ def _built(config: dict[str, Any], optimizer: Optimizer, device: Device) -> Mode
 
 def _check_named(config: Mapping[str, Any]) -> None:
     """Only what stands in a table under a name can be found again by name."""
+    lost = None
+    if "layers" in config:
+        from .layers.table import nameless
+
+        lost = nameless(config["layers"])
+    if lost == "kind":
+        raise ValueError(
+            "The model has a layer of a kind that stands in no table, so a file cannot name it: "
+            "expected rows of mlp_xp.layers.LAYERS. Add yours, LAYERS['Mine'] = Mine, and do the "
+            "same before loading."
+        )
+    named_here = {**config, "activation": None if lost else config.get("activation", "")}
     for part in ("activation", "loss", "initializer", "optimizer"):
-        value = config[part]
+        value = named_here[part]
         named = value["name"] if part == "optimizer" else value
         if named is None or (isinstance(named, list) and None in named):
             table = f"{part.upper()}S" if part != "loss" else "LOSSES"
