@@ -20,6 +20,7 @@ from mlp_xp.layers.base import Pass
 from mlp_xp.layers.convolution import Conv1d, Conv2d
 from mlp_xp.layers.embedding import Embedding
 from mlp_xp.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
+from mlp_xp.layers.recurrent import GRU, LSTM, Elman
 
 N_SAMPLES, N_TAKEN = 300, 8
 EXHAUSTIVE = bool(os.environ.get("MLP_XP_EXHAUSTIVE"))
@@ -154,6 +155,55 @@ def embedding(rng: np.random.Generator) -> Case:
     return Case(Embedding(n_values, n), shape, A, {}, reference)
 
 
+def stacked(torch: Any, kind: Any, P: dict[str, Any]) -> dict[str, Any]:
+    """Our parameters under PyTorch's names: biases that it has twice are 0 the second time."""
+    found = {}
+    b = P["b"].reshape(kind.directions, -1)
+    if isinstance(kind, LSTM):
+        i, g, o = b.reshape(kind.directions, 3, kind.n).unbind(1)
+        b = torch.cat([i, P["b_forget"].reshape(kind.directions, kind.n), g, o], dim=1)
+    c = P["c"].reshape(kind.directions, -1) if "c" in P else torch.zeros_like(b)
+    for d in range(kind.directions):
+        end = "_l0" + ("_reverse" if d else "")
+        found["weight_ih" + end] = P["W"].reshape(*b.shape, -1)[d]
+        found["weight_hh" + end] = P["U"].reshape(*b.shape, -1)[d]
+        found["bias_ih" + end], found["bias_hh" + end] = b[d], c[d]
+    return found
+
+
+def recurrent(rng: np.random.Generator, make: Any) -> Case:
+    features, n, time, m = (int(k) for k in rng.integers(1, 7, size=4))
+    options = {"returns": str(rng.choice(["last", "all"])), "directions": int(rng.integers(1, 3))}
+    if make is Elman:
+        options["activation"] = str(rng.choice(["tanh", "relu"]))
+    kind = make(n, **options)
+    lengths, told = None, {}
+    if rng.integers(2):
+        lengths = rng.integers(1, time + 1, size=m)
+        lengths[int(rng.integers(m))] = time  # PyTorch cuts what no sequence has
+        told = {"present": (np.arange(time)[:, None] < lengths).astype(float)}
+
+    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
+        extra = {"nonlinearity": kind.activation} if make is Elman else {}
+        name = "RNN" if make is Elman else make.__name__
+        two = kind.directions == 2
+        layer = getattr(torch.nn, name)(features, n, bidirectional=two, **extra).double()
+        X = A.permute(1, 2, 0)  # (time, m, features)
+        if lengths is not None:
+            pack = torch.nn.utils.rnn.pack_padded_sequence
+            X = pack(X, torch.tensor(lengths), enforce_sorted=False)
+        every, last = torch.func.functional_call(layer, stacked(torch, kind, P), (X,))
+        last = last[0] if isinstance(last, tuple) else last
+        if kind.returns == "last":
+            return torch.cat(list(last), dim=1).T
+        if lengths is not None:
+            every, _ = torch.nn.utils.rnn.pad_packed_sequence(every)
+        return every.permute(2, 0, 1)
+
+    A = rng.normal(size=(features, time, m))
+    return Case(kind, (features, time), A, told, reference)
+
+
 SAMPLES: dict[str, Callable[[np.random.Generator], Case]] = {
     "Conv1d": conv1d,
     "Conv2d": conv2d,
@@ -161,6 +211,9 @@ SAMPLES: dict[str, Callable[[np.random.Generator], Case]] = {
     "AvgPool": lambda rng: pool(rng, "avg"),
     "GlobalAvgPool": global_pool,
     "Embedding": embedding,
+    "Elman": lambda rng: recurrent(rng, Elman),
+    "GRU": lambda rng: recurrent(rng, GRU),
+    "LSTM": lambda rng: recurrent(rng, LSTM),
 }
 
 
