@@ -19,6 +19,7 @@ from mlp_xp.kernels import SPEC
 from mlp_xp.layers.base import Pass
 from mlp_xp.layers.convolution import Conv1d, Conv2d
 from mlp_xp.layers.embedding import Embedding
+from mlp_xp.layers.normalization import BatchNorm, LayerNorm
 from mlp_xp.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
 from mlp_xp.layers.recurrent import GRU, LSTM, Elman
 
@@ -204,6 +205,35 @@ def recurrent(rng: np.random.Generator, make: Any) -> Case:
     return Case(kind, (features, time), A, told, reference)
 
 
+def batch_norm(rng: np.random.Generator) -> Case:
+    shape = tuple(rng.integers(1, 5, size=int(rng.integers(1, 4))).tolist())
+    n, m, training = shape[0], int(rng.integers(2, 6)), bool(rng.integers(2))
+    mean, variance = rng.normal(size=(n, 1)), rng.uniform(0.5, 2, size=(n, 1))
+    told = {"training": training, "running": {"mean": mean, "variance": variance}}
+
+    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
+        running = [torch.tensor(r[:, 0].copy()) for r in (mean, variance)]
+        of = [p[:, 0] for p in (P["gain"], P["b"])]
+        return columns(torch.nn.functional.batch_norm(rows(A), *running, *of, training=training))
+
+    return Case(BatchNorm(), shape, rng.normal(size=(*shape, m)), told, reference)
+
+
+def layer_norm(rng: np.random.Generator) -> Case:
+    shape = tuple(rng.integers(1, 5, size=int(rng.integers(1, 4))).tolist())
+    m, over = int(rng.integers(1, 6)), str(rng.choice(["features", "all"]))
+
+    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
+        norm = torch.nn.functional.layer_norm
+        if over == "all":
+            of = [P[name].reshape(shape) for name in ("gain", "b")]
+            return columns(norm(rows(A), shape, *of))
+        of = [P[name][:, 0] for name in ("gain", "b")]
+        return norm(A.movedim(0, -1), shape[:1], *of).movedim(-1, 0)
+
+    return Case(LayerNorm(over), shape, rng.normal(size=(*shape, m)), {}, reference)
+
+
 SAMPLES: dict[str, Callable[[np.random.Generator], Case]] = {
     "Conv1d": conv1d,
     "Conv2d": conv2d,
@@ -211,6 +241,8 @@ SAMPLES: dict[str, Callable[[np.random.Generator], Case]] = {
     "AvgPool": lambda rng: pool(rng, "avg"),
     "GlobalAvgPool": global_pool,
     "Embedding": embedding,
+    "BatchNorm": batch_norm,
+    "LayerNorm": layer_norm,
     "Elman": lambda rng: recurrent(rng, Elman),
     "GRU": lambda rng: recurrent(rng, GRU),
     "LSTM": lambda rng: recurrent(rng, LSTM),
@@ -256,3 +288,17 @@ def test_outputs_and_gradients_are_those_of_torch(torch: Any, name: str) -> None
             said = f"{name} sample {number}, MLP_XP_SEED={SEED}: {what} of {case.kind} {case.shape}"
             assert ours.shape == theirs.shape, said
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10, err_msg=said)
+
+
+def test_running_moments_are_those_of_torch(torch: Any) -> None:
+    rng = np.random.default_rng(5)
+    layer = torch.nn.BatchNorm2d(3, momentum=1.0).double()
+    A = rng.normal(size=(3, 4, 5, 6))
+    layer(torch.tensor(A).movedim(-1, 0))
+    P = {"gain": np.ones((3, 1)), "b": np.zeros((3, 1))}
+    kind = BatchNorm()
+    _, memory = kind.forward(np, SPEC, P, A, Pass(shape=(3, 4, 5)))
+    newest = kind.newest(np, memory, 6)
+    assert [s.name for s in kind.statistics((3, 4, 5))] == list(newest)
+    np.testing.assert_allclose(newest["mean"][:, 0], layer.running_mean, rtol=1e-12)
+    np.testing.assert_allclose(newest["variance"][:, 0], layer.running_var, rtol=1e-12)
