@@ -105,7 +105,7 @@ class Sequential(Model):
     def _table(self, X: Any, layout: Layout | None) -> Any:
         """X of the examples' shape as a table; anything else as it is."""
         shape = self.network.shape
-        given = getattr(X, "shape", ())
+        given: tuple[int, ...] = tuple(getattr(X, "shape", ()))
         if len(given) != len(shape) + 1 or len(shape) == 1 or self.network.lengths:
             return X
         rows = layout == "rows"
@@ -114,7 +114,7 @@ class Sequential(Model):
             wanted = f"(m, {_inside(shape)})" if rows else f"({_inside(shape)}, m)"
             hint = " Pass layout='rows' if the examples come first." if not rows else ""
             raise ValueError(
-                f"X has shape {tuple(given)}, but examples are {shape}: expected {wanted}, or a "
+                f"X has shape {given}, but examples are {shape}: expected {wanted}, or a "
                 f"table of {math.prod(shape)} features.{hint}"
             )
         n = math.prod(shape)

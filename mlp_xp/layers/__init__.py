@@ -8,8 +8,34 @@ leading axis: many networks at once.
 """
 
 from .chain import Chain
+from .convolution import Conv1d, Conv2d
 from .dense import Activation, Dense, Dropout
+from .embedding import Embedding
+from .normalization import BatchNorm, LayerNorm
+from .pooling import AvgPool, GlobalAvgPool, MaxPool
+from .recurrent import GRU, LSTM, Elman
 from .residual import Residual
+from .shapes import Flatten, Reshape
 from .table import LAYERS
 
-__all__ = ["LAYERS", "Activation", "Chain", "Dense", "Dropout", "Residual"]
+__all__ = [
+    "GRU",
+    "LAYERS",
+    "LSTM",
+    "Activation",
+    "AvgPool",
+    "BatchNorm",
+    "Chain",
+    "Conv1d",
+    "Conv2d",
+    "Dense",
+    "Dropout",
+    "Elman",
+    "Embedding",
+    "Flatten",
+    "GlobalAvgPool",
+    "LayerNorm",
+    "MaxPool",
+    "Reshape",
+    "Residual",
+]

@@ -6,9 +6,9 @@ in the order of the layers and under the name that `stack` gives it. Examples co
 (n_features, m), which are (*shape, m) by a reshape that costs nothing.
 
 It stands beside the dense `Network`, which fast paths read, and does the same by the same
-kernels: for Dense, Activation and Dropout the numbers are equal bit by bit (`tests/
-test_chain.py`). To run the dense network's specification through here too would have cost it
-Python in every step, and its names (layers are counted without their activations there).
+kernels: for Dense, Activation and Dropout the numbers are equal bit by bit
+(`tests/test_chain.py`). To run the dense network's specification through here too would have
+cost it Python in every step, and its names (there layers are counted without activations).
 """
 
 from __future__ import annotations
@@ -270,7 +270,9 @@ class Chain:
         time = self.shape[-1]
         step = xp.arange(time, dtype=X.dtype, device=X.device)
         present = xp.astype(step[:, None] < X[..., -1:, :], X.dtype)
-        return xp.reshape(X[..., :-1, :], (*lead, *self.shape, m)), present
+        A = xp.reshape(X[..., :-1, :], (*lead, *self.shape, m))
+        there = present if len(self.shape) == 1 else present[..., None, :, :]
+        return A * there, present
 
     def forward(
         self,

@@ -85,9 +85,10 @@ def resolve(
         try:
             out = kind.out_shape(shape)
         except ValueError as error:
-            before = f"layer {number - 1}, {parts[-1].kind}," if parts else "the input"
+            before = f"layer {number - 1}, {parts[-1].kind}" if parts else "the input"
+            why = str(error).removeprefix(f"{kind} cannot follow the shape {shape}: ")
             raise ValueError(
-                f"layer {number}, {kind}, cannot follow {before} which gives {shape}: {error}"
+                f"layer {number}, {kind}, cannot follow {before}, which gives {shape}: {why}"
             ) from None
         parameters = kind.parameters(shape)
         trained = asked or bool(parameters)

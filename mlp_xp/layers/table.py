@@ -9,11 +9,36 @@ from typing import Any
 from .. import activations
 from ..activations import ACTIVATIONS
 from .base import Kind
+from .convolution import Conv1d, Conv2d
 from .dense import Activation, Dense, Dropout
+from .embedding import Embedding
+from .normalization import BatchNorm, LayerNorm
+from .pooling import AvgPool, GlobalAvgPool, MaxPool
+from .recurrent import GRU, LSTM, Elman
 from .residual import Residual
+from .shapes import Flatten, Reshape
 
 LAYERS: dict[str, type[Any]] = {
-    kind.__name__: kind for kind in (Dense, Activation, Dropout, Residual)
+    kind.__name__: kind
+    for kind in (
+        Dense,
+        Activation,
+        Dropout,
+        BatchNorm,
+        LayerNorm,
+        Conv1d,
+        Conv2d,
+        MaxPool,
+        AvgPool,
+        GlobalAvgPool,
+        Flatten,
+        Reshape,
+        Embedding,
+        Elman,
+        GRU,
+        LSTM,
+        Residual,
+    )
 }
 
 
