@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from . import layers as layers
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
+    from .estimators_neural import NeuralClassifier as NeuralClassifier
+    from .estimators_neural import NeuralRegressor as NeuralRegressor
     from .sequential import Sequential as Sequential
 
 __version__ = "0.1.0"
@@ -45,7 +47,13 @@ __all__ = [
 
 # Imported when they are asked for: they are many, or bring scikit-learn, which takes ten times as
 # long to import as NumPy.
-LATE = {"MLPClassifier": "estimators", "MLPRegressor": "estimators", "Sequential": "sequential"}
+LATE = {
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "NeuralClassifier": "estimators_neural",
+    "NeuralRegressor": "estimators_neural",
+    "Sequential": "sequential",
+}
 
 
 def __dir__() -> list[str]:

@@ -44,6 +44,8 @@ ORDER = [
     "estimators_keeping",
     "estimators_base",
     "estimators",
+    "estimators_layouts",
+    "estimators_neural",
     "tutorial_steps",
     "tutorial_layers",
     "tutorial",

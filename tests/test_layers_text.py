@@ -47,7 +47,8 @@ LINES: list[tuple[str, tuple[int, ...], list[Any]]] = [
      [Conv2d(8, 3), Activation("tanh"), LayerNorm("all"), Dropout(0.25), Flatten()]),
     ("conv:8x3:padding=causal:dilation=2,lstm:5:directions=2:returns=all,gru:4", SEQUENCE,
      [Conv1d(8, 3, padding="causal", dilation=2), RELU, LSTM(5, "all", 2), GRU(4)]),
-    ("reshape:12x12,elman:4:activation=relu", (144,), [Reshape((12, 12)), Elman(4, activation="relu")]),
+    ("reshape:12x12,elman:4:activation=relu", (144,),
+     [Reshape((12, 12)), Elman(4, activation="relu")]),
     ("embedding:50x8, pool:2, flatten, dense:7", (20,),
      [Embedding(50, 8), MaxPool(2), Flatten(), Dense(7), RELU]),
     ("conv:4x1,residual(conv:4x3:padding=same,batchnorm,residual(relu),identity)", IMAGE,
@@ -122,7 +123,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_command_trains_reads_back_and_goes_on(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = ["train", "--layers", "conv:8x3,pool:2,dense:32", "--epochs", "4", "--no-progress"]
+    line = ["train", "--layers", "conv:8x3,pool:2,dense:32", "--epochs", "12", "--no-progress"]
     assert main([*line, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["held_out"]["accuracy"] > 0.85
