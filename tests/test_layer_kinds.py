@@ -268,6 +268,30 @@ def test_an_input_gradient_that_is_not_wanted_changes_no_other(
         np.testing.assert_array_equal(not_wanted[name], value)
 
 
+@pytest.mark.parametrize(
+    ("row", "left"),
+    [
+        (Row(Conv2d(4, 3, stride=2), (2, 5, 5)), 0),
+        (Row(Conv1d(4, 3), (2, 5)), 0),
+        (Row(LSTM(3), (2, 4)), 4),  # through U, a step each
+    ],
+    ids=str,
+)
+def test_an_input_gradient_that_is_not_wanted_costs_no_product(
+    row: Row, left: int, random: np.random.Generator
+) -> None:
+    taken: list[int] = []
+
+    def counted(xp: Any, W: Any, dS: Any) -> Any:
+        taken.append(1)
+        return SPEC.input_gradient(xp, W, dS)
+
+    kernels = SPEC._replace(input_gradient=counted)
+    _, dA, _, _ = passed(np, row, inputs(row, random), kernels=kernels, wanted=False)
+    assert dA is None
+    assert len(taken) == left
+
+
 class WithoutProducts:
     """NumPy without its products, so that whoever takes one shows."""
 
@@ -424,11 +448,29 @@ def test_an_embedding_of_many_values_sums_in_parts(
     G = delta_like(H, random)
     whole = passed(np, row, given, G)[2]["W"]
     monkeypatch.setattr("mlp_xp.layers.embedding.ENTRIES", 4 * M * 3)
-    np.testing.assert_allclose(passed(np, row, given, G)[2]["W"], whole, rtol=1e-12)
+    parts: list[int] = []
+
+    def counted(xp: Any, dS: Any, A: Any) -> Any:
+        parts.append(A.shape[0])
+        return SPEC.weight_gradient(xp, dS, A)
+
+    again = passed(np, row, given, G, kernels=SPEC._replace(weight_gradient=counted))
+    np.testing.assert_allclose(again[2]["W"], whole, rtol=1e-12)
+    assert parts == [3, 3, 3, 2]
+
+
+def test_the_mean_is_of_the_steps_that_are_there() -> None:
+    A = np.arange(12.0).reshape(1, 4, 3)
+    present = (np.arange(4)[:, None] < np.array([4, 2, 0])).astype(float)
+    row = Row(GlobalAvgPool(), (1, 4), ragged=True)
+    H, dA, _, _ = passed(np, row, Inputs({}, A, {}, present))
+    np.testing.assert_allclose(H, [[(0 + 3 + 6 + 9) / 4, (1 + 4) / 2, 0]])
+    np.testing.assert_allclose(dA[0], present / [4, 2, 1])
 
 
 BAD_OPTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Conv1d(0, 3), ValueError, "channels is 0, but expected at least 1"),
+    (lambda: Conv1d(True, 3), TypeError, "channels is True, but expected a whole number"),
     (lambda: Conv1d(4, 3.0), TypeError, "kernel is 3.0, but expected a whole number"),
     (lambda: Conv1d(4, 3, padding="full"), ValueError, "padding is 'full', but expected one of"),
     (lambda: Conv1d(4, 3, groups=3), ValueError, "groups is 3, but does not divide the 4"),
