@@ -14,11 +14,11 @@ from conftest import Backend, tolerance
 from mlp_xp.kernels import SPEC, Kernels, at_precision
 from mlp_xp.layers.base import Kind, Pass
 from mlp_xp.layers.convolution import Conv1d, Conv2d
-from mlp_xp.layers.embedding import Embedding
+from mlp_xp.layers.embedding import MANY, Embedding
 from mlp_xp.layers.normalization import BatchNorm, LayerNorm
 from mlp_xp.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
 from mlp_xp.layers.recurrent import GRU, LSTM, Elman
-from mlp_xp.layers.shapes import Flatten, Reshape
+from mlp_xp.layers.shapes import Flatten, Last, Reshape
 
 M = 3  # examples
 N_NETWORKS = 2
@@ -42,6 +42,7 @@ ROWS = [
     Row(Conv1d(4, 3, stride=2, padding="same"), (2, 7)),
     Row(Conv1d(4, 2, dilation=3, padding="causal", groups=2), (2, 7)),
     Row(Conv1d(2, 1, stride=3, padding=1, bias=False), (3, 5)),
+    Row(Conv1d(4, 3, padding="same"), (2, 5), ragged=True),
     Row(Conv2d(4, 3), (2, 5, 4)),
     Row(Conv2d(3, (2, 3), stride=(2, 1), padding="same", groups=3), (3, 4, 5)),
     Row(Conv2d(2, 2, stride=3, dilation=(1, 2), padding=(0, 1)), (1, 6, 5)),
@@ -56,8 +57,12 @@ ROWS = [
     Row(Flatten(), (2, 3, 4)),
     Row(Flatten(), (4,)),
     Row(Reshape((2, -1)), (12,)),
+    Row(Last(), (2, 4)),
+    Row(Last(), (2, 4), ragged=True),
+    Row(Last(), (3, 1)),
     Row(Embedding(5, 3), (4,)),
     Row(Embedding(5, 3), (2, 4)),
+    Row(Embedding(MANY + 1, 1), (2,)),
     Row(Elman(3), (2, 4)),
     Row(Elman(3, returns="all", directions=2, activation="relu"), (2, 4), ragged=True),
     Row(GRU(3), (2, 4)),
@@ -208,7 +213,7 @@ def test_every_backend_computes_the_same(
     H, _, _, _ = passed(np, row, given)
     G = delta_like(H, random)
     H, dA, gradients, memory = passed(np, row, given, G)
-    theirs = passed(backend.xp, row, given, G, backend.asarray)
+    theirs = passed(backend.xp, row, given, G, backend.asarray, backend.device.kernels)
     expected = {"output": H, **gradients, **({} if dA is None else {"input": dA})}
     got = {"output": theirs[0], **theirs[2], **({} if theirs[1] is None else {"input": theirs[1]})}
     if row.training:
@@ -459,6 +464,48 @@ def test_an_embedding_of_many_values_sums_in_parts(
     assert parts == [3, 3, 3, 2]
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["an input each", "one input for all"])
+@pytest.mark.parametrize("time", [1, 7])
+def test_an_embedding_sums_the_same_by_sorting(
+    monkeypatch: pytest.MonkeyPatch,
+    backend: Backend,
+    random: np.random.Generator,
+    time: int,
+    alone: bool,
+) -> None:
+    row = Row(Embedding(6, 3), (time,))
+    given = inputs(row, random, networks=(N_NETWORKS,), alone=alone)
+    G = delta_like(passed(np, row, given)[0], random)
+    by_product = passed(np, row, given, G)[2]["W"]
+    monkeypatch.setattr("mlp_xp.layers.embedding.MANY", 1)
+    monkeypatch.setattr("mlp_xp.layers.embedding._by_product", None)
+    got = backend.get(passed(backend.xp, row, given, G, backend.asarray)[2]["W"])
+    np.testing.assert_allclose(got, by_product, **tolerance("float64", 8))
+
+
+def test_a_convolution_takes_what_is_after_the_end_for_padding(
+    random: np.random.Generator,
+) -> None:
+    row = Row(Conv1d(4, 3, padding="same"), (2, 5), ragged=True)
+    given = inputs(row, random)
+    H = passed(np, row, given)[0]
+    short = Row(row.kind, (2, 3))
+    alone = given._replace(A=given.A[:, :3, 2:], present=None)  # the third has three steps
+    np.testing.assert_allclose(H[:, :3, 2:], passed(np, short, alone)[0], rtol=1e-12)
+
+
+def test_the_last_step_is_the_last_that_is_there() -> None:
+    A = np.arange(12.0).reshape(1, 4, 3)
+    present = (np.arange(4)[:, None] < np.array([4, 2, 0])).astype(float)
+    row = Row(Last(), (1, 4), ragged=True)
+    H, dA, _, _ = passed(np, row, Inputs({}, A, {}, present))
+    np.testing.assert_array_equal(H, [[9, 4, 0]])
+    np.testing.assert_array_equal(dA[0], [[0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]])
+    H, dA, _, _ = passed(np, row._replace(ragged=False), Inputs({}, A, {}, None))
+    np.testing.assert_array_equal(H, A[:, -1])
+    np.testing.assert_array_equal(dA[0], [[0, 0, 0]] * 3 + [[1, 1, 1]])
+
+
 def test_the_mean_is_of_the_steps_that_are_there() -> None:
     A = np.arange(12.0).reshape(1, 4, 3)
     present = (np.arange(4)[:, None] < np.array([4, 2, 0])).astype(float)
@@ -513,6 +560,7 @@ BAD_SHAPES: list[tuple[Any, tuple[int, ...], str]] = [
     (MaxPool((2, 2)), (3, 4), "For sequences give one number each"),
     (AvgPool(4), (3, 5, 3), "takes at least 4 places"),
     (GlobalAvgPool(), (3,), "there is nothing to take the mean of"),
+    (Last(), (3,), "takes sequences"),
     (Reshape((1, 28, 28)), (783,), "takes 784 numbers an example, but there are 783"),
     (Reshape((5, -1)), (12,), "a multiple of 5"),
     (Embedding(3, 2), (), "whole numbers as features"),

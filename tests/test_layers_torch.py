@@ -18,7 +18,7 @@ import pytest
 from mlp_xp.kernels import SPEC
 from mlp_xp.layers.base import Pass
 from mlp_xp.layers.convolution import Conv1d, Conv2d
-from mlp_xp.layers.embedding import Embedding
+from mlp_xp.layers.embedding import MANY, Embedding
 from mlp_xp.layers.normalization import BatchNorm, LayerNorm
 from mlp_xp.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
 from mlp_xp.layers.recurrent import GRU, LSTM, Elman
@@ -153,6 +153,7 @@ def embedding(rng: np.random.Generator) -> Case:
         H = torch.nn.functional.embedding(A.detach().long(), P["W"].T)
         return H.movedim(-1, 0)
 
+    n_values += MANY * int(rng.integers(2))
     return Case(Embedding(n_values, n), shape, A, {}, reference)
 
 
