@@ -1,5 +1,6 @@
 """Multilayer perceptrons on NumPy and CuPy arrays, from one set of kernels."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
@@ -13,8 +14,10 @@ from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
 if TYPE_CHECKING:
+    from . import layers as layers
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
+    from .sequential import Sequential as Sequential
 
 __version__ = "0.1.0"
 
@@ -40,17 +43,24 @@ __all__ = [
 ]
 
 
+# Imported when they are asked for: they are many, or bring scikit-learn, which takes ten times as
+# long to import as NumPy.
+LATE = {"MLPClassifier": "estimators", "MLPRegressor": "estimators", "Sequential": "sequential"}
+
+
 def __dir__() -> list[str]:
     """What is public: modules, and names that they import, are not."""
-    return sorted([*__all__, "MLPClassifier", "MLPRegressor", "__version__"])
+    return sorted([*__all__, *LATE, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """The estimators, when asked for: scikit-learn takes ten times as long to import as NumPy."""
-    if name not in ("MLPClassifier", "MLPRegressor"):
+    """What is imported late."""
+    if name == "layers":
+        return import_module(".layers", __name__)
+    if name not in LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import estimators
+        module = import_module(f".{LATE[name]}", __name__)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):
             raise
@@ -58,4 +68,4 @@ def __getattr__(name: str) -> Any:
             f"mlp_xp.{name} needs scikit-learn ({error}): pip install 'mlp_xp[sklearn]'",
             name=error.name,
         ) from None
-    return getattr(estimators, name)
+    return getattr(module, name)

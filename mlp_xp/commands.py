@@ -18,7 +18,7 @@ from .data import VARIABLE, Dataset, Request, load
 from .devices import device as find_device
 from .devices import devices
 from .fingerprint import Fingerprint
-from .model import MLP
+from .model import Model
 from .preparation import split
 from .prepared import NUMBERS, Preparation
 from .readers import Rows
@@ -64,7 +64,7 @@ def usage_error(message: object) -> NoReturn:
 # -- predict, evaluate -------------------------------------------------------------
 
 
-def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Preparation]:
+def open_model(path: str, device: str, training: bool = False) -> tuple[Model, Preparation]:
     """A model of one network, and what it does to its data.
 
     training  whether it is to be trained: then an estimator's file is refused
@@ -74,7 +74,7 @@ def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Pre
     except (ValueError, RuntimeError, ImportError) as error:
         usage_error(error)
     try:
-        model = MLP.load(path, device=device)
+        model = Model.load(path, device=device)
     except EstimatorFileError as error:
         if training:
             raise
@@ -88,7 +88,7 @@ def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Pre
     return model, model.preparation
 
 
-def _of_estimator(path: str, name: str, device: str) -> MLP:
+def _of_estimator(path: str, name: str, device: str) -> Model:
     """What an estimator's file predicts with."""
     try:
         from . import estimators, estimators_keeping
@@ -100,7 +100,7 @@ def _of_estimator(path: str, name: str, device: str) -> MLP:
         ) from None
     if name not in estimators.__all__:
         raise Halt(1, f"{path} holds a {name}, a class of your own. Use {name}.load in Python.")
-    model: MLP = estimators_keeping.to_mlp(getattr(estimators, name).load(path), device)
+    model: Model = estimators_keeping.to_mlp(getattr(estimators, name).load(path), device)
     return model
 
 
@@ -117,7 +117,7 @@ def read_data(source: str, args: Arguments, prepared: Preparation, labelled: boo
     return load(source, request)
 
 
-def check_features(model: MLP, data: Dataset, path: str) -> None:
+def check_features(model: Model, data: Dataset, path: str) -> None:
     """The file has as many features as the model takes."""
     expected, found = model.network.sizes[0], data.X.shape[1]
     if expected != found:
@@ -128,18 +128,18 @@ def check_features(model: MLP, data: Dataset, path: str) -> None:
         )
 
 
-def answers(model: MLP, rows: Rows) -> Rows:
+def answers(model: Model, rows: Rows) -> Rows:
     """Predictions as the file would say them: (m,), or (m, n_targets)."""
     return model.device.get(model.predict(rows, layout="rows"))
 
 
-def probabilities(model: MLP, rows: Rows) -> Rows:
+def probabilities(model: Model, rows: Rows) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
     P = model.device.get(model.predict_proba(rows, layout="rows"))
     return np.hstack([1 - P, P]) if model.loss.kind == "binary" else P
 
 
-def measure(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
+def measure(model: Model, X: Rows, y: Rows) -> dict[str, Any]:
     """Loss, score, and for numbers the root of the mean squared error in their own units."""
     loss, score = model.evaluate(X, y, layout="rows")
     found = {"examples": len(X), "loss": loss}
@@ -155,7 +155,7 @@ def described(found: dict[str, Any]) -> str:
     return ", ".join(f"{label} {found[key]:.4g}" for key, label in names.items() if key in found)
 
 
-def fingerprint(model: MLP) -> Fingerprint | None:
+def fingerprint(model: Model) -> Fingerprint | None:
     """Of all rows the model has seen; None where nobody wrote it, or training went on since."""
     stored = model.metadata.get("fingerprint")
     if not isinstance(stored, Mapping) or stored.get("steps") != model.steps_trained:
@@ -163,7 +163,7 @@ def fingerprint(model: MLP) -> Fingerprint | None:
     return Fingerprint.from_text(stored["rows"])
 
 
-def judge(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
+def judge(model: Model, X: Rows, y: Rows) -> dict[str, Any]:
     """`measure`, and whether the rows were used in training: learnt from, or chosen by.
 
     trained_on  how many were; None where the model's file does not say
@@ -232,13 +232,13 @@ def evaluate(args: Arguments) -> Document:
     return {"model": args.model, "data": data.name, **found}
 
 
-def _knows_split(model: MLP, data: Dataset) -> bool:
+def _knows_split(model: Model, data: Dataset) -> bool:
     """Whether these may be the data that training held a share out of."""
     stored = model.metadata.get("split", {"held_out": 0})
     return bool(stored["held_out"] > 0 and stored["examples"] == len(data.X))
 
 
-def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
+def _held_out(model: Model, data: Dataset, path: str) -> npt.NDArray[np.int64]:
     """Indices of the examples that training held out of the same data."""
     stored = model.metadata.get("split")
     if stored is None or not _knows_split(model, data):

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from .checks import Layout
 from .kernels import SPEC, Kernels
-from .model import MLP
-from .network import connections, forward, split
+from .model import Model
+from .network import by_name
 from .training import Recipe, batch, bits_for, gradient, objective, penalty
 from .types import Array
 
@@ -19,7 +19,7 @@ CHUNK = 1 << 22  # entries of perturbed parameters evaluated at once
 
 
 def inspect_step(
-    model: MLP, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
+    model: Model, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
 ) -> dict[str, Array]:
     """Every array of the next training step on (X, Y), by name; the model is unchanged.
 
@@ -35,15 +35,15 @@ def inspect_step(
     X_, T, w = batch(model._recipe, device.xp, data, index)
     bits = bits_for(device, network, model.seeds, model.leading, state.step, data.m)
     recipe = replace(model._recipe, kernels=SPEC)  # a fast layer may leave Z out
-    found = gradient(recipe, device.xp, state.theta, X_, T, w, bits)
-    seen: dict[str, Array] = {"loss": found.J, "A0": X_}
-    for i, (memory, delta) in enumerate(zip(found.memories, found.deltas, strict=True), 1):
-        seen[f"Z{i}"], seen[f"A{i}"], seen[f"delta{i}"] = memory.Z, memory.A, delta
-        if memory.mask is not None:
-            seen[f"mask{i}"] = memory.mask
-    by_layer = split(network, device.xp, found.g)
-    for slot in network.slots:
-        seen[f"d{slot.name}"] = getattr(by_layer[slot.layer], slot.field)
+    xp, theta = device.xp, state.theta
+    found = gradient(recipe, xp, theta, X_, T, w, bits)
+    layers = network.split(xp, theta)
+    seen = {"loss": found.J, "A0": X_}
+    seen |= network.look(
+        SPEC, xp, layers, X_, bits, lambda S: SPEC.score(xp, recipe.loss, S, T, w)[1:]
+    )
+    for name, W in by_name(network, xp, found.g).items():
+        seen[f"d{name}"] = W
     return seen
 
 
@@ -68,7 +68,7 @@ class GradientCheck(NamedTuple):
 
 
 def check_gradients(
-    model: MLP,
+    model: Model,
     X: Any,
     Y: Any,
     sample_weight: Any = None,
@@ -99,7 +99,7 @@ def check_gradients(
     theta = device.put(theta_host)
     decayed = np.zeros(network.n_parameters)
     decayed[: network.n_weights] = 1
-    connected = connections(network, model.seeds[0])
+    connected = network.connections(model.seeds[0])
     recipe = replace(
         model._recipe,
         kernels=kernels or device.kernels,
@@ -153,7 +153,7 @@ def check_gradients(
 
 def _objectives(
     recipe: Recipe,
-    model: MLP,
+    model: Model,
     thetas: npt.NDArray[np.float64],
     X: Array,
     T: Array,
@@ -163,8 +163,8 @@ def _objectives(
     """The training objective of many parameter vectors (k, n_parameters): (k,)."""
     device, xp = model.device, model.device.xp
     theta = device.put(thetas)
-    layers = split(recipe.network, xp, theta)
-    scores = forward(recipe.network, recipe.kernels, xp, layers, X, bits=bits).scores
+    layers = recipe.network.split(xp, theta)
+    scores = recipe.network.forward(recipe.kernels, xp, layers, X, bits=bits).scores
     J, _, _ = recipe.kernels.score(xp, recipe.loss, scores, T, w)
     return device.get(objective(recipe, xp, theta, J, penalty(recipe, xp, X.shape[-1], w))).astype(
         np.float64

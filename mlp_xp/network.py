@@ -12,16 +12,20 @@ arithmetic is in the kernels.
 
 All parameters lie in ONE flat vector, weights and projections first (what decays), then
 biases and gains. `split` gives the per-layer views, `join` goes back.
+
+`Architecture` is what training, the front and the files ask of a network: this one, which the
+fast paths know, or a chain of layers of any kind (`layers.chain`), which they do not. The
+methods of `Network` are this module's functions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,9 +55,132 @@ class Slot(NamedTuple):
         return self.start + self.shape[0] * self.shape[1]
 
 
+class Forward(NamedTuple):
+    """The result of a forward pass.
+
+    scores    (n_out, m)  what the last layer gives
+    memories  one a layer, for the backward pass
+    """
+
+    scores: Array
+    memories: tuple[Any, ...]
+
+
+class Architecture(Protocol):
+    """What the rest of the library asks of a network. A value: no arrays, no state.
+
+    sizes         numbers of features, of what each layer gives, and of outputs
+    slots         all parameters in the order they lie in the flat vector
+    n_weights     how many of the first parameters decay
+    n_parameters  length of the flat vector
+    statistics    name and length of each part of the running moments, in order
+    n_statistics  length of all of them
+    n_dropped     how many dropout bits one example takes
+    sparse        whether some connections are absent
+    largest_product  multiplications of the largest product, of one example
+    written       in a word or two, for people
+
+    "layers" are whatever `split` makes of the flat vector, one entry a layer, and `backward`
+    gives the gradient in the same form.
+    """
+
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
+    @property
+    def slots(self) -> tuple[Slot, ...]: ...
+    @property
+    def n_weights(self) -> int: ...
+    @property
+    def n_parameters(self) -> int: ...
+    @property
+    def statistics(self) -> tuple[tuple[str, int], ...]: ...
+    @property
+    def n_statistics(self) -> int: ...
+    @property
+    def n_dropped(self) -> int: ...
+    @property
+    def sparse(self) -> bool: ...
+    @property
+    def largest_product(self) -> int: ...
+    @property
+    def written(self) -> str: ...
+
+    def initialise(
+        self, seed: int, initializers: Sequence[Initializer], dtype: str
+    ) -> npt.NDArray[Any]:
+        """Initial parameters (n_parameters,) on the host."""
+        ...
+
+    def initial_statistics(self) -> npt.NDArray[np.float64]:
+        """Running moments before any batch, (n_statistics,)."""
+        ...
+
+    def connections(self, seed: int) -> npt.NDArray[np.float64] | None:
+        """1 where a parameter takes part, 0 where a connection is absent; None if all do."""
+        ...
+
+    def split(self, xp: Namespace, theta: Array) -> list[Any]:
+        """The flat vector (…, n_parameters) as layers of (…, n_out, n_in) arrays."""
+        ...
+
+    def join(self, xp: Namespace, layers: Sequence[Any]) -> Array:
+        """Layers, or their gradients, as one flat vector (…, n_parameters)."""
+        ...
+
+    def forward(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Any],
+        X: Array,
+        *,
+        running: Array | None = None,
+        bits: Array | None = None,
+    ) -> Forward:
+        """Scores of the examples X (n_features, m): see `network.forward`."""
+        ...
+
+    def backward(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Any],
+        memories: Sequence[Any],
+        delta: Array,
+        db: Array,
+    ) -> tuple[list[Any], list[Array]]:
+        """Gradients by layer, and each layer's δ where the network has such."""
+        ...
+
+    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: int) -> Array:
+        """Means and variances of the batch of m, flat like `State.running`."""
+        ...
+
+    def predicting(
+        self, xp: Namespace, layers: Sequence[Any], running: Array
+    ) -> tuple[Architecture, Sequence[Any]]:
+        """A network that predicts the same, and its layers: simpler, if there is such."""
+        ...
+
+    def look(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Any],
+        X: Array,
+        bits: Array | None,
+        score: Callable[[Array], tuple[Array, Array]],
+    ) -> dict[str, Array]:
+        """Every array of a step by name, but for the parameters' gradients.
+
+        score  scores → δ = ∂J/∂S and its sum over the examples
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Network:
-    """The fixed description of a network.
+    """The fixed description of a network of fully connected layers.
 
     sizes          n_features, widths of the hidden layers, n_outputs
     activations    one for each hidden layer
@@ -114,16 +241,98 @@ class Network:
         """How many dropout bits one example takes."""
         return sum(n for n, rate in zip(self.sizes[1:-1], self.dropout, strict=True) if rate > 0)
 
+    @property
+    def sparse(self) -> bool:
+        return self.density != 1.0
 
-class Forward(NamedTuple):
-    """The result of a forward pass.
+    @property
+    def largest_product(self) -> int:
+        return max(n_in * n_out for n_in, n_out in pairwise(self.sizes))
 
-    scores    (n_out, m)  the last layer's Z
-    memories  one a layer, for the backward pass
-    """
+    @property
+    def written(self) -> str:
+        return "-".join(map(str, self.sizes))
 
-    scores: Array
-    memories: tuple[Memory, ...]
+    @cached_property
+    def statistics(self) -> tuple[tuple[str, int], ...]:
+        """Name and length of each part of the running moments, in order."""
+        if self.normalization != "batch":
+            return ()
+        widths = enumerate(self.sizes[1:-1], 1)
+        return tuple((f"{kind}{i}", n) for i, n in widths for kind in ("mean", "variance"))
+
+    # what `Architecture` says: the functions below, which name the network first
+
+    def initialise(
+        self, seed: int, initializers: Sequence[Initializer], dtype: str
+    ) -> npt.NDArray[Any]:
+        return initialise(self, seed, initializers, dtype)
+
+    def initial_statistics(self) -> npt.NDArray[np.float64]:
+        return initial_statistics(self)
+
+    def connections(self, seed: int) -> npt.NDArray[np.float64] | None:
+        return connections(self, seed)
+
+    def split(self, xp: Namespace, theta: Array) -> list[Layer]:
+        return split(self, xp, theta)
+
+    def join(self, xp: Namespace, layers: Sequence[Layer]) -> Array:
+        return join(self, xp, layers)
+
+    def forward(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Layer],
+        X: Array,
+        *,
+        running: Array | None = None,
+        bits: Array | None = None,
+    ) -> Forward:
+        return forward(self, kernels, xp, layers, X, running=running, bits=bits)
+
+    def backward(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Layer],
+        memories: Sequence[Memory],
+        delta: Array,
+        db: Array,
+    ) -> tuple[list[Layer], list[Array]]:
+        return backward(self, kernels, xp, layers, memories, delta, db)
+
+    def batch_statistics(self, xp: Namespace, memories: Sequence[Memory], m: int) -> Array:
+        return batch_statistics(self, xp, memories)
+
+    def predicting(
+        self, xp: Namespace, layers: Sequence[Layer], running: Array
+    ) -> tuple[Network, Sequence[Layer]]:
+        """Without batch normalisation, whose running moments are `folded` into the weights."""
+        if self.normalization != "batch":
+            return self, layers
+        bare = replace(self, normalization="none")
+        return bare, split(bare, xp, join(bare, xp, folded(self, xp, layers, running)))
+
+    def look(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Layer],
+        X: Array,
+        bits: Array | None,
+        score: Callable[[Array], tuple[Array, Array]],
+    ) -> dict[str, Array]:
+        """Z, A, delta and mask of every layer."""
+        scores, memories = self.forward(kernels, xp, layers, X, bits=bits)
+        _, deltas = self.backward(kernels, xp, layers, memories, *score(scores))
+        seen: dict[str, Array] = {}
+        for i, (memory, delta) in enumerate(zip(memories, deltas, strict=True), 1):
+            seen[f"Z{i}"], seen[f"A{i}"], seen[f"delta{i}"] = memory.Z, memory.A, delta
+            if memory.mask is not None:
+                seen[f"mask{i}"] = memory.mask
+        return seen
 
 
 def initialise(
@@ -191,6 +400,14 @@ def join(network: Network, xp: Namespace, layers: Sequence[Layer]) -> Array:
         part = getattr(layers[slot.layer], slot.field)
         parts.append(xp.reshape(part, (*part.shape[:-2], math.prod(slot.shape))))
     return xp.concat(parts, axis=-1)
+
+
+def by_name(network: Architecture, xp: Namespace, theta: Array) -> dict[str, Array]:
+    """The parts of a flat vector (…, n_parameters) by the parameters' names, views."""
+    return {
+        slot.name: xp.reshape(theta[..., slot.start : slot.stop], (*theta.shape[:-1], *slot.shape))
+        for slot in network.slots
+    }
 
 
 def folded(network: Network, xp: Namespace, layers: Sequence[Layer], running: Array) -> list[Layer]:

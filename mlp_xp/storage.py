@@ -28,12 +28,12 @@ import numpy.typing as npt
 from .devices import Device
 from .devices import device as find_device
 from .fitting import Run
-from .optimizers import OPTIMIZERS
+from .optimizers import OPTIMIZERS, Optimizer
 from .prepared import Preparation
 from .types import State
 
 if TYPE_CHECKING:
-    from .model import MLP
+    from .model import Model
 
 FORMAT = "mlp_xp"
 VERSION = "1"
@@ -62,7 +62,7 @@ class EstimatorFileError(ModelFileError):
 
 
 def save(
-    model: MLP, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
+    model: Model, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write a model, its optimiser's state and its history, or leave `path` as it was.
 
@@ -94,14 +94,12 @@ def save(
     write_atomically(path, _serialise(tensors, header))
 
 
-def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
+def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Model:
     """Read a model back; it trains on bit for bit as if it had never been written.
 
     Raises `ModelFileError` for a file that is truncated, altered, of another version or
     no model at all; FileNotFoundError; ValueError for an unknown device.
     """
-    from .model import MLP
-
     where = find_device(device)
     header, tensors = _read(path)
     try:
@@ -110,7 +108,7 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
             raise EstimatorFileError(path, values["config"]["estimator"])
         choice = dict(values["config"].pop("optimizer"))
         optimizer = OPTIMIZERS[choice.pop("name")](**choice)
-        model = MLP(**values["config"], optimizer=optimizer, device=where)
+        model = _built(values["config"], optimizer, where)
     except EstimatorFileError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -136,10 +134,33 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
     return model
 
 
+def _built(config: dict[str, Any], optimizer: Optimizer, device: Device) -> Model:
+    """A model of the class that a config is of."""
+    if "layers" in config:
+        from .sequential import Sequential
+
+        return Sequential.of_config(config, optimizer, device)
+    from .model import MLP
+
+    return MLP(**config, optimizer=optimizer, device=device)
+
+
 def _check_named(config: Mapping[str, Any]) -> None:
     """Only what stands in a table under a name can be found again by name."""
+    lost = None
+    if "layers" in config:
+        from .layers.table import nameless
+
+        lost = nameless(config["layers"])
+    if lost == "kind":
+        raise ValueError(
+            "The model has a layer of a kind that stands in no table, so a file cannot name it: "
+            "expected rows of mlp_xp.layers.LAYERS. Add yours, LAYERS['Mine'] = Mine, and do the "
+            "same before loading."
+        )
+    named_here = {**config, "activation": None if lost else config.get("activation", "")}
     for part in ("activation", "loss", "initializer", "optimizer"):
-        value = config[part]
+        value = named_here[part]
         named = value["name"] if part == "optimizer" else value
         if named is None or (isinstance(named, list) and None in named):
             table = f"{part.upper()}S" if part != "loss" else "LOSSES"
@@ -174,15 +195,12 @@ def _entry(value: Any) -> Any:
 # -- tensors -------------------------------------------------------------------
 
 
-def _running_names(model: MLP) -> list[tuple[str, int]]:
+def _running_names(model: Model) -> list[tuple[str, int]]:
     """Name and length of each part of `State.running`, in order."""
-    if model.network.n_statistics == 0:
-        return []
-    widths = enumerate(model.network.sizes[1:-1], 1)
-    return [(f"{kind}{i}", n) for i, n in widths for kind in ("mean", "variance")]
+    return list(model.network.statistics)
 
 
-def _layout(model: MLP) -> dict[str, tuple[int, ...]]:
+def _layout(model: Model) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a model's file."""
     network, leading = model.network, model.leading
     shapes: dict[str, tuple[int, ...]] = {slot.name: slot.shape for slot in network.slots}
@@ -192,7 +210,7 @@ def _layout(model: MLP) -> dict[str, tuple[int, ...]]:
     return {name: (*leading, *shape) for name, shape in shapes.items()}
 
 
-def _tensors(model: MLP) -> Tensors:
+def _tensors(model: Model) -> Tensors:
     get, state = model.device.get, model._run.state
     tensors = {name: get(W) for name, W in model.parameters.items()}
     running, start = get(state.running), 0
@@ -204,7 +222,7 @@ def _tensors(model: MLP) -> Tensors:
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
-def _state(model: MLP, tensors: Tensors, step: int) -> State:
+def _state(model: Model, tensors: Tensors, step: int) -> State:
     """The tensors as flat vectors of their own on the model's device."""
 
     def flat(names: list[str]) -> npt.NDArray[Any]:
@@ -306,7 +324,7 @@ def _check_layout(
             )
 
 
-def _check_connections(path: str | os.PathLike[str], model: MLP, state: State) -> None:
+def _check_connections(path: str | os.PathLike[str], model: Model, state: State) -> None:
     connected = model._recipe.connected
     if connected is None:
         return

@@ -33,7 +33,7 @@ from .data import Dataset, Request, load
 from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
-from .model import MLP
+from .model import MLP, Model
 from .preparation import default_loss, n_outputs, prepare, split
 from .prepared import Preparation
 from .readers import Rows
@@ -106,12 +106,12 @@ def train(args: Arguments) -> dict[str, Any]:
     return {**ended, what.replace("-", "_"): found}
 
 
-def _epochs(model: MLP) -> str:
+def _epochs(model: Model) -> str:
     n = model.epochs_trained
     return f"{n} epoch" + ("s" if n != 1 else "")
 
 
-def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
+def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     """A model of the options, for the data of the options."""
     request = Request(
         target=tuple(args.target),
@@ -164,7 +164,7 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
     return model, prepared, examples, data.name
 
 
-def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
+def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     """A model of a file, and the data and split it was trained on."""
     for key in OF_THE_MODEL:
         if getattr(args, key) is not None:
@@ -217,7 +217,7 @@ def _divide(data: Dataset, held_out: float, validation: float, seed: int) -> tup
     return Examples(X[kept], y[kept], X[choice], y[choice], X_held, y_held), kept
 
 
-def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
+def _seen(model: Model, examples: Examples) -> Fingerprint | None:
     """The rows that a model will have seen after this training.
 
     None where it was trained before and nobody knows on what: the fingerprint would be a part.
@@ -229,7 +229,7 @@ def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
     return seen if before is None else seen | before
 
 
-def _save(model: MLP, seen: Fingerprint | None, place: str | Path) -> None:
+def _save(model: Model, seen: Fingerprint | None, place: str | Path) -> None:
     """Write a model that knows what it has seen, up to the step it is at."""
     if seen is not None:
         model.metadata["fingerprint"] = {"rows": str(seen), "steps": model.steps_trained}
@@ -245,18 +245,20 @@ def _sizes(examples: Examples) -> dict[str, int]:
 
 
 def _say_plan(
-    args: Arguments, model: MLP, prepared: Preparation, examples: Examples, name: str
+    args: Arguments, model: Model, prepared: Preparation, examples: Examples, name: str
 ) -> None:
     choice = f", {len(examples.X_choice):,} to choose by" if len(examples.X_choice) else ""
     held = f", {len(examples.X_held):,} held out" if len(examples.X_held) else ""
     classes = "" if prepared.classes is None else f", {len(prepared.classes)} classes"
     say(args, f"{name}: {len(examples.X):,} examples to train on{choice}{held}{classes}")
-    shape = "-".join(map(str, model.network.sizes))
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
-    say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
+    say(
+        args,
+        f"{model.network.written}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}",
+    )
 
 
-def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
+def _fit(args: Arguments, model: Model, examples: Examples) -> None:
     m = len(examples.X)
     epochs = args.epochs or default_epochs(m)
     validation = None
@@ -280,7 +282,7 @@ def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
     )
 
 
-def _reporter(model: MLP, epochs: int) -> Callable[[Any, Epoch], None]:
+def _reporter(model: Model, epochs: int) -> Callable[[Any, Epoch], None]:
     """A callback for a standard error that is no terminal: a line now and then."""
     first, last = model.epochs_trained + 1, model.epochs_trained + epochs
     said = 0.0
@@ -297,7 +299,7 @@ def _reporter(model: MLP, epochs: int) -> Callable[[Any, Epoch], None]:
 def _save_unfinished(
     code: int,
     message: str,
-    model: MLP,
+    model: Model,
     seen: Fingerprint | None,
     out: str,
     document: dict[str, Any],
