@@ -50,6 +50,8 @@ ROWS = [
     Row(MaxPool(2), (2, 5, 4)),
     Row(MaxPool((3, 2), stride=(1, 2), padding=(1, 0)), (2, 5, 4)),
     Row(MaxPool(3, stride=2), (2, 7)),
+    Row(MaxPool(3, stride=1, padding=1), (2, 5), ragged=True),
+    Row(MaxPool(2), (2, 5), ragged=True),
     Row(AvgPool(2), (2, 5, 4)),
     Row(AvgPool(3, stride=2, padding=1), (2, 7)),
     Row(GlobalAvgPool(), (2, 3, 4)),
@@ -483,15 +485,30 @@ def test_an_embedding_sums_the_same_by_sorting(
     np.testing.assert_allclose(got, by_product, **tolerance("float64", 8))
 
 
-def test_a_convolution_takes_what_is_after_the_end_for_padding(
-    random: np.random.Generator,
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Conv1d(4, 3, padding="same"),
+        Conv1d(2, 2, dilation=2, padding="causal"),
+        MaxPool(3, stride=1, padding=1),
+        AvgPool(3, stride=1, padding=1),
+        LayerNorm(),
+    ],
+    ids=str,
+)
+def test_what_is_after_the_end_of_a_sequence_is_padding(
+    kind: Any, random: np.random.Generator
 ) -> None:
-    row = Row(Conv1d(4, 3, padding="same"), (2, 5), ragged=True)
+    row = Row(kind, (2, 5), ragged=True)
     given = inputs(row, random)
+    assert given.present is not None
+    given = given._replace(A=(given.A - 10) * given.present)  # below 0: no zero may be largest
     H = passed(np, row, given)[0]
-    short = Row(row.kind, (2, 3))
-    alone = given._replace(A=given.A[:, :3, 2:], present=None)  # the third has three steps
-    np.testing.assert_allclose(H[:, :3, 2:], passed(np, short, alone)[0], rtol=1e-12)
+    assert np.all(np.isfinite(H))
+    for example, n in enumerate(np.sum(given.present, axis=0).astype(int)):
+        alone = given._replace(A=given.A[:, :n, example : example + 1], present=None)
+        cut = passed(np, Row(kind, (2, int(n))), alone)[0]
+        np.testing.assert_allclose(H[:, :n, example], cut[:, :, 0], rtol=1e-12)
 
 
 def test_the_last_step_is_the_last_that_is_there() -> None:
