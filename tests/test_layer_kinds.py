@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from conftest import Backend, tolerance
+from mlp_xp.initializers import INITIALIZERS
 from mlp_xp.kernels import SPEC, Kernels, at_precision
+from mlp_xp.layers import Activation, Chain, Dense
 from mlp_xp.layers.base import Kind, Pass
 from mlp_xp.layers.convolution import Conv1d, Conv2d
 from mlp_xp.layers.embedding import MANY, Embedding
@@ -373,6 +375,15 @@ def test_a_forget_gate_begins_open() -> None:
     assert (forget.shape, forget.begins, forget.decays) == ((8, 1), 1.0, False)
     (forget,) = (p for p in LSTM(4, forget_bias=2).parameters((3, 5)) if p.name == "b_forget")
     assert forget.begins == 2.0
+
+
+@pytest.mark.parametrize("kind", [GRU(3), LSTM(3), Elman(3)], ids=str)
+def test_gates_begin_by_their_own_activation_not_by_the_next(kind: Any) -> None:
+    layers = (Conv1d(4, 1), Activation("relu"), kind, Activation("relu"), Dense(2))
+    chain = Chain((2, 5), layers)
+    found = dict(zip((slot.name for slot, _ in chain.drawn), chain.matching(), strict=True))
+    assert found["W1"] is INITIALIZERS["he"]
+    assert found["W3"] is found["U3"] is INITIALIZERS["glorot_uniform"]
 
 
 def test_fans_are_those_that_a_unit_has() -> None:
