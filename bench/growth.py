@@ -116,7 +116,7 @@ def shares(width: int, m: int, seconds: float, rounds: int) -> Shares:
     products = _products(sizes, m)
 
     def products_alone(n: int) -> None:
-        with step.device.threads(step.network, m):
+        with step.device.threads(sizes, m):
             products(n)
 
     whole, still, calls, alone = _least(

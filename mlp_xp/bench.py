@@ -215,7 +215,7 @@ class Trainer:
 
     def __init__(self, model: MLP, data: Data, order: Rows, batch_size: int) -> None:
         self.device, self.batch_size = model.device, batch_size
-        self.network = model.network
+        self.sizes = model.network.sizes
         self.order, self.m = order, order.shape[-1]
         self.index: Array = None if self.device.reads_wait else self.device.put(order)
         self.rate = model.optimizer.rate
@@ -230,7 +230,7 @@ class Trainer:
         makes it, its order copied up and its losses down. Elsewhere the steps are called by
         themselves: what `fit` does between two of them would be a third of the small ones.
         """
-        with self.device.threads(self.network, self.batch_size):
+        with self.device.threads(self.sizes, self.batch_size):
             if self.device.reads_wait:
                 self._epoch(n)
             else:

@@ -7,7 +7,7 @@ the tests train on array-api-strict and PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar, cast
@@ -22,7 +22,7 @@ from .types import Array, Namespace
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _unlimited(network: Any, batch_size: int) -> AbstractContextManager[object]:
+def _unlimited(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
     return nullcontext()
 
 
@@ -39,7 +39,7 @@ class Device(NamedTuple):
     stepper      (recipe, device, data) → a faster `training.Step`, or None where the
                  specification has to do it; or None
     draw_bits    (seeds, leading, step, size) → `draws.dropout_bits` drawn there, or None
-    threads      (network, batch size) → a context to run the steps of such a network in
+    threads      (sizes, batch size) → a context to run the steps of such a network in
     host_rows    (rows on the host, dtype) → what stands for them where they are too many for
                  the device, or None where they fit
     put_rows     (rows on the host, dtype) → C-ordered rows on the device in that dtype: a
@@ -58,7 +58,7 @@ class Device(NamedTuple):
     reads_wait: bool = False
     stepper: Callable[..., Any] | None = None
     draw_bits: Callable[..., Array] | None = None
-    threads: Callable[[Any, int], AbstractContextManager[object]] = _unlimited
+    threads: Callable[[Sequence[int], int], AbstractContextManager[object]] = _unlimited
     host_rows: Callable[[Any, str], Any] | None = None
     put_rows: Callable[[Any, Any], Array] | None = None
     finite: Callable[[Any], bool] | None = None
@@ -116,10 +116,10 @@ def _numpy_stepper(*arguments: Any) -> Any:
     return stepper(*arguments)
 
 
-def _blas_threads(network: Any, batch_size: int) -> AbstractContextManager[object]:
+def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
     from .fast.threads import threads
 
-    return threads(network, batch_size)
+    return threads(sizes, batch_size)
 
 
 def _numpy_predictor(*arguments: Any) -> Any:

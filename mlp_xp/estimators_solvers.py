@@ -196,7 +196,7 @@ def descend(
                     order = order[permutation]
                 _check_weights(problem, order, size)
                 rate = rate_at()
-                with device.threads(problem.recipe.network, size):
+                with device.threads(problem.recipe.network.sizes, size):
                     losses = one_epoch(device, run, step, order, size, rate, bits_at, after_steps)
                 if len(losses) < per_epoch:  # ended by a loss that is not finite
                     losses = np.append(losses, np.full(per_epoch - len(losses), np.nan))

@@ -119,7 +119,7 @@ def check_gradients(
 
     centre = float(J(theta_host[None])[0])
     above, below = np.empty(len(present)), np.empty(len(present))
-    many = max(1, CHUNK // network.n_parameters)
+    many = max(1, min(CHUNK // network.n_parameters, 16 * network.at_once // data.m))
     for start in range(0, len(present), many):
         part = present[start : start + many]
         shift = np.zeros((len(part), network.n_parameters))

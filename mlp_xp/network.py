@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -31,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .activations import IDENTITY, Activation
+from .devices import Device
 from .draws import Draw, Purpose, permutation
 from .initializers import Initializer
 from .kernels import EPSILON, Kernels
@@ -38,6 +40,7 @@ from .types import Array, Layer, Memory, Namespace
 
 Normalization = Literal["none", "batch", "layer"]
 AXES: dict[Normalization, int] = {"batch": -1, "layer": -2}
+CHUNK = 8192  # examples in one forward pass of an evaluation
 RUNNING_SHARE = 0.1  # of the newest batch in the running moments
 
 
@@ -77,8 +80,8 @@ class Architecture(Protocol):
     n_statistics  length of all of them
     n_dropped     how many dropout bits one example takes
     sparse        whether some connections are absent
-    largest_product  multiplications of the largest product, of one example
     written       in a word or two, for people
+    at_once       examples whose forward pass, in evaluation, is made in one
 
     "layers" are whatever `split` makes of the flat vector, one entry a layer, and `backward`
     gives the gradient in the same form.
@@ -101,9 +104,13 @@ class Architecture(Protocol):
     @property
     def sparse(self) -> bool: ...
     @property
-    def largest_product(self) -> int: ...
-    @property
     def written(self) -> str: ...
+    @property
+    def at_once(self) -> int: ...
+
+    def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
+        """A context to run its steps in."""
+        ...
 
     def initialise(
         self, seed: int, initializers: Sequence[Initializer], dtype: str
@@ -245,9 +252,10 @@ class Network:
     def sparse(self) -> bool:
         return self.density != 1.0
 
-    @property
-    def largest_product(self) -> int:
-        return max(n_in * n_out for n_in, n_out in pairwise(self.sizes))
+    at_once = CHUNK  # no field: it has no annotation
+
+    def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
+        return device.threads(self.sizes, batch_size)
 
     @property
     def written(self) -> str:

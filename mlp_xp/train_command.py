@@ -40,12 +40,14 @@ from .readers import Rows
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
 from .train_options import (
+    OF_MLP,
     OF_THE_MODEL,
     OUT,
     default_batch_size,
     default_epochs,
     default_rate,
     defaults,
+    with_layers,
 )
 
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
@@ -145,10 +147,9 @@ def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     validation = options["validation"] if _chooses(args) else 0.0
     examples, index = _divide(data, options["held_out"], validation, options["seed"])
     prepared = prepare(data, index, loss, options["scale"], options["scale_target"])
-    sizes = (data.X.shape[1], *options["hidden"], n_outputs(prepared, data.y))
     arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
     try:
-        model = MLP(sizes, device=args.device, **arguments)
+        model = _model(args, data.X.shape[1], n_outputs(prepared, data.y), options, arguments)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         usage_error(error)
     model.preparation = prepared
@@ -162,6 +163,24 @@ def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
         },
     }
     return model, prepared, examples, data.name
+
+
+def _model(
+    args: Arguments, n: int, n_out: int, options: dict[str, Any], arguments: dict[str, Any]
+) -> Model:
+    """A dense network, or the layers of --layers."""
+    if args.layers is None:
+        if args.shape is not None:
+            raise ValueError("--shape says how an example lies for --layers: add that, or leave it")
+        return MLP((n, *options["hidden"], n_out), device=args.device, **arguments)
+    from .sequential import Sequential
+
+    shape, layers = with_layers(args, n, n_out)
+    others = (*OF_MLP, "activation", "layers", "shape")
+    kept = {key: value for key, value in arguments.items() if key not in others}
+    if args.learning_rate is None:
+        kept["learning_rate"] = default_rate(kept.get("optimizer", "adam"), layers=True)
+    return Sequential(shape, layers, device=args.device, **kept)
 
 
 def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:

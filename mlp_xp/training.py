@@ -17,11 +17,10 @@ from .devices import Device
 from .draws import Purpose, dropout_bits, permutation
 from .kernels import Kernels
 from .losses import Loss, one_hot, smooth
+from .network import CHUNK as CHUNK
 from .network import RUNNING_SHARE, Architecture
 from .optimizers import Optimizer
 from .types import Array, Namespace, State
-
-CHUNK = 8192  # examples in one forward pass of an evaluation
 
 
 @dataclass(frozen=True)
@@ -273,7 +272,7 @@ def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array
         X = xp.matrix_transpose(rows[piece, :])
         return network.forward(kernels, xp, layers, X, running=state.running).scores
 
-    parts = [part(piece) for piece in pieces(rows.shape[0], CHUNK)]
+    parts = [part(piece) for piece in pieces(rows.shape[0], min(CHUNK, network.at_once))]
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 

@@ -257,9 +257,9 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back() -> None:
     runtime, (library, *_) = native.runtime(), blas.controller().lib_controllers
     before = library.num_threads
-    with sharing.threads(MLP((4, 5, 3)).network, 8):
+    with sharing.threads((4, 5, 3), 8):
         assert library.num_threads == 1
-        with sharing.threads(MLP((4, 5, 3)).network, 8):
+        with sharing.threads((4, 5, 3), 8):
             inner = runtime.use_threads(1)
             runtime.use_threads(inner)
         outer = runtime.use_threads(1)

@@ -11,9 +11,10 @@ as the BLAS was allowed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
-from ..network import Architecture, Network
 from . import native
 from .blas import controller
 
@@ -49,14 +50,11 @@ class Shared:
         native.runtime().use_threads(self.before)
 
 
-def threads(network: Architecture, batch_size: int) -> AbstractContextManager[object]:
-    """A context for the steps of a network: 3 to 10 µs.
-
-    Only steps of a dense network are compiled: all others leave large products to the BLAS.
-    """
-    if native.available() and type(network) is Network:
+def threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
+    """A context for the steps of a network of these sizes: 3 to 10 µs."""
+    if native.available():
         return Shared()
-    if network.largest_product * batch_size >= SMALL:
+    if max(n_in * n_out for n_in, n_out in pairwise(sizes)) * batch_size >= SMALL:
         return nullcontext()
     limit: AbstractContextManager[object] = controller().limit(limits=1)
     return limit

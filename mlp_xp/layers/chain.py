@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -25,16 +26,19 @@ import numpy.typing as npt
 
 from .. import activations
 from ..activations import ACTIVATIONS
+from ..devices import Device
 from ..draws import Draw, Purpose, permutation
 from ..initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from ..kernels import Kernels
-from ..network import Forward, Slot
+from ..network import CHUNK, Forward, Slot
 from ..types import Array, Namespace
 from . import stack
 from .base import Kind, Parameter, Pass, Shape
 from .residual import kinds
 from .stack import Part, Pieces
 
+ENTRIES = 1 << 22  # of the largest array in one forward pass of an evaluation
+LARGE = 8_000_000  # multiplications of a product from which on two threads take less: `threads`
 FILLED = {"zeros": 0.0, "ones": 1.0}
 
 
@@ -152,13 +156,26 @@ class Chain:
         return " → ".join("×".join(map(str, shape)) for shape, _ in groupby(shapes))
 
     @cached_property
-    def largest_product(self) -> int:
-        """Multiplications of the largest product, of one example."""
-        return max(
+    def at_once(self) -> int:
+        """As many examples as have `ENTRIES` numbers where they have most: in patches, usually."""
+        inputs = [math.prod(part.shape) for part in self.parts]
+        patches = [
+            p.shape[1] * math.prod(part.out_shape[1:])
+            for part in self.parts
+            for p in part.parameters
+        ]
+        return max(1, min(CHUNK, ENTRIES // max(inputs + patches)))
+
+    def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
+        """Large products are the BLAS's to share out: no step of a chain is compiled."""
+        largest = max(
             math.prod(p.shape) * math.prod(part.out_shape[1:])
             for part in self.parts
             for p in part.parameters
         )
+        if largest * batch_size >= LARGE:
+            return nullcontext()
+        return device.threads((1, 1), batch_size)
 
     # -- how it begins
 

@@ -159,7 +159,7 @@ def forward(
         present = present if part.lasting else None
         if present is not None:
             A = A * present
-        memories.append(Kept(memory, present))
+        memories.append(Kept(memory if told.training else None, present))
         if seen is not None:
             seen[f"A{part.number}"] = A
     return A, memories
