@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from conftest import Backend, tolerance
+from mlp_xp.initializers import INITIALIZERS
 from mlp_xp.kernels import SPEC, Kernels, at_precision
+from mlp_xp.layers import Activation, Chain, Dense
 from mlp_xp.layers.base import Kind, Pass
 from mlp_xp.layers.convolution import Conv1d, Conv2d
-from mlp_xp.layers.embedding import Embedding
+from mlp_xp.layers.embedding import MANY, Embedding
 from mlp_xp.layers.normalization import BatchNorm, LayerNorm
 from mlp_xp.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
 from mlp_xp.layers.recurrent import GRU, LSTM, Elman
-from mlp_xp.layers.shapes import Flatten, Reshape
+from mlp_xp.layers.shapes import Flatten, Last, Reshape
 
 M = 3  # examples
 N_NETWORKS = 2
@@ -42,6 +44,7 @@ ROWS = [
     Row(Conv1d(4, 3, stride=2, padding="same"), (2, 7)),
     Row(Conv1d(4, 2, dilation=3, padding="causal", groups=2), (2, 7)),
     Row(Conv1d(2, 1, stride=3, padding=1, bias=False), (3, 5)),
+    Row(Conv1d(4, 3, padding="same"), (2, 5), ragged=True),
     Row(Conv2d(4, 3), (2, 5, 4)),
     Row(Conv2d(3, (2, 3), stride=(2, 1), padding="same", groups=3), (3, 4, 5)),
     Row(Conv2d(2, 2, stride=3, dilation=(1, 2), padding=(0, 1)), (1, 6, 5)),
@@ -49,6 +52,8 @@ ROWS = [
     Row(MaxPool(2), (2, 5, 4)),
     Row(MaxPool((3, 2), stride=(1, 2), padding=(1, 0)), (2, 5, 4)),
     Row(MaxPool(3, stride=2), (2, 7)),
+    Row(MaxPool(3, stride=1, padding=1), (2, 5), ragged=True),
+    Row(MaxPool(2), (2, 5), ragged=True),
     Row(AvgPool(2), (2, 5, 4)),
     Row(AvgPool(3, stride=2, padding=1), (2, 7)),
     Row(GlobalAvgPool(), (2, 3, 4)),
@@ -56,8 +61,12 @@ ROWS = [
     Row(Flatten(), (2, 3, 4)),
     Row(Flatten(), (4,)),
     Row(Reshape((2, -1)), (12,)),
+    Row(Last(), (2, 4)),
+    Row(Last(), (2, 4), ragged=True),
+    Row(Last(), (3, 1)),
     Row(Embedding(5, 3), (4,)),
     Row(Embedding(5, 3), (2, 4)),
+    Row(Embedding(MANY + 1, 1), (2,)),
     Row(Elman(3), (2, 4)),
     Row(Elman(3, returns="all", directions=2, activation="relu"), (2, 4), ragged=True),
     Row(GRU(3), (2, 4)),
@@ -208,7 +217,7 @@ def test_every_backend_computes_the_same(
     H, _, _, _ = passed(np, row, given)
     G = delta_like(H, random)
     H, dA, gradients, memory = passed(np, row, given, G)
-    theirs = passed(backend.xp, row, given, G, backend.asarray)
+    theirs = passed(backend.xp, row, given, G, backend.asarray, backend.device.kernels)
     expected = {"output": H, **gradients, **({} if dA is None else {"input": dA})}
     got = {"output": theirs[0], **theirs[2], **({} if theirs[1] is None else {"input": theirs[1]})}
     if row.training:
@@ -266,6 +275,30 @@ def test_an_input_gradient_that_is_not_wanted_changes_no_other(
     np.testing.assert_array_equal(H_not, H)
     for name, value in gradients.items():
         np.testing.assert_array_equal(not_wanted[name], value)
+
+
+@pytest.mark.parametrize(
+    ("row", "left"),
+    [
+        (Row(Conv2d(4, 3, stride=2), (2, 5, 5)), 0),
+        (Row(Conv1d(4, 3), (2, 5)), 0),
+        (Row(LSTM(3), (2, 4)), 4),  # through U, a step each
+    ],
+    ids=str,
+)
+def test_an_input_gradient_that_is_not_wanted_costs_no_product(
+    row: Row, left: int, random: np.random.Generator
+) -> None:
+    taken: list[int] = []
+
+    def counted(xp: Any, W: Any, dS: Any) -> Any:
+        taken.append(1)
+        return SPEC.input_gradient(xp, W, dS)
+
+    kernels = SPEC._replace(input_gradient=counted)
+    _, dA, _, _ = passed(np, row, inputs(row, random), kernels=kernels, wanted=False)
+    assert dA is None
+    assert len(taken) == left
 
 
 class WithoutProducts:
@@ -342,6 +375,15 @@ def test_a_forget_gate_begins_open() -> None:
     assert (forget.shape, forget.begins, forget.decays) == ((8, 1), 1.0, False)
     (forget,) = (p for p in LSTM(4, forget_bias=2).parameters((3, 5)) if p.name == "b_forget")
     assert forget.begins == 2.0
+
+
+@pytest.mark.parametrize("kind", [GRU(3), LSTM(3), Elman(3)], ids=str)
+def test_gates_begin_by_their_own_activation_not_by_the_next(kind: Any) -> None:
+    layers = (Conv1d(4, 1), Activation("relu"), kind, Activation("relu"), Dense(2))
+    chain = Chain((2, 5), layers)
+    found = dict(zip((slot.name for slot, _ in chain.drawn), chain.matching(), strict=True))
+    assert found["W1"] is INITIALIZERS["he"]
+    assert found["W3"] is found["U3"] is INITIALIZERS["glorot_uniform"]
 
 
 def test_fans_are_those_that_a_unit_has() -> None:
@@ -424,11 +466,86 @@ def test_an_embedding_of_many_values_sums_in_parts(
     G = delta_like(H, random)
     whole = passed(np, row, given, G)[2]["W"]
     monkeypatch.setattr("mlp_xp.layers.embedding.ENTRIES", 4 * M * 3)
-    np.testing.assert_allclose(passed(np, row, given, G)[2]["W"], whole, rtol=1e-12)
+    parts: list[int] = []
+
+    def counted(xp: Any, dS: Any, A: Any) -> Any:
+        parts.append(A.shape[0])
+        return SPEC.weight_gradient(xp, dS, A)
+
+    again = passed(np, row, given, G, kernels=SPEC._replace(weight_gradient=counted))
+    np.testing.assert_allclose(again[2]["W"], whole, rtol=1e-12)
+    assert parts == [3, 3, 3, 2]
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["an input each", "one input for all"])
+@pytest.mark.parametrize("time", [1, 7])
+def test_an_embedding_sums_the_same_by_sorting(
+    monkeypatch: pytest.MonkeyPatch,
+    backend: Backend,
+    random: np.random.Generator,
+    time: int,
+    alone: bool,
+) -> None:
+    row = Row(Embedding(6, 3), (time,))
+    given = inputs(row, random, networks=(N_NETWORKS,), alone=alone)
+    G = delta_like(passed(np, row, given)[0], random)
+    by_product = passed(np, row, given, G)[2]["W"]
+    monkeypatch.setattr("mlp_xp.layers.embedding.MANY", 1)
+    monkeypatch.setattr("mlp_xp.layers.embedding._by_product", None)
+    got = backend.get(passed(backend.xp, row, given, G, backend.asarray)[2]["W"])
+    np.testing.assert_allclose(got, by_product, **tolerance("float64", 8))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Conv1d(4, 3, padding="same"),
+        Conv1d(2, 2, dilation=2, padding="causal"),
+        MaxPool(3, stride=1, padding=1),
+        AvgPool(3, stride=1, padding=1),
+        LayerNorm(),
+    ],
+    ids=str,
+)
+def test_what_is_after_the_end_of_a_sequence_is_padding(
+    kind: Any, random: np.random.Generator
+) -> None:
+    row = Row(kind, (2, 5), ragged=True)
+    given = inputs(row, random)
+    assert given.present is not None
+    given = given._replace(A=(given.A - 10) * given.present)  # below 0: no zero may be largest
+    H = passed(np, row, given)[0]
+    assert np.all(np.isfinite(H))
+    for example, n in enumerate(np.sum(given.present, axis=0).astype(int)):
+        alone = given._replace(A=given.A[:, :n, example : example + 1], present=None)
+        cut = passed(np, Row(kind, (2, int(n))), alone)[0]
+        np.testing.assert_allclose(H[:, :n, example], cut[:, :, 0], rtol=1e-12)
+
+
+def test_the_last_step_is_the_last_that_is_there() -> None:
+    A = np.arange(12.0).reshape(1, 4, 3)
+    present = (np.arange(4)[:, None] < np.array([4, 2, 0])).astype(float)
+    row = Row(Last(), (1, 4), ragged=True)
+    H, dA, _, _ = passed(np, row, Inputs({}, A, {}, present))
+    np.testing.assert_array_equal(H, [[9, 4, 0]])
+    np.testing.assert_array_equal(dA[0], [[0, 0, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]])
+    H, dA, _, _ = passed(np, row._replace(ragged=False), Inputs({}, A, {}, None))
+    np.testing.assert_array_equal(H, A[:, -1])
+    np.testing.assert_array_equal(dA[0], [[0, 0, 0]] * 3 + [[1, 1, 1]])
+
+
+def test_the_mean_is_of_the_steps_that_are_there() -> None:
+    A = np.arange(12.0).reshape(1, 4, 3)
+    present = (np.arange(4)[:, None] < np.array([4, 2, 0])).astype(float)
+    row = Row(GlobalAvgPool(), (1, 4), ragged=True)
+    H, dA, _, _ = passed(np, row, Inputs({}, A, {}, present))
+    np.testing.assert_allclose(H, [[(0 + 3 + 6 + 9) / 4, (1 + 4) / 2, 0]])
+    np.testing.assert_allclose(dA[0], present / [4, 2, 1])
 
 
 BAD_OPTIONS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: Conv1d(0, 3), ValueError, "channels is 0, but expected at least 1"),
+    (lambda: Conv1d(True, 3), TypeError, "channels is True, but expected a whole number"),
     (lambda: Conv1d(4, 3.0), TypeError, "kernel is 3.0, but expected a whole number"),
     (lambda: Conv1d(4, 3, padding="full"), ValueError, "padding is 'full', but expected one of"),
     (lambda: Conv1d(4, 3, groups=3), ValueError, "groups is 3, but does not divide the 4"),
@@ -471,6 +588,7 @@ BAD_SHAPES: list[tuple[Any, tuple[int, ...], str]] = [
     (MaxPool((2, 2)), (3, 4), "For sequences give one number each"),
     (AvgPool(4), (3, 5, 3), "takes at least 4 places"),
     (GlobalAvgPool(), (3,), "there is nothing to take the mean of"),
+    (Last(), (3,), "takes sequences"),
     (Reshape((1, 28, 28)), (783,), "takes 784 numbers an example, but there are 783"),
     (Reshape((5, -1)), (12,), "a multiple of 5"),
     (Embedding(3, 2), (), "whole numbers as features"),

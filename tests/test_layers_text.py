@@ -26,6 +26,7 @@ from mlp_xp.layers import (
     Embedding,
     Flatten,
     GlobalAvgPool,
+    Last,
     LayerNorm,
     MaxPool,
     Reshape,
@@ -54,6 +55,7 @@ LINES: list[tuple[str, tuple[int, ...], list[Any]]] = [
     ("conv:4x1,residual(conv:4x3:padding=same,batchnorm,residual(relu),identity)", IMAGE,
      [Conv2d(4, 1), RELU, Residual((Conv2d(4, 3, padding="same"), BatchNorm(), RELU,
       Residual((RELU,)), Activation("identity"))), Flatten()]),
+    ("conv:4x2:padding=causal,last", SEQUENCE, [Conv1d(4, 2, padding="causal"), RELU, Last()]),
     ("dense:5,batchnorm", (6,), [Dense(5), BatchNorm(), RELU]),
     ("dense:5,identity", (6,), [Dense(5), Activation("identity")]),
 ]  # fmt: skip

@@ -1,56 +1,56 @@
 """Every kind of layer against PyTorch's: outputs and all gradients, float64, to 1e-10.
 
-Each kind has 300 samples of shapes, strides, paddings, dilations, groups, directions and
-lengths, told apart by their number. A run takes a few of each, chosen by a seed that is
-printed: MLP_XP_SEED=… repeats them, MLP_XP_EXHAUSTIVE=1 takes all.
+`TORCH` says what each kind is there. Each has 300 samples of shapes, strides, paddings,
+dilations, groups, directions and lengths, told apart by their number. A run takes a few of
+each, chosen by a seed that is printed: MLP_XP_SEED=… repeats them, MLP_XP_EXHAUSTIVE=1 takes all.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable
+from time import time_ns
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 from mlp_xp.kernels import SPEC
+from mlp_xp.layers import (
+    GRU,
+    LSTM,
+    AvgPool,
+    BatchNorm,
+    Conv1d,
+    Conv2d,
+    Elman,
+    Embedding,
+    Flatten,
+    GlobalAvgPool,
+    Last,
+    LayerNorm,
+    MaxPool,
+)
 from mlp_xp.layers.base import Pass
-from mlp_xp.layers.convolution import Conv1d, Conv2d
-from mlp_xp.layers.embedding import Embedding
-from mlp_xp.layers.normalization import BatchNorm, LayerNorm
-from mlp_xp.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
-from mlp_xp.layers.recurrent import GRU, LSTM, Elman
+from mlp_xp.layers.embedding import MANY
 
-N_SAMPLES, N_TAKEN = 300, 8
+N_SAMPLES, N_TAKEN = 300, 12
 EXHAUSTIVE = bool(os.environ.get("MLP_XP_EXHAUSTIVE"))
-SEED = int(os.environ.get("MLP_XP_SEED", time.time_ns() % 2**32))
+SEED = int(os.environ.get("MLP_XP_SEED", time_ns() % 2**32))
 
 
-class Case(NamedTuple):
-    """A layer, its input, and the same by PyTorch.
+class Told(NamedTuple):
+    """What a layer is told beside its input: `Pass`, of NumPy arrays."""
 
-    reference  (torch, tensors of the parameters, tensor of A as it lies here) ↦ the output
-    """
-
-    kind: Any
-    shape: tuple[int, ...]
-    A: np.ndarray
-    told: dict[str, Any]
-    reference: Callable[[Any, dict[str, Any], Any], Any]
+    training: bool = True
+    running: dict[str, np.ndarray] = {}  # noqa: RUF012
+    present: np.ndarray | None = None
 
 
-def rows(A: Any) -> Any:
-    """Examples first, as PyTorch has them."""
-    return A.movedim(-1, 0)
+# -- what each kind is in PyTorch: (torch, kind, P, X, told) ↦ the output; examples come first
 
 
-def columns(X: Any) -> Any:
-    return X.movedim(0, -1)
-
-
-def padding_of(n: int, kernel: int, stride: int, dilation: int, padding: Any) -> tuple[int, int]:
+def zeros_around(n: int, kernel: int, stride: int, dilation: int, padding: Any) -> tuple[int, int]:
     """Zeros before and after, as TensorFlow's documents say it."""
     span = dilation * (kernel - 1) + 1
     if padding == "causal":
@@ -62,102 +62,61 @@ def padding_of(n: int, kernel: int, stride: int, dilation: int, padding: Any) ->
     return zeros, zeros
 
 
-def conv1d(rng: np.random.Generator) -> Case:
-    groups = int(rng.choice([1, 1, 2, 3]))
-    n_in, n_out = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
-    kernel, stride, dilation = (int(n) for n in rng.integers(1, [6, 5, 4]))
-    padding = [*("valid", "same", "causal"), int(rng.integers(0, 4))][int(rng.integers(4))]
-    time = dilation * (kernel - 1) + 1 + int(rng.integers(0, 9))
-    if padding in ("same", "causal"):
-        time = int(rng.integers(1, 14))
-    bias, m = bool(rng.integers(4)), int(rng.integers(1, 5))
-    kind = Conv1d(n_out, kernel, stride, dilation, padding, groups, bias)
-
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        nn = torch.nn.functional
-        W = P["W"].reshape(n_out, n_in // groups, kernel)
-        X = nn.pad(rows(A), padding_of(time, kernel, stride, dilation, padding))
-        b = P["b"][:, 0] if bias else None
-        return columns(nn.conv1d(X, W, b, stride, 0, dilation, groups))
-
-    return Case(kind, (n_in, time), rng.normal(size=(n_in, time, m)), {}, reference)
+def convolution(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+    n = X.ndim - 2
+    options = (kind.kernel, kind.stride, kind.dilation, kind.padding)
+    kernel, stride, dilation, padding = (v if isinstance(v, tuple) else (v,) * n for v in options)
+    each = zip(X.shape[2:], kernel, stride, dilation, padding, strict=True)
+    around = [zeros_around(*of) for of in each]
+    X = torch.nn.functional.pad(X, [zeros for of in reversed(around) for zeros in of])
+    W = P["W"].reshape(kind.channels, X.shape[1] // kind.groups, *kernel)
+    b = P["b"][:, 0] if kind.bias else None
+    function = getattr(torch.nn.functional, f"conv{n}d")
+    return function(X, W, b, stride, 0, dilation, kind.groups)
 
 
-def conv2d(rng: np.random.Generator) -> Case:
-    groups = int(rng.choice([1, 1, 2, 3]))
-    n_in, n_out = groups * int(rng.integers(1, 4)), groups * int(rng.integers(1, 4))
-    kernel, stride, dilation = (tuple(rng.integers(1, top, size=2).tolist()) for top in (4, 4, 3))
-    padding: Any = ["valid", "same", tuple(rng.integers(0, 3, 2).tolist())][int(rng.integers(3))]
-    size = [
-        d * (k - 1) + 1 + int(rng.integers(0, 6)) for k, d in zip(kernel, dilation, strict=True)
-    ]
-    if padding == "same":
-        size = rng.integers(1, 8, size=2).tolist()
-    bias, m = bool(rng.integers(4)), int(rng.integers(1, 4))
-    kind = Conv2d(n_out, kernel, stride, dilation, padding, groups, bias)
+def pooling(name: str) -> Callable[..., Any]:
+    def inside(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+        function = getattr(torch.nn.functional, f"{name}_pool{X.ndim - 2}d")
+        return function(X, kind.window, kind.stride, kind.padding)
 
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        nn = torch.nn.functional
-        W = P["W"].reshape(n_out, n_in // groups, *kernel)
-        each = [padding] * 2 if isinstance(padding, str) else padding
-        down, along = (
-            padding_of(*of) for of in zip(size, kernel, stride, dilation, each, strict=True)
-        )
-        b = P["b"][:, 0] if bias else None
-        X = nn.pad(rows(A), (*along, *down))
-        return columns(nn.conv2d(X, W, b, stride, 0, dilation, groups))
-
-    return Case(kind, (n_in, *size), rng.normal(size=(n_in, *size, m)), {}, reference)
+    return inside
 
 
-def pool(rng: np.random.Generator, name: str) -> Case:
-    flat = bool(rng.integers(2))
-    n = 1 if flat else 2
-    windows = rng.integers(1, 5, size=n).tolist()
-    strides = rng.integers(1, 5, size=n).tolist()
-    paddings = [int(rng.integers(0, k // 2 + 1)) for k in windows]
-    size = [
-        max(k - 2 * p, 1) + int(rng.integers(0, 6)) for k, p in zip(windows, paddings, strict=True)
-    ]
-    options = [of[0] if flat else tuple(of) for of in (windows, strides, paddings)]
-    if rng.integers(3) == 0:
-        options[1] = None
-    channels, m = (int(k) for k in rng.integers(1, 4, size=2))
-    # whole numbers, so that many are equal
-    A = rng.integers(-3, 3, size=(channels, *size, m)).astype(float)
-    kind = (MaxPool if name == "max" else AvgPool)(*options)
-
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        function = getattr(torch.nn.functional, f"{name}_pool{n}d")
-        return columns(function(rows(A), *options))
-
-    return Case(kind, (channels, *size), A, {}, reference)
+def mean_of_places(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+    if told.present is None:
+        return X.mean(dim=tuple(range(2, X.ndim)))
+    present = torch.tensor(told.present.T)[:, None, :]
+    return (X * present).sum(dim=2) / present.sum(dim=2)
 
 
-def global_pool(rng: np.random.Generator) -> Case:
-    shape = tuple(rng.integers(1, 5, size=int(rng.integers(2, 4))).tolist())
-    m = int(rng.integers(1, 5))
-
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        return A.mean(dim=tuple(range(1, len(shape))))
-
-    return Case(GlobalAvgPool(), shape, rng.normal(size=(*shape, m)), {}, reference)
+def last(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+    if told.present is None:
+        return X[:, :, -1]
+    place = torch.tensor(told.present.sum(axis=0).astype(int) - 1)
+    return X[torch.arange(X.shape[0]), :, place]
 
 
-def embedding(rng: np.random.Generator) -> Case:
-    n_values, n, m = (int(k) for k in rng.integers(1, 8, size=3))
-    shape = tuple(rng.integers(1, 6, size=int(rng.integers(1, 3))).tolist())
-    A = rng.integers(0, n_values, size=(*shape, m)).astype(float)
-
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        H = torch.nn.functional.embedding(A.detach().long(), P["W"].T)
-        return H.movedim(-1, 0)
-
-    return Case(Embedding(n_values, n), shape, A, {}, reference)
+def embedding(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+    return torch.nn.functional.embedding(X.detach().long(), P["W"].T).movedim(-1, 1)
 
 
-def stacked(torch: Any, kind: Any, P: dict[str, Any]) -> dict[str, Any]:
-    """Our parameters under PyTorch's names: biases that it has twice are 0 the second time."""
+def batch_norm(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+    running = [torch.tensor(told.running[name][:, 0].copy()) for name in ("mean", "variance")]
+    of = [P[name][:, 0] for name in ("gain", "b")]
+    return torch.nn.functional.batch_norm(X, *running, *of, training=told.training)
+
+
+def layer_norm(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+    norm = torch.nn.functional.layer_norm
+    if kind.over == "all":
+        return norm(X, X.shape[1:], *(P[name].reshape(X.shape[1:]) for name in ("gain", "b")))
+    of = [P[name][:, 0] for name in ("gain", "b")]
+    return norm(X.movedim(1, -1), X.shape[1:2], *of).movedim(-1, 1)
+
+
+def parameters_there(torch: Any, kind: Any, P: dict[str, Any]) -> dict[str, Any]:
+    """Ours under PyTorch's names: biases that it has twice are 0 the second time."""
     found = {}
     b = P["b"].reshape(kind.directions, -1)
     if isinstance(kind, LSTM):
@@ -172,80 +131,151 @@ def stacked(torch: Any, kind: Any, P: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def recurrent(rng: np.random.Generator, make: Any) -> Case:
-    features, n, time, m = (int(k) for k in rng.integers(1, 7, size=4))
+def recurrent(torch: Any, kind: Any, P: dict[str, Any], X: Any, told: Told) -> Any:
+    elman = isinstance(kind, Elman)
+    make = torch.nn.RNN if elman else getattr(torch.nn, type(kind).__name__)
+    extra = {"nonlinearity": kind.activation} if elman else {}
+    layer = make(X.shape[1], kind.n, bidirectional=kind.directions == 2, **extra).double()
+    X, time = X.permute(2, 0, 1), X.shape[2]
+    if told.present is not None:
+        lengths = torch.tensor(told.present.sum(axis=0).astype(int))
+        X = torch.nn.utils.rnn.pack_padded_sequence(X, lengths, enforce_sorted=False)
+    every, h = torch.func.functional_call(layer, parameters_there(torch, kind, P), (X,))
+    if kind.returns == "last":
+        return torch.cat(list(h[0] if isinstance(h, tuple) else h), dim=1)
+    if told.present is not None:
+        every, _ = torch.nn.utils.rnn.pad_packed_sequence(every, total_length=time)
+    return every.permute(1, 2, 0)
+
+
+TORCH: dict[type, Callable[[Any, Any, dict[str, Any], Any, Told], Any]] = {
+    Conv1d: convolution,
+    Conv2d: convolution,
+    MaxPool: pooling("max"),
+    AvgPool: pooling("avg"),
+    GlobalAvgPool: mean_of_places,
+    Last: last,
+    Flatten: lambda torch, kind, P, X, told: X.flatten(1),
+    Embedding: embedding,
+    BatchNorm: batch_norm,
+    LayerNorm: layer_norm,
+    Elman: recurrent,
+    GRU: recurrent,
+    LSTM: recurrent,
+}
+
+
+# -- samples: (rng) ↦ a layer, its input's shape, the input, and what it is told
+
+
+class Case(NamedTuple):
+    kind: Any
+    A: np.ndarray
+    told: Told = Told()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.A.shape[:-1]
+
+
+Rng = np.random.Generator
+
+
+def few(rng: Rng, high: int, n: int = 1, least: int = 1) -> list[int]:
+    found: list[int] = rng.integers(least, high, size=n).tolist()
+    return found
+
+
+def ends(rng: Rng, time: int, m: int) -> np.ndarray | None:
+    """Where sequences have steps, at least one each; or None."""
+    if rng.integers(2):
+        return None
+    return (np.arange(time)[:, None] < rng.integers(1, time + 1, size=m)).astype(float)
+
+
+def conv1d(rng: Rng) -> Case:
+    groups = int(rng.choice([1, 1, 2, 3]))
+    n_in, n_out = (groups * n for n in few(rng, 4, 2))
+    (kernel,), (stride,), (dilation,) = few(rng, 6), few(rng, 5), few(rng, 4)
+    padding = [*("valid", "same", "causal"), *few(rng, 4, least=0)][int(rng.integers(4))]
+    least = 1 if padding in ("same", "causal") else dilation * (kernel - 1) + 1
+    time, m = least + int(rng.integers(0, 12)), *few(rng, 5)
+    kind = Conv1d(n_out, kernel, stride, dilation, padding, groups, bool(rng.integers(4)))
+    return Case(kind, rng.normal(size=(n_in, time, m)))
+
+
+def conv2d(rng: Rng) -> Case:
+    groups = int(rng.choice([1, 1, 2, 3]))
+    n_in, n_out = (groups * n for n in few(rng, 4, 2))
+    kernel, stride, dilation = (tuple(few(rng, top, 2)) for top in (4, 4, 3))
+    padding: Any = ["valid", "same", tuple(few(rng, 3, 2, least=0))][int(rng.integers(3))]
+    least = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    size = [(1 if padding == "same" else n) + int(rng.integers(0, 7)) for n in least]
+    kind = Conv2d(n_out, kernel, stride, dilation, padding, groups, bool(rng.integers(4)))
+    return Case(kind, rng.normal(size=(n_in, *size, *few(rng, 4))))
+
+
+def pool(rng: Rng, make: Any) -> Case:
+    n = int(rng.integers(1, 3))
+    windows, strides = few(rng, 5, n), few(rng, 5, n)
+    paddings = [int(rng.integers(0, k // 2 + 1)) for k in windows]
+    size = [
+        max(k - 2 * p, 1) + int(rng.integers(0, 6)) for k, p in zip(windows, paddings, strict=True)
+    ]
+    options: list[Any] = [of[0] if n == 1 else tuple(of) for of in (windows, strides, paddings)]
+    if rng.integers(3) == 0:
+        options[1] = None
+    shape = (*few(rng, 4), *size, *few(rng, 4))
+    return Case(make(*options), rng.integers(-3, 3, size=shape).astype(float))  # many are equal
+
+
+def anything(rng: Rng, kind: Any, axes: tuple[int, int], least: int = 1) -> Case:
+    """A layer of any shape of so many axes."""
+    shape = few(rng, 5, int(rng.integers(*axes)))
+    return Case(kind, rng.normal(size=(*shape, *few(rng, 6, least=least))))
+
+
+def of_time(rng: Rng, kind: Any) -> Case:
+    n, time, m = few(rng, 6, 3)
+    return Case(kind, rng.normal(size=(n, time, m)), Told(present=ends(rng, time, m)))
+
+
+def values(rng: Rng) -> Case:
+    n_values, n = few(rng, 8, 2)
+    A = rng.integers(0, n_values, size=few(rng, 6, int(rng.integers(2, 4)))).astype(float)
+    return Case(Embedding(n_values + MANY * int(rng.integers(2)), n), A)
+
+
+def moments(rng: Rng) -> Case:
+    case = anything(rng, BatchNorm(), (1, 4), least=2)
+    n = (case.shape[0], 1)
+    running = {"mean": rng.normal(size=n), "variance": rng.uniform(0.5, 2, size=n)}
+    return case._replace(told=Told(bool(rng.integers(2)), running))
+
+
+def states(rng: Rng, make: Any) -> Case:
     options = {"returns": str(rng.choice(["last", "all"])), "directions": int(rng.integers(1, 3))}
     if make is Elman:
         options["activation"] = str(rng.choice(["tanh", "relu"]))
-    kind = make(n, **options)
-    lengths, told = None, {}
-    if rng.integers(2):
-        lengths = rng.integers(1, time + 1, size=m)
-        lengths[int(rng.integers(m))] = time  # PyTorch cuts what no sequence has
-        told = {"present": (np.arange(time)[:, None] < lengths).astype(float)}
-
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        extra = {"nonlinearity": kind.activation} if make is Elman else {}
-        name = "RNN" if make is Elman else make.__name__
-        two = kind.directions == 2
-        layer = getattr(torch.nn, name)(features, n, bidirectional=two, **extra).double()
-        X = A.permute(1, 2, 0)  # (time, m, features)
-        if lengths is not None:
-            pack = torch.nn.utils.rnn.pack_padded_sequence
-            X = pack(X, torch.tensor(lengths), enforce_sorted=False)
-        every, last = torch.func.functional_call(layer, stacked(torch, kind, P), (X,))
-        last = last[0] if isinstance(last, tuple) else last
-        if kind.returns == "last":
-            return torch.cat(list(last), dim=1).T
-        if lengths is not None:
-            every, _ = torch.nn.utils.rnn.pad_packed_sequence(every)
-        return every.permute(2, 0, 1)
-
-    A = rng.normal(size=(features, time, m))
-    return Case(kind, (features, time), A, told, reference)
+    return of_time(rng, make(*few(rng, 7), **options))
 
 
-def batch_norm(rng: np.random.Generator) -> Case:
-    shape = tuple(rng.integers(1, 5, size=int(rng.integers(1, 4))).tolist())
-    n, m, training = shape[0], int(rng.integers(2, 6)), bool(rng.integers(2))
-    mean, variance = rng.normal(size=(n, 1)), rng.uniform(0.5, 2, size=(n, 1))
-    told = {"training": training, "running": {"mean": mean, "variance": variance}}
-
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        running = [torch.tensor(r[:, 0].copy()) for r in (mean, variance)]
-        of = [p[:, 0] for p in (P["gain"], P["b"])]
-        return columns(torch.nn.functional.batch_norm(rows(A), *running, *of, training=training))
-
-    return Case(BatchNorm(), shape, rng.normal(size=(*shape, m)), told, reference)
-
-
-def layer_norm(rng: np.random.Generator) -> Case:
-    shape = tuple(rng.integers(1, 5, size=int(rng.integers(1, 4))).tolist())
-    m, over = int(rng.integers(1, 6)), str(rng.choice(["features", "all"]))
-
-    def reference(torch: Any, P: dict[str, Any], A: Any) -> Any:
-        norm = torch.nn.functional.layer_norm
-        if over == "all":
-            of = [P[name].reshape(shape) for name in ("gain", "b")]
-            return columns(norm(rows(A), shape, *of))
-        of = [P[name][:, 0] for name in ("gain", "b")]
-        return norm(A.movedim(0, -1), shape[:1], *of).movedim(-1, 0)
-
-    return Case(LayerNorm(over), shape, rng.normal(size=(*shape, m)), {}, reference)
-
-
-SAMPLES: dict[str, Callable[[np.random.Generator], Case]] = {
-    "Conv1d": conv1d,
-    "Conv2d": conv2d,
-    "MaxPool": lambda rng: pool(rng, "max"),
-    "AvgPool": lambda rng: pool(rng, "avg"),
-    "GlobalAvgPool": global_pool,
-    "Embedding": embedding,
-    "BatchNorm": batch_norm,
-    "LayerNorm": layer_norm,
-    "Elman": lambda rng: recurrent(rng, Elman),
-    "GRU": lambda rng: recurrent(rng, GRU),
-    "LSTM": lambda rng: recurrent(rng, LSTM),
+SAMPLES: dict[type, Callable[[Rng], Case]] = {
+    Conv1d: conv1d,
+    Conv2d: conv2d,
+    MaxPool: lambda rng: pool(rng, MaxPool),
+    AvgPool: lambda rng: pool(rng, AvgPool),
+    GlobalAvgPool: lambda rng: (
+        of_time(rng, GlobalAvgPool()) if rng.integers(2) else anything(rng, GlobalAvgPool(), (2, 4))
+    ),
+    Last: lambda rng: of_time(rng, Last()),
+    Flatten: lambda rng: anything(rng, Flatten(), (1, 4)),
+    Embedding: values,
+    BatchNorm: moments,
+    LayerNorm: lambda rng: anything(rng, LayerNorm(str(rng.choice(["features", "all"]))), (1, 4)),
+    Elman: lambda rng: states(rng, Elman),
+    GRU: lambda rng: states(rng, GRU),
+    LSTM: lambda rng: states(rng, LSTM),
 }
 
 
@@ -257,35 +287,34 @@ def taken(name: str) -> Iterable[int]:
     return sorted(rng.choice(N_SAMPLES, N_TAKEN, replace=False).tolist())
 
 
-def differences(torch: Any, case: Case, rng: np.random.Generator) -> dict[str, tuple[Any, Any]]:
-    """What the layer gives, and what PyTorch gives, by name."""
-    kind, shape, A, told, reference = case
-    P = {p.name: rng.normal(size=p.shape) for p in kind.parameters(shape)}
-    H, memory = kind.forward(np, SPEC, P, A, Pass(**told, shape=shape))
-    assert H.shape == (*kind.out_shape(shape), A.shape[-1])
+def pairs(torch: Any, case: Case, rng: Rng) -> dict[str, tuple[Any, Any]]:
+    """What the layer gives and what PyTorch gives, by name."""
+    kind, A, told = case
+    P = {p.name: rng.normal(size=p.shape) for p in kind.parameters(case.shape)}
+    H, memory = kind.forward(np, SPEC, P, A, Pass(**told._asdict(), shape=case.shape))
+    assert H.shape == (*kind.out_shape(case.shape), A.shape[-1])
     G = rng.normal(size=H.shape)
     dA, gradients = kind.backward(np, SPEC, P, memory, G)
+    assert set(gradients) == set(P)
     tensors = {name: torch.tensor(value, requires_grad=True) for name, value in P.items()}
     X = torch.tensor(A, requires_grad=True)
-    Y = reference(torch, tensors, X)
+    Y = TORCH[type(kind)](torch, kind, tensors, X.movedim(-1, 0), told).movedim(0, -1)
     (Y * torch.tensor(G)).sum().backward()
-    assert set(gradients) == set(P)
-    pairs = {"output": (H, Y.detach().numpy())}
-    if dA is not None:
-        pairs["input"] = (dA, X.grad.numpy())
-    for name, value in gradients.items():
-        pairs[name] = (value, tensors[name].grad.numpy())
-    return pairs
+    found = {"output": (H, Y.detach().numpy())}
+    if not isinstance(kind, Embedding):
+        found["input"] = (dA, X.grad.numpy())
+    return found | {name: (value, tensors[name].grad.numpy()) for name, value in gradients.items()}
 
 
-@pytest.mark.parametrize("name", SAMPLES)
-def test_outputs_and_gradients_are_those_of_torch(torch: Any, name: str) -> None:
+@pytest.mark.parametrize("kind", SAMPLES, ids=lambda kind: kind.__name__)
+def test_outputs_and_gradients_are_those_of_torch(torch: Any, kind: type) -> None:
     print(f"MLP_XP_SEED={SEED}")
+    name = kind.__name__
     for number in taken(name):
         rng = np.random.default_rng([number, *name.encode()])
-        case = SAMPLES[name](rng)
-        for what, (ours, theirs) in differences(torch, case, rng).items():
-            said = f"{name} sample {number}, MLP_XP_SEED={SEED}: {what} of {case.kind} {case.shape}"
+        case = SAMPLES[kind](rng)
+        for what, (ours, theirs) in pairs(torch, case, rng).items():
+            said = f"MLP_XP_SEED={SEED}, sample {number}: {what} of {case.kind} {case.shape}"
             assert ours.shape == theirs.shape, said
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10, err_msg=said)
 

@@ -13,9 +13,10 @@ from .dense import Activation, Dense, Dropout
 from .embedding import Embedding
 from .normalization import BatchNorm, LayerNorm
 from .pooling import AvgPool, GlobalAvgPool, MaxPool
+from .recipes import temporal_convolutions
 from .recurrent import GRU, LSTM, Elman
 from .residual import Residual
-from .shapes import Flatten, Reshape
+from .shapes import Flatten, Last, Reshape
 from .table import LAYERS
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "Embedding",
     "Flatten",
     "GlobalAvgPool",
+    "Last",
     "LayerNorm",
     "MaxPool",
     "Reshape",
     "Residual",
+    "temporal_convolutions",
 ]

@@ -45,11 +45,13 @@ class Memory(NamedTuple):
     """What the forward pass keeps.
 
     patches  (…, groups, n_in / groups · taps, rows · columns · m)
+    present  (1, time, m) where sequences had steps, or None where all had all
     """
 
     patches: Array
     geometry: Geometry
     wanted: bool
+    present: Array | None = None
 
 
 def axis_of(
@@ -153,7 +155,7 @@ class _Convolution(Plain):
         self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], memory: Memory, delta: Array
     ) -> tuple[Array | None, dict[str, Array]]:
         """δ (…, n_out, rows, columns, m) → ∂J/∂A (…, n_in, rows, columns, m), and of W and b."""
-        patches, g, wanted = memory
+        patches, g, wanted, _ = memory
         flat = xp.reshape(delta, (*delta.shape[:-3], math.prod(delta.shape[-3:])))
         dW = kernels.weight_gradient(xp, _grouped(xp, flat, g.groups), patches)
         dW = xp.reshape(dW, (*dW.shape[:-3], g.n_out, dW.shape[-1]))
@@ -217,6 +219,9 @@ class Conv1d(_Convolution):
     dilation  how many steps lie between those (van den Oord et al. 2016, "WaveNet")
     padding   "valid", "same", "causal", or a number of zeros at both ends (`axis_of`)
     groups    parts of the channels that do not see each other; groups = channels is depthwise
+
+    Where sequences differ in length (`Pass.present`) what lies after the end of each counts as
+    padding, 0, so that a sequence is what it is alone.
     """
 
     channels: int
@@ -254,16 +259,24 @@ class Conv1d(_Convolution):
         self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], A: Array, told: Pass
     ) -> tuple[Array, Memory]:
         """A (…, n_in, time, m) → Z (…, channels, time', m)."""
+        present = None
+        if told.present is not None:
+            present = xp.astype(told.present, A.dtype, copy=False)[..., None, :, :]
+            A = A * present
         Z, memory = self._forward(xp, kernels, P, A, told)
         time = memory.geometry.columns.n_out
-        return xp.reshape(Z, (*Z.shape[:-1], time, A.shape[-1])), memory
+        Z = xp.reshape(Z, (*Z.shape[:-1], time, A.shape[-1]))
+        return Z, memory._replace(present=present)
 
     def backward(
         self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], memory: Memory, dA: Array
     ) -> tuple[Array | None, dict[str, Array]]:
         """δ (…, channels, time', m) → ∂J/∂A (…, n_in, time, m), and of W and b."""
         back, gradients = self._backward(xp, kernels, P, memory, dA[..., None, :, :])
-        return None if back is None else back[..., 0, :, :], gradients
+        if back is None:
+            return None, gradients
+        back = back[..., 0, :, :]
+        return back if memory.present is None else back * memory.present, gradients
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ class LayerNorm(Plain):
           "all":      all axes of an example; gain and b are of each of its numbers (PyTorch's
                       LayerNorm of the whole shape)
 
-    For (features,) both are the same.
+    For (features,) both are the same. Over "all", steps after the end of a shorter sequence
+    are counted.
     """
 
     over: str = "features"

@@ -130,7 +130,8 @@ class MaxPool(_Pool):
     padding  places at both ends that are never the largest; at most half a window
 
     ⌊(n + 2 padding - window) / stride⌋ + 1 places come out along an axis of n. Of equal values
-    the first, row by row, has the derivative (as PyTorch).
+    the first, row by row, has the derivative (as PyTorch). Where sequences differ in length
+    (`Pass.present`) what lies after the end of each is padding, and 0 comes of nothing else.
     """
 
     window: int | tuple[int, int]
@@ -144,10 +145,15 @@ class MaxPool(_Pool):
         self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], A: Array, told: Pass
     ) -> tuple[Array, MaxMemory]:
         """A (…, channels, [height,] width, m) → H (…, channels, [height',] width', m)."""
+        present = told.present if len(told.shape) == 2 else None
+        if present is not None:
+            A = xp.where(present[..., None, :, :] > 0, A, xp.full_like(A, -math.inf))
         windows, seen = self._seen(xp, A, told.shape, -math.inf)
         H = seen[0]
         for part in seen[1:]:
             H = xp.maximum(H, part)
+        if present is not None:
+            H = xp.where(-math.inf < H, H, xp.zeros_like(H))
         return _as_out(xp, H, windows), MaxMemory(windows, seen, H)
 
     def backward(

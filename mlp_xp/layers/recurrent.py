@@ -290,6 +290,7 @@ class GRU(_Recurrent):
     returns: str = "last"
     directions: int = 1
     gates: ClassVar[int] = 3
+    activation: ClassVar[str] = "tanh"  # what its weights begin by, whatever follows
 
     def __post_init__(self) -> None:
         self._check()
@@ -356,6 +357,7 @@ class LSTM(_Recurrent):
     directions: int = 1
     forget_bias: float = 1.0
     gates: ClassVar[int] = 4
+    activation: ClassVar[str] = "tanh"  # what its weights begin by, whatever follows
     other: ClassVar[int] = 1
 
     def __post_init__(self) -> None:

@@ -1,11 +1,11 @@
-"""Layers that change nothing but the shape: no number is copied or computed."""
+"""Layers that change nothing but the shape: no number is computed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..kernels import Kernels
 from ..types import Array, Namespace
@@ -100,3 +100,55 @@ class Reshape(Plain):
     ) -> tuple[Array | None, dict[str, Array]]:
         old, new = memory
         return _with_shape(xp, dA, new, old), {}
+
+
+class LastMemory(NamedTuple):
+    """there: (1, time, m) 1 at each sequence's last step; None where all end with the last."""
+
+    time: int
+    there: Array | None
+
+
+@dataclass(frozen=True)
+class Last(Plain):
+    """The last step of a sequence: (features, time) → (features,).
+
+    What a network of causal convolutions says when it has seen all (Bai, Kolter & Koltun 2018,
+    §4.1); a recurrent layer returns it by itself. Where sequences differ in length
+    (`Pass.present`) it is the last step that is there; of a sequence without any, 0.
+    """
+
+    def out_shape(self, shape: Shape) -> Shape:
+        if len(shape) != 2:
+            raise options.unfit(
+                self, shape, "sequences, (features, time)", "Images take GlobalAvgPool or Flatten."
+            )
+        return shape[:1]
+
+    def forward(
+        self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], A: Array, told: Pass
+    ) -> tuple[Array, LastMemory]:
+        """A (…, features, time, m) → (…, features, m)."""
+        self.out_shape(told.shape)
+        time = A.shape[-2]
+        if told.present is None:
+            return A[..., time - 1, :], LastMemory(time, None)
+        present = xp.astype(told.present, A.dtype, copy=False)
+        after = xp.concat([present[..., 1:, :], xp.zeros_like(present[..., :1, :])], axis=-2)
+        there = (present - after)[..., None, :, :]
+        return xp.sum(A * there, axis=-2), LastMemory(time, there)
+
+    def backward(
+        self,
+        xp: Namespace,
+        kernels: Kernels,
+        P: Mapping[str, Array],
+        memory: LastMemory,
+        dA: Array,
+    ) -> tuple[Array | None, dict[str, Array]]:
+        """δ at the last step, 0 before."""
+        delta = dA[..., None, :]
+        if memory.there is not None:
+            return delta * memory.there, {}
+        before = [xp.zeros_like(delta)] * (memory.time - 1)
+        return xp.concat([*before, delta], axis=-2), {}

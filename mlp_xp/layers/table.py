@@ -16,7 +16,7 @@ from .normalization import BatchNorm, LayerNorm
 from .pooling import AvgPool, GlobalAvgPool, MaxPool
 from .recurrent import GRU, LSTM, Elman
 from .residual import Residual
-from .shapes import Flatten, Reshape
+from .shapes import Flatten, Last, Reshape
 
 LAYERS: dict[str, type[Any]] = {
     kind.__name__: kind
@@ -33,6 +33,7 @@ LAYERS: dict[str, type[Any]] = {
         GlobalAvgPool,
         Flatten,
         Reshape,
+        Last,
         Embedding,
         Elman,
         GRU,

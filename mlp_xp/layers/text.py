@@ -7,7 +7,7 @@ options as further `:name=value`, with the names that they have in Python:
 
     dense:N             conv:CHANNELSxKERNEL     pool:WINDOW         embedding:VALUESxN
     elman:N  gru:N      lstm:N                   avgpool:WINDOW      dropout:RATE
-    globalpool  flatten  batchnorm  layernorm    reshape:AxBxC       residual(…,…)
+    globalpool  last  flatten  batchnorm  layernorm    reshape:AxBxC       residual(…,…)
     relu, tanh, …: an activation by its name
 
     conv:64x3:stride=2:padding=same   lstm:64:directions=2:returns=all   residual(conv:32x3,relu)
@@ -33,7 +33,7 @@ from .normalization import BatchNorm, LayerNorm
 from .pooling import AvgPool, GlobalAvgPool, MaxPool
 from .recurrent import GRU, LSTM, Elman
 from .residual import Residual
-from .shapes import Flatten, Reshape
+from .shapes import Flatten, Last, Reshape
 
 
 class Word(NamedTuple):
@@ -85,6 +85,7 @@ WORDS: dict[str, Word] = {
     "pool": Word(_pool(MaxPool), "WINDOW", (1, 2)),
     "avgpool": Word(_pool(AvgPool), "WINDOW", (1, 2)),
     "globalpool": Word(_made(GlobalAvgPool)),
+    "last": Word(_made(Last)),
     "flatten": Word(_made(Flatten)),
     "reshape": Word(
         lambda shape, numbers, options: Reshape(tuple(numbers), **options), "AxBxC", (1, 2, 3)
