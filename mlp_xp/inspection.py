@@ -25,9 +25,10 @@ def inspect_step(
 
     A0 is X, scaled if the model has a preparation. Layer l = 1 … L adds Zl, Al (its output),
     deltal = ∂J/∂Zl, and the gradients dWl, dbl, dgainl, dPl of the parameters it has; maskl
-    where it drops. "loss" is the objective. Shapes are those of the mathematics, whatever
-    `layout` says of X and Y: (n_out, m) for Z, A and delta. All arrays are on the model's
-    device, float64 or float32 as the model is.
+    where it drops. Layer l of a `Sequential` adds Al and dAl = ∂J/∂Al, with the examples last,
+    and the gradients of its parameters, dW3_1 of one inside. "loss" is the objective. Shapes are
+    those of the mathematics, whatever `layout` says of X and Y: (n_out, m) for Z, A and delta.
+    All arrays are on the model's device, float64 or float32 as the model is.
     """
     data = model._data(X, Y, sample_weight, layout)
     device, network, state = model.device, model.network, model._run.state

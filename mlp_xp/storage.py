@@ -1,10 +1,13 @@
 """Models as safetensors files: no pickle, nothing that could run, one atomic write.
 
-    tensors   W1, b1, gain1, P1, W2 …          (…, n_out, n_in), as in `MLP.parameters`
+    tensors   W1, b1, gain1, P1, W2, W3_1 …    (…, n_out, n_in), as in `MLP.parameters`
               mean1, variance1, mean2 …        (…, n_out, 1), batch normalisation's running
               moment1, moment2 …               (…, n_parameters), the optimiser's
     header    format, version, config, step, epoch, history, metadata: JSON each
               sha256                           of all the above, names and bytes
+
+The config says what the network is: an MLP's `sizes`, or a Sequential's `shape` and `layers`, a
+list of kinds by their names in `layers.LAYERS` with their options.
 
 `metadata["preparation"]` is what the model does to its inputs and answers (`prepared`).
 Absent connections of a sparse network are drawn again from its seed; the zeros that stand

@@ -85,6 +85,19 @@ def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
     assert later <= allowed.get(path.stem, set())
 
 
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_layer_imports_only_what_stands_before_the_layers(path: Path) -> None:
+    names = {
+        (node.module or "").split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level == 2
+    }
+    place = ORDER.index("layers")
+    assert {name for name in names if name and ORDER.index(name) >= place} == set()
+
+
 def run(code: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
@@ -96,4 +109,6 @@ def test_importing_brings_no_other_library() -> None:
     packages = {name.split(".")[0] for name in run(code).split()}
     heavy = packages - set(sys.stdlib_module_names) - {"mlp_xp", "numpy"}
     assert heavy == set()
+    late = {"mlp_xp.layers", "mlp_xp.sequential", "mlp_xp.estimators"}
+    assert not late & set(run(code).split())
     assert "numpy.testing" not in run(code)
