@@ -66,6 +66,8 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
                 f"expected ({', '.join(names)}) of as many numbers."
             )
         if layout == "features":
+            if reset:
+                est._looks = own
             return Rows(table, own, False)
         array = table.reshape(len(table), *own)
     else:

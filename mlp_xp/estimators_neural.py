@@ -40,6 +40,7 @@ from .optimizers import Optimizer
 from .prepared import Preparation
 from .schedules import Schedule
 from .sequential import Sequential
+from .storage import ModelFileError
 
 Host = npt.NDArray[Any]
 NAMES = {"auto": "auto", **{name: name for name in LOSSES}}
@@ -265,9 +266,53 @@ class BaseNeural(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write `model_` as `Sequential.load`, `mlp-xp predict` and `evaluate` read it."""
+        """Write `model_` as `load` reads it, and `Sequential.load` and `mlp-xp predict`."""
         check_is_fitted(self, "model_")
-        self.model_.save(path)
+        described = {
+            "layout": self.layout,
+            "shape": None if self.shape is None else [int(n) for n in self.shape],
+            "looks": list(self._looks),
+            "n_features": int(self.n_features_in_),
+        }
+        self.model_.save(path, {**self.model_.metadata, "estimator": described})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Self:
+        """Read an estimator that `save` wrote: it predicts; `fit` begins anew."""
+        model = Sequential.load(path, device=device)
+        described = model.metadata.pop("estimator", None)
+        takes = cls._takes(model)
+        if described is None or not takes:
+            what = "no estimator's layout" if takes else f"a model for {model.loss.kind} targets"
+            raise ModelFileError(
+                f"{path} holds {what}, but what {cls.__name__}.save writes was expected. Use "
+                "Sequential.load."
+            )
+        config = model.config
+        end = -2 if isinstance(model.network.layers[-2:][0], Flatten) else -1
+        est = cls(
+            list(model.network.layers[:end]),
+            layout=described["layout"],
+            shape=None if described["shape"] is None else tuple(described["shape"]),
+            loss=config["loss"],
+            optimizer=model.optimizer,
+            **{name: config[name] for name in OF_THE_MODEL if name in config and name in KEPT},
+            random_state=model.seeds[0],
+            device=device,
+        )
+        est.model_, est._others, est._looks = model, {}, tuple(described["looks"])
+        est.n_features_in_, est.history_ = described["n_features"], model.history
+        est.n_iter_ = model.epochs_trained
+        est._name_classes(model)
+        return est
+
+    @classmethod
+    def _takes(cls, model: Sequential) -> bool:
+        """Whether a model is for such targets."""
+        raise NotImplementedError
+
+    def _name_classes(self, model: Sequential) -> None:
+        """`classes_` of a model, of a classifier."""
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
@@ -305,6 +350,9 @@ OF_THE_MODEL = (
     "precision",
     "device",
 )
+
+
+KEPT = {"l2", "clip_norm", "label_smoothing", "density", "initializer", "dtype", "precision"}
 
 
 class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # untyped base
@@ -363,6 +411,15 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
             )
         return Targets(labels, loss, 1 if kind == "binary" else len(classes), classes)
 
+    @classmethod
+    def _takes(cls, model: Sequential) -> bool:
+        return model.loss.kind not in ("real", "count")
+
+    def _name_classes(self, model: Sequential) -> None:
+        classes = None if model.preparation is None else model.preparation.classes
+        n_out = model.network.sizes[-1]
+        self.classes_ = np.arange(n_out) if classes is None else np.array(classes)
+
     def _known_targets(self, y: Any, given: Rows) -> Host:
         values: Host = np.asarray(y)
         check_consistent_length(given.table, values)
@@ -397,6 +454,10 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
         values = self._known_targets(y, given)
         n_outputs = 1 if values.ndim == 1 else values.shape[1]
         return Targets(values, self._loss("squared_error"), n_outputs, None)
+
+    @classmethod
+    def _takes(cls, model: Sequential) -> bool:
+        return model.loss.kind in ("real", "count")
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
         values = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")

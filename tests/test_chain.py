@@ -384,6 +384,49 @@ def test_lengths_go_with_an_embedding() -> None:
     assert check_gradients(model, rows, np.arange(M) % 3, layout="rows").passed
 
 
+# -- memory and threads
+
+
+def test_evaluation_goes_through_few_examples_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, Y = data_of("Conv2d")
+    whole = build("Conv2d", seed=[1, 2])
+    assert whole.network.at_once == 8192
+    monkeypatch.setattr("mlp_xp.layers.chain.ENTRIES", 1000)
+    pieces = build("Conv2d", seed=[1, 2])
+    assert 1 < pieces.network.at_once < M // 2
+    asked = [model.predict_proba(X, layout="rows") for model in (whole, pieces)]
+    np.testing.assert_allclose(*asked, rtol=1e-12)
+    assert check_gradients(pieces, X, Y, layout="rows").passed
+
+
+def test_large_products_are_left_to_the_threads_of_the_blas() -> None:
+    from contextlib import nullcontext
+
+    entered: list[Any] = []
+    device = find_device("cpu")._replace(
+        threads=lambda *given: entered.append(given) or nullcontext()
+    )
+    network = build("Conv2d").network
+    with network.threads(device, M):
+        assert entered == [((1, 1), M)]
+    with network.threads(device, 10**6):
+        assert len(entered) == 1
+
+
+@pytest.mark.parametrize("name", ["Conv2d", "GRU", "Residual"])
+def test_rows_that_are_too_many_for_the_device_train_alike(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from mlp_xp.fast import upload
+
+    monkeypatch.setattr(upload, "fits", lambda *given: False)
+    model = fit(build(name, device="cuda"), name)
+    for key, W in numbers(fit(build(name), name)).items():
+        np.testing.assert_allclose(numbers(model)[key], W, **tolerance("float64", 2**16))
+    X, Y = data_of(name)
+    assert np.isfinite(model.evaluate(X, Y).loss)
+
+
 # -- names, beginnings, connections
 
 
@@ -466,6 +509,8 @@ WRONG: list[tuple[Any, Any, type[Exception], str]] = [
      r"makes \(2, 4, 3\) of \(2, 5, 4\) by its layers, but the skip .* Say how the input gets"),
     (IMAGE, [Residual([Conv2d(2, 2)], skip=[Conv2d(2, 3)]), Flatten(), Dense(3)], ValueError,
      r"but its skip makes \(2, 3, 2\)"),
+    ((6,), [Dense(6), Embedding(9, 3), GRU(3), Dense(3)], ValueError,
+     r"layer 2, Embedding\(.*\), takes whole numbers, which have no derivative"),
     ((2, 3, 4, 5), [Flatten(), Dense(3)], ValueError, r"shape is \(2, 3, 4, 5\)"),
     ("5", [Dense(3)], TypeError, "shape is '5'"),
     ((0,), [Dense(3)], ValueError, r"shape\[0\] is 0"),

@@ -34,6 +34,7 @@ from mlp_xp.layers import (
     GlobalAvgPool,
     MaxPool,
 )
+from mlp_xp.storage import ModelFileError
 
 CONVOLUTIONS = [Conv2d(8, 3), Activation("relu"), MaxPool(2)]
 QUICK = {"epochs": 3, "random_state": 0}
@@ -228,10 +229,37 @@ def test_it_is_pickled_and_its_file_is_read_by_everything(
     est.save(tmp_path / "digits.safetensors")
     model = Sequential.load(tmp_path / "digits.safetensors")
     np.testing.assert_array_equal(model.predict(X, layout="rows"), est.predict(X))
+    back = NeuralClassifier.load(tmp_path / "digits.safetensors")
+    np.testing.assert_array_equal(back.predict(X), est.predict(X))
+    assert back.layers == CONVOLUTIONS
+    assert back.get_params()["shape"] == (8, 8, 1)
+    back.set_params(epochs=1).fit(X, y)
     np.save(tmp_path / "X.npy", X)
     assert main(["predict", str(tmp_path / "digits.safetensors"), str(tmp_path / "X.npy")]) == 0
     said = [line for line in capsys.readouterr().out.split() if line in names]
     np.testing.assert_array_equal(said, est.predict(X))
+
+
+def test_files_of_others_are_refused_and_every_kind_of_target_comes_back(tmp_path: Path) -> None:
+    X, y = digits()
+    place = tmp_path / "m.safetensors"
+    labels = np.stack([y % 2, y > 4], axis=1)
+    many = NeuralClassifier("dense:9", **QUICK).fit(X, labels)
+    many.save(place)
+    np.testing.assert_array_equal(NeuralClassifier.load(place).predict(X), many.predict(X))
+    with pytest.raises(ModelFileError, match="a model for multilabel targets"):
+        NeuralRegressor.load(place)
+    one = NeuralRegressor("dense:9", **QUICK).fit(X, y)
+    one.save(place)
+    np.testing.assert_array_equal(NeuralRegressor.load(place).predict(X), one.predict(X))
+    sequences, words = ragged()
+    told = NeuralClassifier([GRU(3)], layout="sequences", **QUICK).fit(sequences, words)
+    told.save(place)
+    again = NeuralClassifier.load(place)
+    np.testing.assert_array_equal(again.predict(sequences[:5]), told.predict(sequences[:5]))
+    Sequential(4, [Dense(3)]).save(place)
+    with pytest.raises(ModelFileError, match="no estimator's layout"):
+        NeuralClassifier.load(place)
 
 
 def test_a_seed_is_the_same_model_as_sequential() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ..kernels import Kernels
 from ..types import Array, Namespace
@@ -35,6 +35,7 @@ class Embedding(Plain):
 
     n_values: int
     n: int
+    whole: ClassVar[bool] = True  # numbers without a derivative: no layer before it could learn
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n_values", options.whole("n_values", self.n_values, 1))

@@ -90,6 +90,11 @@ def resolve(
             raise ValueError(
                 f"layer {number}, {kind}, cannot follow {before}, which gives {shape}: {why}"
             ) from None
+        if asked and getattr(kind, "whole", False):
+            raise ValueError(
+                f"layer {number}, {kind}, takes whole numbers, which have no derivative: what "
+                "comes before it could not learn, but has parameters. Put it first."
+            )
         parameters = kind.parameters(shape)
         trained = asked or bool(parameters)
         statistics, n_bits = kind.statistics(shape), kind.n_bits(shape)
