@@ -148,6 +148,14 @@ def test_fast_paths_take_every_dense_network_and_nothing_else(
     assert all(path is not None for path in paths(model, data).values())
 
 
+def test_a_graph_that_was_asked_for_is_not_left_out_in_silence(cupy: Any) -> None:
+    from mlp_xp.fast.graph import GraphError
+
+    model = louder(MLP(SIZES, device=find_device("cuda", graph=True)))
+    with pytest.raises(GraphError, match="a network that the kernels do not know"):
+        model.fit(*examples(), epochs=1, progress=False)
+
+
 def test_what_paths_say_that_they_read_is_there() -> None:
     for kind, names in gate.READ.items():
         assert names == gate.named(kind), kind.__name__

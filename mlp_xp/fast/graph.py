@@ -178,5 +178,10 @@ def _announce(step: CupyStep, program: Program, count: int) -> None:
 def stepper(recipe: Recipe, device: Device, data: Data, graph: Any = "auto") -> CupyStep | None:
     """A step on CuPy arrays, replayed where it can be; None for what `TAKES` has not."""
     if not gate.takes(TAKES, recipe, data):
+        if graph is True:
+            raise GraphError(
+                "a step cannot be replayed as a graph: it is of a network that the kernels do not "
+                "know. Leave graph='auto' to have it run by the specification."
+            )
         return None
     return GraphStep(recipe, device, data, graph) if graph else CupyStep(recipe, device, data)
