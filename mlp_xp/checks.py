@@ -209,12 +209,16 @@ def examples(
     dtype: str,
     prepared: Preparation = AS_GIVEN,
     layout: Layout | None = "columns",
+    Y: Any = None,
 ) -> Array:
-    """X as rows (m, n_features) on the device, scaled, in the model's dtype.
+    """X as rows (m, n_features) on the device, prepared, in the model's dtype.
 
     layout  which way X lies; None: columns, but refused where it is as wide as it is high
+    Y       targets, where X is to be trained on: words of a table are coded by them
     """
     frame = is_frame(X)
+    if frame or prepared.table is not None:
+        X, layout = prepared.rows(argument, X, Y), "rows"
     X = _as_array(argument, X, device)
     shape, in_rows = tuple(X.shape), layout == "rows"
     expected = f"(n_examples, {n_features})" if in_rows else f"({n_features}, n_examples)"
@@ -435,7 +439,8 @@ def data(
     layout: Layout | None = "columns",
 ) -> Data:
     """Examples, targets and weights, checked, prepared and on the device."""
-    rows = examples(names[0], X, widths[0], device, dtype, prepared, layout)
+    known = Y if several else None
+    rows = examples(names[0], X, widths[0], device, dtype, prepared, layout, known)
     m, args = int(rows.shape[0]), (device, dtype, several, prepared, layout)
     return Data(
         rows,

@@ -99,7 +99,7 @@ def _run(args: Arguments) -> tuple[int, str, Document]:
         return 130, "interrupted", {"error": "interrupted"}
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-    except (ValueError, MemoryError, TrainingDiverged) as error:
+    except (ImportError, ValueError, MemoryError, TrainingDiverged) as error:
         message = str(error) or "out of memory"
     return 1, message, {"error": message}
 

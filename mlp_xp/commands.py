@@ -19,9 +19,9 @@ from .devices import device as find_device
 from .devices import devices
 from .fingerprint import Fingerprint
 from .model import MLP
-from .preparation import split
+from .preparation import split, take
 from .prepared import NUMBERS, Preparation
-from .readers import Rows
+from .readers import Rows, listed
 from .storage import EstimatorFileError, check_writable, write_atomically
 
 Document: TypeAlias = dict[str, Any] | list[Any]
@@ -44,13 +44,20 @@ def say(args: Arguments, text: str) -> None:
     print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
 
+def warn(text: str) -> None:
+    """A line for people that is no result: to standard error."""
+    print(f"mlp-xp: {text}", file=sys.stderr, flush=True)
+
+
 def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     """The options that say how data are read."""
-    target = "CSV column to predict; repeat it for several"
+    target = "a table's column to predict; repeat it for several"
+    gap = "a word that stands for a gap in a table, beside NA, null, ? and the like"
     labels = "labels of a .npy or IDX file of examples"
     folder = f"folder of fashion-mnist (default: ${VARIABLE}, then that of Debian's package)"
     add = parser.add_argument
     add("--target", action="append", default=[], metavar="NAME", help=target)
+    add("--missing", action="append", default=[], metavar="WORD", help=gap)
     add("--labels", metavar="FILE", help=labels)
     add("--data-dir", metavar="DIR", help=folder)
     add("--device", default="cpu", metavar="NAME", help="see mlp-xp devices (default: cpu)")
@@ -107,18 +114,38 @@ def _of_estimator(path: str, name: str, device: str) -> MLP:
 def read_data(source: str, args: Arguments, prepared: Preparation, labelled: bool) -> Dataset:
     """Data for a trained model: by name the columns it was trained on."""
     target = tuple(args.target) or (prepared.target if labelled else ())
+    table = prepared.table
     request = Request(
         target=target,
         features=prepared.features,
+        missing=tuple(args.missing),
+        text=() if table is None else table.text,
         labels=args.labels,
         folder=args.data_dir,
         labelled=labelled,
     )
-    return load(source, request)
+    data = load(source, request)
+    for note in data.notes:
+        warn(note)
+    if data.table is not None and table is not None:
+        table.check(data.name, data.X)
+        for name, (n, word) in table.unknown(data.X).items():
+            rows = f"{n:,} row{'s hold words' if n > 1 else ' holds a word'}"
+            warn(f"column {name!r}: {rows} that training did not meet, such as {word!r}")
+    return data
 
 
 def check_features(model: MLP, data: Dataset, path: str) -> None:
     """The file has as many features as the model takes."""
+    if model.preparation is not None and model.preparation.table is not None:
+        if data.table is None:
+            names = listed(model.preparation.features)
+            raise Halt(
+                1,
+                f"{data.name} is no table with names, but {path} was trained on one: expected "
+                f"the columns {names}.",
+            )
+        return
     expected, found = model.network.sizes[0], data.X.shape[1]
     if expected != found:
         raise Halt(
@@ -128,18 +155,18 @@ def check_features(model: MLP, data: Dataset, path: str) -> None:
         )
 
 
-def answers(model: MLP, rows: Rows) -> Rows:
+def answers(model: MLP, rows: Any) -> Rows:
     """Predictions as the file would say them: (m,), or (m, n_targets)."""
     return model.device.get(model.predict(rows, layout="rows"))
 
 
-def probabilities(model: MLP, rows: Rows) -> Rows:
+def probabilities(model: MLP, rows: Any) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
     P = model.device.get(model.predict_proba(rows, layout="rows"))
     return np.hstack([1 - P, P]) if model.loss.kind == "binary" else P
 
 
-def measure(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
+def measure(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
     """Loss, score, and for numbers the root of the mean squared error in their own units."""
     loss, score = model.evaluate(X, y, layout="rows")
     found = {"examples": len(X), "loss": loss}
@@ -163,7 +190,14 @@ def fingerprint(model: MLP) -> Fingerprint | None:
     return Fingerprint.from_text(stored["rows"])
 
 
-def judge(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
+def numbers_of(model: MLP, X: Any) -> Rows:
+    """Rows as numbers before they are scaled, by which they are known again."""
+    prepared = model.preparation
+    found: Rows = X if prepared is None else prepared.rows("X", X)
+    return found
+
+
+def judge(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
     """`measure`, and whether the rows were used in training: learnt from, or chosen by.
 
     trained_on  how many were; None where the model's file does not say
@@ -174,10 +208,10 @@ def judge(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
     seen = fingerprint(model)
     if seen is None:
         return {**found, "trained_on": None, "looked_up": 0, "unseen": None}
-    met = seen.meet(X)
+    met = seen.meet(numbers_of(model, X))
     unseen = found if met.unseen.all() else None
     if unseen is None and met.unseen.any():
-        unseen = measure(model, X[met.unseen], y[met.unseen])
+        unseen = measure(model, take(X, met.unseen), y[met.unseen])
     return {**found, "trained_on": met.n_seen, "looked_up": met.known, "unseen": unseen}
 
 
@@ -222,7 +256,7 @@ def evaluate(args: Arguments) -> Document:
     assert y is not None
     if args.held_out and data.X_test is None:
         index = _held_out(model, data, args.model)
-        X, y = X[index], y[index]
+        X, y = take(X, index), y[index]
     found = judge(model, X, y)
     say(args, f"{described(found)} on {len(X):,} examples of {data.name}{said_of(found)}")
     say_unseen(args, found)

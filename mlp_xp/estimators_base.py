@@ -415,6 +415,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)
             raise NotFittedError(f"This {type(self).__name__} instance is not fitted yet.")
+        if hasattr(self, "preparation_") and self.preparation_.table is not None:
+            X = self.preparation_.rows("X", X)
         place = place_of(X, self.device)
         check_place(self, X, method)
         with place.device.active():

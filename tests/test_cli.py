@@ -202,7 +202,7 @@ SEEN = re.compile(
 
 @pytest.fixture
 def fitted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
-    """Columns that every `fit` was given: to train on, and to validate on."""
+    """Rows that every `fit` was given: to train on, and to validate on."""
     given: list[tuple[Any, Any]] = []
     fit = MLP.fit
 
@@ -289,7 +289,7 @@ def test_what_is_chosen_by_is_neither_trained_on_nor_reported(
     found = run(*QUICK, *choice, "--out", "m")
     assert "digits: 1,294 examples to train on, 144 to choose by, 359 held out" in found.out
     X, y = all_digits()
-    trained, chosen = (a_set(columns.T) for columns in fitted[0])
+    trained, chosen = (a_set(rows) for rows in fitted[0])
     assert (len(a_set(X)), len(trained), len(chosen)) == (1797, 1294, 144)
     assert not trained & chosen
     rest = np.array([row.tobytes() not in trained | chosen for row in np.ascontiguousarray(X)])
@@ -313,8 +313,10 @@ def test_early_stopping_keeps_the_best_epoch_of_the_rows_to_choose_by(
     _, chosen = fitted[0]
     X, y = all_digits()
     label = dict(zip((row.tobytes() for row in np.ascontiguousarray(X)), y, strict=True))
-    labels = np.array([label[row.tobytes()] for row in np.ascontiguousarray(chosen.T, np.float32)])
-    assert model.evaluate(chosen, labels).loss == pytest.approx(min(losses), rel=1e-5)
+    labels = np.array([label[row.tobytes()] for row in np.ascontiguousarray(chosen, np.float32)])
+    assert model.evaluate(chosen, labels, layout="rows").loss == pytest.approx(
+        min(losses), rel=1e-5
+    )
 
 
 def test_without_a_choice_all_that_is_not_held_out_is_trained_on(
@@ -324,7 +326,7 @@ def test_without_a_choice_all_that_is_not_held_out_is_trained_on(
         "training": 1438, "validation": 0, "held_out": 359
     }  # fmt: skip
     X, shown = fitted[0]
-    assert (X.shape, shown.shape) == ((64, 1438), (64, 359))
+    assert (X.shape, shown.shape) == ((1438, 64), (359, 64))
 
 
 def test_a_choice_may_be_left_to_the_training_loss(run: Run, fitted: list[tuple[Any, Any]]) -> None:
@@ -341,7 +343,7 @@ def test_beside_a_test_set_of_the_data_the_choice_is_made_in_the_training_set(
     argv = ("--data", "d.npz", "--early-stopping", 3, "--scale", "none")
     found = run(*QUICK, *argv)
     assert "d.npz: 54 examples to train on, 6 to choose by, 30 held out" in found.out
-    parts = [a_set(part.T) for part in fitted[0]]
+    parts = [a_set(part) for part in fitted[0]]
     assert parts[0] | parts[1] == a_set(X[:60])
     assert not parts[0] & parts[1]
     document = run("evaluate", "model.safetensors", "d.npz", "--json").document
@@ -730,7 +732,10 @@ def test_a_wrong_command_line_exits_with_2(run: Run, case: str) -> None:
 DATA = {
     "no file": (("train", "--data", "gone.csv"), "gone.csv does not exist"),
     "no target": (("train", "--data", "d.csv"), "columns 'length', 'width', 'kind'"),
-    "bad cell": (("train", "--data", "bad.csv", "--target", "b"), "line 2, column 'a': 'x'"),
+    "bad cell": (
+        ("train", "--data", "bad.csv", "--target", "b"),
+        "bad.csv, line 3: 1 cell, but the header names 2",
+    ),
     "one class": (("train", "--data", "one.csv", "--target", "b"), "every label is 1"),
     "two classes": (
         ("train", "--loss", "binary_cross_entropy"), "there are 10 classes, but loss"),
@@ -749,7 +754,7 @@ DATA = {
 @pytest.mark.parametrize("case", DATA)
 def test_bad_data_exit_with_1_and_one_line(run: Run, case: str) -> None:
     write_csv("d.csv", flowers(9), "length,width,kind")
-    Path("bad.csv").write_text("a,b\nx,1\n")
+    Path("bad.csv").write_text("a,b\nx,1\ny\n")
     Path("one.csv").write_text("a,b\n" + "1,1\n" * 9)
     MLP((64, 10)).save("m")
     MLP((64, 10), seed=[1, 2]).save("many")
