@@ -83,7 +83,7 @@ def _arrow(name: str, content: bytes, kind: str) -> Frame:
 def _csv(name: str, content: bytes, missing: Sequence[str], text: Sequence[str]) -> Frame:
     import pandas
 
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     head = _head(name, content, encoding)
     first = head.partition("\n")[0]
     separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first, mark))
