@@ -28,27 +28,59 @@ DTYPES = ("float32", "float64")
 # what rows of the tables are called in Keras, PyTorch, scikit-learn and in talk
 ELSEWHERE = {
     "swish": "silu",
+    "hard_swish": "silu",
+    "hardswish": "silu",
     "logistic": "sigmoid",
+    "hard_sigmoid": "sigmoid",
     "linear": "identity",
     "none": "identity",
+    "relu6": "relu",
     "leakyrelu": "leaky_relu",
+    "lrelu": "leaky_relu",
+    "prelu": "leaky_relu",
     "mse": "squared_error",
+    "rmse": "squared_error",
+    "mseloss": "squared_error",
     "l2": "squared_error",
     "mean_squared_error": "squared_error",
     "mae": "absolute_error",
     "l1": "absolute_error",
+    "l1loss": "absolute_error",
     "mean_absolute_error": "absolute_error",
     "smooth_l1": "huber",
     "bce": "binary_cross_entropy",
+    "bceloss": "binary_cross_entropy",
+    "bcewithlogitsloss": "binary_cross_entropy",
     "binary_crossentropy": "binary_cross_entropy",
+    "ce": "cross_entropy",
+    "crossentropyloss": "cross_entropy",
     "log_loss": "cross_entropy",
+    "logloss": "cross_entropy",
     "nll": "cross_entropy",
+    "nll_loss": "cross_entropy",
+    "nllloss": "cross_entropy",
     "softmax": "cross_entropy",
     "categorical_crossentropy": "cross_entropy",
     "sparse_categorical_crossentropy": "cross_entropy",
     "kaiming": "he",
+    "kaiming_normal": "he",
+    "kaiming_uniform": "he",
     "he_normal": "he",
+    "he_uniform": "he",
+    "lecun_normal": "lecun",
+    "lecun_uniform": "lecun",
     "xavier": "glorot_uniform",
+    "glorot": "glorot_uniform",
+    "bn": "batch",
+    "ln": "layer",
+    "sgdm": "momentum",
+    "nag": "nesterov",
+    "plateau": "reduce_on_plateau",
+    "reducelronplateau": "reduce_on_plateau",
+    "cosine_annealing": "cosine",
+    "cosineannealinglr": "cosine",
+    "exp": "exponential",
+    "invscaling": "inverse_scaling",
 }
 LARGE = 2**26  # bytes of targets or weights that one thread of the host is left to look at
 
@@ -62,6 +94,8 @@ def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
     known = ELSEWHERE.get(str(name).lower())
     close = [known] if known in table else get_close_matches(str(name).lower(), table, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
+    if known == "cross_entropy" and "relu" in table:  # softmax, of the hidden layers
+        hint = " A classifier's last layer has its softmax from the loss 'cross_entropy'."
     raise ValueError(
         f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{hint}"
     )

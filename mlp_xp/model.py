@@ -302,7 +302,7 @@ class MLP:
         schedule: str | Schedule = "constant",
         early_stopping: EarlyStopping | int | bool | None = None,
         shuffle: bool = True,
-        callbacks: Callback | Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         progress: bool = True,
         layout: Layout | None = None,
     ) -> MLP:
@@ -349,7 +349,7 @@ class MLP:
             schedule=schedule,
             shuffle=bool(shuffle),
             early_stopping=early_stopping,
-            callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks),
+            callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks or ()),
             progress=progress,
         )
         self.layout = lies
