@@ -2,6 +2,9 @@
 
 Exit codes: 0 done, 1 the data, the model file or the training failed, 2 the command line
 is wrong, 130 interrupted, 141 nobody reads the output.
+
+Under --json standard output gets one document in every case but --help and --version: that of
+the command, or {"error": message} with what else is known.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -28,6 +31,21 @@ class Command(NamedTuple):
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], Document]
+
+
+class _UsageError(Exception):
+    """A command line that cannot be read: the message, and how it is written right."""
+
+    def __init__(self, message: str, usage: str, prog: str) -> None:
+        super().__init__(message)
+        self.usage, self.prog = usage, prog
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse writes and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message, self.format_usage(), self.prog)
 
 
 def _none(parser: argparse.ArgumentParser) -> None:
@@ -67,23 +85,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # "R?" where there is no ²
             stream.reconfigure(errors="replace")
+    asked = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser().parse_args(argv)
-    except SystemExit as error:
-        return int(error.code or 0)
-    code, message, document = _run(args)
+        args = _parser().parse_args(asked)
+    except _UsageError as error:
+        print(error.usage, end="", file=sys.stderr)
+        return _answer(_wants_json(asked), 2, str(error), {"error": str(error)}, error.prog)
+    except SystemExit as done:  # --help, --version
+        return int(done.code or 0)
+    try:
+        code, message, document = _run(args)
+    except Exception as error:  # a fault of ours: its traceback follows
+        _answer(args.json, 1, "", {"error": f"{type(error).__name__}: {error}"})
+        raise
+    return _answer(args.json, code, message, document)
+
+
+def _answer(
+    as_json: bool, code: int, message: str, document: Document, prog: str = "mlp-xp"
+) -> int:
+    """Say what came of a command line; returns the exit code."""
     try:
         if message:
             kind = "error: " if code in (1, 2) else ""
-            print(f"mlp-xp: {kind}{message}", file=sys.stderr)
-        if args.json:
-            print(json.dumps(_strict(document), ensure_ascii=False))
+            print(f"{prog}: {kind}{message}", file=sys.stderr)
+        if as_json:
+            unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+            print(json.dumps(_strict(document), ensure_ascii=not unicode))
         sys.stdout.flush()
     except BrokenPipeError:
         code = 141
     if code == 141:  # the reader has gone, say `head`: nothing is left to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _wants_json(argv: Sequence[str]) -> bool:
+    """Whether a command line that cannot be read asks for JSON."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    return "--json" in options
 
 
 def _run(args: Arguments) -> tuple[int, str, Document]:
@@ -116,9 +156,7 @@ def _strict(value: Any) -> Any:
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="mlp-xp", description="Train multilayer perceptrons and use them."
-    )
+    parser = _Parser(prog="mlp-xp", description="Train multilayer perceptrons and use them.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     rows = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
