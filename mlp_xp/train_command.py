@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, NoReturn
 from .commands import (
     Arguments,
     Halt,
+    balance,
     check_features,
-    described,
     fingerprint,
     judge,
     measure,
@@ -27,6 +27,7 @@ from .commands import (
     read_data,
     said_of,
     say,
+    say_parts,
     say_unseen,
     usage_error,
     warn,
@@ -39,6 +40,7 @@ from .model import MLP
 from .preparation import default_loss, model_for, prepare, split, take
 from .prepared import Preparation
 from .readers import Rows
+from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
 from .train_options import (
@@ -50,6 +52,7 @@ from .train_options import (
     defaults,
 )
 
+SHORT = 10  # classes whose scores are said one by one
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
 OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # not of MLP
 
@@ -109,6 +112,7 @@ def train(args: Arguments) -> dict[str, Any]:
     else:
         what, found = "training", measure(model, examples.X, examples.y)
         say(args, f"training {described(found)}{when}")
+    say_parts(args, found, SHORT)
     say(args, f"model written to {out}" + (", replacing the file there" if replaced else ""))
     return {**ended, what.replace("-", "_"): found}
 
@@ -278,6 +282,8 @@ def _say_plan(
     shape = "-".join(map(str, model.network.sizes))
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
     say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
+    if uneven := balance(model, examples.y):
+        say(args, uneven)
 
 
 def _say_columns(args: Arguments, prepared: Preparation) -> None:

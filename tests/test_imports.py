@@ -32,6 +32,7 @@ ORDER = [
     "cells",
     "columns",
     "prepared",
+    "report",
     "checks",
     "model",
     "inspection",
