@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from . import bench, commands, selftest, train_command, train_options
+from . import bench, commands, predict_command, selftest, train_command, train_options
 from .commands import Arguments, Document, Halt
 from .fitting import TrainingDiverged
 
@@ -59,9 +59,9 @@ COMMANDS = {
         train_command.train,
     ),
     "predict": Command(
-        "print a prediction for every example",
-        commands.predict_arguments,
-        commands.predict,
+        "print a table with a prediction for every example",
+        predict_command.add_arguments,
+        predict_command.predict,
     ),
     "evaluate": Command(
         "print loss and score on examples",

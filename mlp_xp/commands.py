@@ -1,4 +1,4 @@
-"""The commands predict, evaluate and devices, and what all commands share.
+"""The commands evaluate and devices, and what all commands share.
 
 What people read goes through `say`: to standard output, or to standard error under
 --json, where the document a command returns is all that standard output gets.
@@ -24,7 +24,7 @@ from .preparation import split, take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
 from .report import described
-from .storage import EstimatorFileError, check_writable, write_atomically
+from .storage import EstimatorFileError
 
 Document: TypeAlias = dict[str, Any] | list[Any]
 Arguments: TypeAlias = argparse.Namespace
@@ -70,7 +70,7 @@ def usage_error(message: object) -> NoReturn:
     raise Halt(2, str(message))
 
 
-# -- predict, evaluate -------------------------------------------------------------
+# -- evaluate -------------------------------------------------------------
 
 
 def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Preparation]:
@@ -113,8 +113,14 @@ def _of_estimator(path: str, name: str, device: str) -> MLP:
     return model
 
 
-def read_data(source: str, args: Arguments, prepared: Preparation, labelled: bool) -> Dataset:
-    """Data for a trained model: by name the columns it was trained on."""
+def read_data(
+    source: str,
+    args: Arguments,
+    prepared: Preparation,
+    labelled: bool,
+    drop: tuple[str, ...] = (),
+) -> Dataset:
+    """Data for a trained model: by name the columns it was trained on, else all but `drop`."""
     target = tuple(args.target) or (prepared.target if labelled else ())
     table = prepared.table
     request = Request(
@@ -122,6 +128,7 @@ def read_data(source: str, args: Arguments, prepared: Preparation, labelled: boo
         features=prepared.features,
         missing=tuple(args.missing),
         text=() if table is None else table.text,
+        drop=drop,
         labels=args.labels,
         folder=args.data_dir,
         labelled=labelled,
@@ -357,45 +364,6 @@ def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
             f"{len(data.X):,}: expected the file it was trained on."
         )
     return split(stored["examples"], stored["held_out"], stored["seed"])[1]
-
-
-def predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, DATA and their options."""
-    parser.add_argument("model", metavar="MODEL", help="file of a model")
-    parser.add_argument("data", metavar="DATA", help="a file, digits or fashion-mnist")
-    parser.add_argument("--proba", action="store_true", help="probabilities after the prediction")
-    parser.add_argument("--out", metavar="FILE", help="write there, not to standard output")
-    add_data_arguments(parser)
-
-
-def predict(args: Arguments) -> Document:
-    """One line an example: the prediction, then with --proba the probability of each class."""
-    model, prepared = open_model(args.model, args.device)
-    if args.proba and model.loss.kind in NUMBERS:
-        usage_error("--proba takes a model of classes, but this one predicts numbers.")
-    if args.out:
-        check_writable(args.out)
-    data = read_data(args.data, args, prepared, labelled=False)
-    check_features(model, data, args.model)
-    X = data.X if data.X_test is None else data.X_test
-    answer = answers(model, X)
-    document: dict[str, Any] = {"model": args.model, "data": data.name}
-    document["predictions"] = answer.tolist()
-    columns = [np.reshape(answer, (len(answer), -1))]
-    if args.proba:
-        columns.append(probabilities(model, X))
-        document |= {"classes": prepared.classes, "probabilities": columns[1].tolist()}
-    text = "".join(
-        ",".join(str(value) for part in line for value in part) + "\n"
-        for line in zip(*columns, strict=True)
-    )
-    if args.out:
-        write_atomically(args.out, text.encode())
-        say(args, f"{len(answer):,} predictions written to {args.out}")
-        return {**document, "out": args.out}
-    if not args.json:
-        sys.stdout.write(text)
-    return document
 
 
 # -- devices -------------------------------------------------------------------

@@ -55,6 +55,8 @@ ORDER = [
     "preparation",
     "fingerprint",
     "commands",
+    "identifiers",
+    "predict_command",
     "bench",
     "train_options",
     "train_command",
