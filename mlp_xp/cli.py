@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from . import bench, commands, predict_command, selftest, train_command, train_options
+from . import bench, commands, predict_command, selftest, show, train_command, train_options
 from .commands import Arguments, Document, Halt
 from .fitting import TrainingDiverged
 
@@ -68,6 +68,7 @@ COMMANDS = {
         commands.evaluate_arguments,
         commands.evaluate,
     ),
+    "show": Command("print what a model is and how it was trained", show.add_arguments, show.show),
     "devices": Command("print what can run here, and why not", _none, commands.print_devices),
     "selftest": Command(
         "check that a device computes right, and measure it",

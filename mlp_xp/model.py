@@ -594,6 +594,18 @@ class MLP:
         prepares = "" if self.preparation is None else ", with a preparation"
         return f"<MLP {shape}, {numbers}{several}{prepares}>"
 
+    def summary(self) -> str:
+        """Layers, what it takes and answers, how it was trained: the text of `mlp-xp show`."""
+        from .summary import as_text, describe
+
+        return as_text(describe(self))
+
+    def _repr_html_(self) -> str:
+        """The summary for a notebook, which needs nothing from elsewhere."""
+        from .summary import as_html, describe
+
+        return as_html(describe(self))
+
 
 def _moved(state: State, move: Callable[[Any], Any]) -> State:
     """A state whose arrays went through `move`; its loss is not wanted any more."""

@@ -587,6 +587,8 @@ def test_resuming_goes_on_from_the_file(run: Run) -> None:
     assert again.epochs_trained == 4
     before, after = dict(model.metadata), dict(again.metadata)
     assert before.pop("fingerprint")["rows"] == after.pop("fingerprint")["rows"]
+    for name in ("trained", "score"):
+        assert before.pop(name)["steps"] < after.pop(name)["steps"]
     assert after == before
     assert again.preparation == model.preparation
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")

@@ -1,0 +1,420 @@
+"""What a model is, as plain data, and the views of it: text, HTML; JSON is the data itself.
+
+    model       "MLP", or the estimator's class
+    networks    how many of them
+    layers      one row each: name, inputs, units, activation, normalization, dropout, skip,
+                parameters
+    parameters, dtype, precision, density
+    features    number, names, scaling: {"offset", "divisor"} of (x - offset) / divisor, or None
+    answers     kind of targets, number, names, classes, scaling
+    training    optimizer, loss, epochs, steps, seed; of `mlp-xp train` also data, examples,
+                schedule, batch_size, early_stopping, date; and until which step that holds
+    scores      held_out or training as `mlp-xp train` measured it, and the step it is of;
+                validation, of the last epoch
+
+What nobody knows is None or not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .activations import ACTIVATIONS
+from .losses import LOSSES
+from .report import aligned, described
+
+if TYPE_CHECKING:
+    from .model import MLP
+
+Document: TypeAlias = dict[str, Any]
+
+OUTPUTS = {
+    "multiclass": "softmax",
+    "binary": "sigmoid",
+    "multilabel": "sigmoid",
+    "count": "exp",
+    "real": "identity",
+}
+WIDTH = 88  # columns of a line of text
+WORDS = ("layer", "activation", "normalisation", "skip")  # columns that are no numbers
+NAMED = 20  # names that are listed in it
+NOTED = "trained"  # the entries of `MLP.metadata` that `mlp-xp train` writes
+SCORED = "score"
+
+
+# -- a model as plain data -------------------------------------------------------------
+
+
+def describe(model: MLP) -> Document:
+    """All that is known of a model."""
+    network, config, prepared = model.network, model.config, model.preparation
+    activations = [_name(ACTIVATIONS, row) for row in network.activations]
+    counts = [0] * (network.n_hidden + 1)
+    for slot in network.slots:
+        counts[slot.layer] += slot.stop - slot.start
+    return {
+        "model": "MLP",
+        "networks": len(model.seeds),
+        "layers": layers(
+            network.sizes,
+            [*activations, OUTPUTS[model.loss.kind]],
+            network.normalization,
+            network.dropout,
+            network.residual,
+            counts,
+        ),
+        "parameters": network.n_parameters,
+        "dtype": model.dtype,
+        "precision": model.precision,
+        "density": network.density,
+        **prepares(prepared, network.sizes, model.loss.kind),
+        "training": {
+            "optimizer": config["optimizer"],
+            "loss": _name(LOSSES, model.loss),
+            "l2": model.l2,
+            "label_smoothing": model.label_smoothing,
+            "clip_norm": model.clip_norm,
+            "clip_value": model.clip_value,
+            "epochs": model.epochs_trained,
+            "steps": model.steps_trained,
+            "seed": config["seed"],
+            **noted(model.metadata, model.steps_trained),
+            **_curve(model.history),
+        },
+        "scores": scores(model),
+    }
+
+
+def _name(rows: Mapping[str, Any], row: Any) -> str:
+    """Of a row of a table; "own" for one of the user's."""
+    return next((name for name, value in rows.items() if value is row), "own")
+
+
+def layers(
+    sizes: Sequence[int],
+    activations: Sequence[str],
+    normalization: str,
+    dropout: Sequence[float],
+    residual: bool,
+    counts: Sequence[int],
+) -> list[Document]:
+    """A row a layer, the output layer's last.
+
+    activations, counts  one a layer; counts are of parameters
+    dropout              one a hidden layer
+    """
+    last = len(sizes) - 2
+    return [
+        {
+            "name": f"hidden {i + 1}" if i < last else "output",
+            "inputs": n_in,
+            "units": n_out,
+            "activation": activations[i],
+            "normalization": normalization if i < last else "none",
+            "dropout": dropout[i] if i < last else 0.0,
+            "skip": residual and i < last,
+            "parameters": counts[i],
+        }
+        for i, (n_in, n_out) in enumerate(pairwise(sizes))
+    ]
+
+
+def prepares(prepared: Any, sizes: Sequence[int], kind: str) -> Document:
+    """What a network with a `Preparation`, or None, is given and answers."""
+    table = getattr(prepared, "table", None)
+    features: Document = {"number": sizes[0], "names": [], "scaling": None}
+    answers: Document = {"kind": kind, "number": sizes[-1], "names": [], "classes": None}
+    answers["scaling"] = None
+    if prepared is not None:
+        features["names"], features["scaling"] = list(prepared.features), _scale(prepared.inputs)
+        if table is not None:
+            features["columns"] = table.to_json()
+        answers["names"], answers["scaling"] = list(prepared.target), _scale(prepared.outputs)
+        answers["classes"] = None if prepared.classes is None else list(prepared.classes)
+    return {"features": features, "answers": answers}
+
+
+def _scale(scale: Any) -> Document | None:
+    """None where numbers are taken as they are."""
+    parts = {"offset": scale.offset, "divisor": scale.divisor}
+    flat = {name: np.ravel(part).tolist() for name, part in parts.items()}
+    return None if flat == {"offset": [0.0], "divisor": [1.0]} else parts
+
+
+def _mapping(metadata: Mapping[str, Any], name: str) -> Document:
+    """An entry that is ours: with the step up to which it holds."""
+    found = metadata.get(name)
+    ours = isinstance(found, Mapping) and isinstance(found.get("steps"), int)
+    return dict(found) if ours and found is not None else {}
+
+
+def noted(metadata: Mapping[str, Any], steps: int) -> Document:
+    """What `mlp-xp train` wrote of a training, and until which step that is all."""
+    found = _mapping(metadata, NOTED)
+    known = ("data", "examples", "schedule", "batch_size", "early_stopping", "date")
+    kept = {name: found[name] for name in known if name in found}
+    if found and found["steps"] != steps:
+        kept["known_until_step"] = found["steps"]
+    return kept
+
+
+def scored(metadata: Mapping[str, Any]) -> Document:
+    """The score that `mlp-xp train` measured."""
+    found = _mapping(metadata, SCORED)
+    on = found.pop("on", None)
+    return {on: found} if on in ("held_out", "training") else {}
+
+
+def _last(history: Mapping[str, Sequence[Any]], name: str) -> Any:
+    values = history.get(name) or [None]
+    return None if values[-1] is None else np.asarray(values[-1]).tolist()
+
+
+def _curve(history: Mapping[str, Sequence[Any]]) -> Document:
+    return {
+        "final_loss": _last(history, "loss"),
+        "final_rate": _last(history, "rate"),
+        "seconds": _last(history, "seconds"),
+    }
+
+
+def scores(model: MLP) -> Document:
+    """As `mlp-xp train` measured it, and of the last epoch where that is another."""
+    found = scored(model.metadata)
+    sizes = noted(model.metadata, model.steps_trained).get("examples")
+    twice = "held_out" in found and isinstance(sizes, Mapping) and not sizes.get("validation")
+    if twice or "validation_loss" not in model.history:
+        return found
+    last = {name: _last(model.history, f"validation_{name}") for name in ("loss", "score")}
+    return {**found, "validation": last}
+
+
+# -- in words --------------------------------------------------------------------------
+
+
+def title(doc: Document) -> str:
+    """A line."""
+    several = f"{doc['networks']} networks of " if doc["networks"] > 1 else ""
+    rounded = "" if doc["precision"] == "float32" else f", {doc['precision']} products"
+    part = "" if doc["density"] == 1 else f", {100 * doc['density']:.3g} % of the hidden weights"
+    number = f"{several}{doc['parameters']:,} parameters{part}"
+    return f"{doc['model']}: {number}, {doc['dtype']}{rounded}"
+
+
+def table(doc: Document) -> list[list[str]]:
+    """The layers, below a header; columns that say nothing are left out."""
+    rows = [["input", f"{doc['layers'][0]['inputs']:,}", "", "", "", "", ""]]
+    for layer in doc["layers"]:
+        rows.append(
+            [
+                layer["name"],
+                f"{layer['units']:,}",
+                layer["activation"],
+                "" if layer["normalization"] == "none" else layer["normalization"],
+                f"{layer['dropout']:g}" if layer["dropout"] else "",
+                "yes" if layer["skip"] else "",
+                f"{layer['parameters']:,}",
+            ]
+        )
+    names = ["layer", "units", "activation", "normalisation", "dropout", "skip", "parameters"]
+    kept = [i for i in range(len(names)) if any(row[i] for row in rows)]
+    return [[row[i] for i in kept] for row in [names, *rows]]
+
+
+def _listed(names: Sequence[Any]) -> str:
+    shown = ", ".join(str(name) for name in names[:NAMED])
+    return shown + (f" … ({len(names):,} in all)" if len(names) > NAMED else "")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n != 1 else f"1 {what}"[: -1 if what.endswith("s") else None]
+
+
+def _expects(features: Document) -> list[str]:
+    scaling, names = features["scaling"], features["names"]
+    first = _count(features["number"], "features")
+    if "columns" in features:
+        first = f"{_count(len(names), 'columns')} of a table, {features['number']:,} numbers made"
+    if scaling is None:
+        told = f"{first}, taken as they are"
+        return [f"{told}: {_listed(names)}" if names else told]
+    offset, divisor = (np.ravel(scaling[part]) for part in ("offset", "divisor"))
+    if len(offset) == len(divisor) == 1:
+        less = f"less {offset[0]:.4g} and " if offset[0] else ""
+        told = f"{first}, each {less}divided by {divisor[0]:.4g}"
+        return [f"{told}: {_listed(names)}" if names else told]
+    offset, divisor = np.broadcast_arrays(offset, divisor)
+    if len(names) != len(offset) or len(names) > NAMED:
+        told = f"{first}, each less a number and divided by one of its own"
+        return [f"{told}: {_listed(names)}" if names else told]
+    width = max(map(len, names))
+    parts = zip(names, offset, divisor, strict=True)
+    return [first, *(f"  {name:<{width}}  (x - {o:.4g}) / {d:.4g}" for name, o, d in parts)]
+
+
+def _answers(answers: Document) -> list[str]:
+    kind, names, classes = answers["kind"], answers["names"], answers["classes"]
+    of = f"{names[0]}, " if len(names) == 1 else ""
+    if kind in ("multiclass", "binary"):
+        n = 2 if kind == "binary" else answers["number"]
+        if classes is None:
+            return [f"{of}one of {n:,} classes, numbered from 0"]
+        return [f"{of}one of {len(classes):,} classes: {_listed(classes)}"]
+    what = {"multilabel": "labels", "count": "counts"}.get(kind, "numbers")
+    told = _count(answers["number"], what) + (", each 0 or 1" if what == "labels" else "")
+    lines = [f"{told}: {_listed(names)}" if names else told]
+    if answers["scaling"] is not None:
+        offset, divisor = (np.ravel(answers["scaling"][key]) for key in ("offset", "divisor"))
+        offset, divisor = np.broadcast_arrays(offset, divisor)
+        units = [f"{d:.4g} x + {o:.4g}" for o, d in zip(offset, divisor, strict=True)]
+        if len(units) == 1:
+            lines[0] += f", {units[0]} of an output x"
+        elif len(names) == len(units) <= NAMED:
+            width = max(map(len, names))
+            lines[0] = f"{told}, of outputs x:"
+            lines += [f"  {name:<{width}}  {unit}" for name, unit in zip(names, units, strict=True)]
+        else:
+            lines[0] += "; each is an output times a number, and another, of its own"
+    return lines
+
+
+def _seed(seed: Any) -> str:
+    if seed is None:
+        return "no seed"
+    return f"seeds {_listed(seed)}" if isinstance(seed, list) else f"seed {seed}"
+
+
+def _trained(training: Document) -> list[str]:
+    if not training["steps"] and not training["epochs"]:
+        return [f"not yet: initial weights, {_seed(training['seed'])}"]
+    size = training.get("batch_size")
+    lines = [
+        _count(training["epochs"], "epochs")
+        + (f" in batches of {size:,}" if isinstance(size, int) else "")
+        + f", {_count(training['steps'], 'steps')}, {_seed(training['seed'])}"
+    ]
+    optimizer = training["optimizer"] or {}
+    rate = optimizer.get("rate")
+    parts = [f"{optimizer.get('name')}" + (f" at rate {rate:g}" if rate else "")]
+    if training.get("schedule"):
+        parts.append(f"schedule {training['schedule']}")
+    if training.get("early_stopping"):
+        parts.append(f"early stopping after {_count(training['early_stopping'], 'epochs')}")
+    if training.get("class_weight"):
+        parts.append("classes weighted")
+    decay = optimizer.get("weight_decay")
+    settings = ("l2", "alpha", "clip_norm", "clip_value", "label_smoothing")
+    extra = {"weight decay": decay, **{name: training.get(name) for name in settings}}
+    parts += [f"{name.replace('_', ' ')} {value:g}" for name, value in extra.items() if value]
+    lines.append(", ".join(parts))
+    final = training.get("final_loss")
+    at_end = f", {final:.4g} in the last epoch" if isinstance(final, float) else ""
+    lines.append(f"loss {training['loss']}{at_end}")
+    if "data" in training:
+        sizes = training.get("examples") or {}
+        n = sizes.get("training")
+        of = f"{_count(n, 'examples')} of " if isinstance(n, int) else ""
+        date = training.get("date")
+        lines.append(f"on {of}{training['data']}" + (f", {str(date)[:10]}" if date else ""))
+    if "known_until_step" in training:
+        lines.append(
+            f"that is known until step {training['known_until_step']:,}; it was trained on since"
+        )
+    return lines
+
+
+def _scores(scores: Document, steps: int) -> list[str]:
+    lines = []
+    for on, found in scores.items():
+        if on == "validation":
+            lines += _of_validation(found)
+            continue
+        n, data = found.get("examples"), found.get("data")
+        where = f" on {_count(n, 'examples')}" if isinstance(n, int) else ""
+        where += f" of {data}" if data else ""
+        lines.append(f"{on.replace('_', '-')} {described(found)}{where}")
+        used = found.get("trained_on")
+        if on == "held_out" and used:
+            lines.append(f"about {used:,} of them equal some that it was trained on")
+        if found.get("steps") != steps:
+            lines.append(f"that was at step {found['steps']:,}; it was trained on since")
+    return lines or ["not known; mlp-xp evaluate measures one"]
+
+
+def _of_validation(found: Document) -> list[str]:
+    """The last epoch's, the best of several networks', and the best of all epochs' if known."""
+    best = {"loss": np.min, "score": np.max}
+    told = [f"{key} {pick(found[key]):.4g}" for key, pick in best.items() if _known(found.get(key))]
+    if not told:
+        return []
+    several = "the best network" if isinstance(found.get("loss"), list) else "the last epoch"
+    line = f"validation {', '.join(told)}, of {several}"
+    if _known(found.get("best_score")):
+        line += f"; best score {found['best_score']:.4g}"
+    return [line]
+
+
+def _known(value: Any) -> bool:
+    return value is not None and None not in np.ravel(value).tolist()
+
+
+def facts(doc: Document) -> list[tuple[str, list[str]]]:
+    """What is to be said beside the layers: a word, and lines."""
+    return [
+        ("takes", _expects(doc["features"])),
+        ("answers", _answers(doc["answers"])),
+        ("trained", _trained(doc["training"])),
+        ("score", _scores(doc["scores"], doc["training"]["steps"])),
+    ]
+
+
+# -- views -------------------------------------------------------------------------------
+
+
+def as_text(doc: Document) -> str:
+    """For a terminal."""
+    rows = table(doc)
+    left = [i for i, name in enumerate(rows[0]) if name in WORDS]
+    lines = [title(doc), "", *aligned(rows, left), ""]
+    told = facts(doc)
+    margin = max(len(word) for word, _ in told) + 2
+    for word, parts in told:
+        for i, part in enumerate(parts):
+            inside = " " * (len(part) - len(part.lstrip()))
+            broken = wrap(part.strip(), WIDTH - margin - len(inside)) or [""]
+            for j, line in enumerate(broken):
+                lead = word if i == j == 0 else ""
+                lines.append(f"{lead:<{margin}}{inside}{'  ' if j else ''}{line}".rstrip())
+    return "\n".join(lines)
+
+
+def as_html(doc: Document) -> str:
+    """For a notebook: one element that needs nothing from elsewhere."""
+    space = "padding: 0 1.5em 0 0; vertical-align: top; white-space: pre-wrap"
+    header, *rows = table(doc)
+    sides = ["left" if name in WORDS else "right" for name in header]
+
+    def row(tag: str, cells: Sequence[str]) -> str:
+        parts = zip(sides, cells, strict=True)
+        return "".join(
+            f'<{tag} style="text-align: {side}; {space}">{escape(cell)}</{tag}>'
+            for side, cell in parts
+        )
+
+    body = "".join(f"<tr>{row('td', cells)}</tr>" for cells in rows)
+    left = f'style="text-align: left; {space}"'
+    told = "".join(
+        f"<tr><th {left}>{escape(word)}</th><td {left}>{escape(chr(10).join(lines))}</td></tr>"
+        for word, lines in facts(doc)
+    )
+    return (
+        f"<div><p><strong>{escape(title(doc))}</strong></p>"
+        f"<table><thead><tr>{row('th', header)}</tr></thead><tbody>{body}</tbody></table>"
+        f"<table><tbody>{told}</tbody></table></div>"
+    )
