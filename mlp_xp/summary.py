@@ -204,7 +204,7 @@ def title(doc: Document) -> str:
     rounded = "" if doc["precision"] == "float32" else f", {doc['precision']} products"
     part = "" if doc["density"] == 1 else f", {100 * doc['density']:.3g} % of the hidden weights"
     number = f"{several}{doc['parameters']:,} parameters{part}"
-    return f"{doc['model']}: {number}, {doc['dtype']}{rounded}"
+    return _printable(f"{doc['model']}: {number}, {doc['dtype']}{rounded}")
 
 
 def table(doc: Document) -> list[list[str]]:
@@ -224,7 +224,7 @@ def table(doc: Document) -> list[list[str]]:
         )
     names = ["layer", "units", "activation", "normalisation", "dropout", "skip", "parameters"]
     kept = [i for i in range(len(names)) if any(row[i] for row in rows)]
-    return [[row[i] for i in kept] for row in [names, *rows]]
+    return [[_printable(row[i]) for i in kept] for row in [names, *rows]]
 
 
 def _listed(names: Sequence[Any]) -> str:
@@ -366,12 +366,18 @@ def _known(value: Any) -> bool:
 
 def facts(doc: Document) -> list[tuple[str, list[str]]]:
     """What is to be said beside the layers: a word, and lines."""
-    return [
+    told = [
         ("takes", _expects(doc["features"])),
         ("answers", _answers(doc["answers"])),
         ("trained", _trained(doc["training"])),
         ("score", _scores(doc["scores"], doc["training"]["steps"])),
     ]
+    return [(word, [_printable(line) for line in lines]) for word, lines in told]
+
+
+def _printable(text: str) -> str:
+    """Without what a file's names could do to a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 # -- views -------------------------------------------------------------------------------
