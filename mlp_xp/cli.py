@@ -14,8 +14,10 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -91,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(asked)
     except _UsageError as error:
         print(error.usage, end="", file=sys.stderr)
-        return _answer(_wants_json(asked), 2, str(error), {"error": str(error)}, error.prog)
+        message = f"{error}{_meant(asked, str(error))}"
+        return _answer(_wants_json(asked), 2, message, {"error": message}, error.prog)
     except SystemExit as done:  # --help, --version
         return int(done.code or 0)
     try:
@@ -119,6 +122,25 @@ def _answer(
     if code == 141:  # the reader has gone, say `head`: nothing is left to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _meant(argv: Sequence[str], message: str) -> str:
+    """The command or option that is nearest to what there is none of."""
+    known, asked = list(COMMANDS), re.search(r"argument COMMAND: invalid choice: '(.*?)'", message)
+    if asked is None:
+        asked = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        command = next((word for word in argv if word in COMMANDS), None)
+        known = [] if command is None else _options(command)
+    close = get_close_matches(asked[1], known, n=1) if asked else []
+    return f". Did you mean {close[0]!r}?" if close else ""
+
+
+def _options(command: str) -> list[str]:
+    """All that begin with two dashes."""
+    parser = argparse.ArgumentParser()
+    COMMANDS[command].add_arguments(parser)
+    options = (option for action in parser._actions for option in action.option_strings)
+    return ["--json", *(option for option in options if option.startswith("--"))]
 
 
 def _wants_json(argv: Sequence[str]) -> bool:

@@ -176,11 +176,12 @@ def balance(
     sizes, said = np.asarray(counts), []
     low, high = int(np.argmin(sizes)), int(np.argmax(sizes))
     if exclusive and sizes[high] > UNEVEN * sizes[low]:
-        parts = [f"{100 * sizes[c] / m:.3g} % are {names[c]} ({sizes[c]:,})" for c in (high, low)]
-        said.append(f"classes are uneven: {', '.join(parts)}")
+        large, small = (f"{100 * sizes[c] / m:.3g} % are of class {names[c]}" for c in (high, low))
+        said.append(f"classes are uneven: {large} ({sizes[high]:,}), {small} ({sizes[low]:,})")
     rare = np.flatnonzero(sizes < RARE)
     if len(rare):
         listed = ", ".join(f"{names[c]} ({sizes[c]})" for c in rare[:NAMED])
-        more = f" … ({len(rare)} classes in all)" if len(rare) > NAMED else ""
-        said.append(f"fewer than {RARE} examples to train on of {listed}{more}")
+        more = f" … ({len(rare)} in all)" if len(rare) > NAMED else ""
+        kind = ("class" if exclusive else "label") + ("es" if exclusive else "s") * (len(rare) > 1)
+        said.append(f"fewer than {RARE} examples to train on of {kind} {listed}{more}")
     return "; ".join(said)

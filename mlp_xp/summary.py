@@ -255,7 +255,11 @@ def _expects(features: Document) -> list[str]:
         return [f"{told}: {_listed(names)}" if names else told]
     width = max(map(len, names))
     parts = zip(names, offset, divisor, strict=True)
-    return [first, *(f"  {name:<{width}}  (x - {o:.4g}) / {d:.4g}" for name, o, d in parts)]
+    return [first, *(f"  {name:<{width}}  ({_less(o)}) / {d:.4g}" for name, o, d in parts)]
+
+
+def _less(offset: float, x: str = "x") -> str:
+    return f"{x} - {offset:.4g}" if offset >= 0 else f"{x} + {-offset:.4g}"
 
 
 def _answers(answers: Document) -> list[str]:
@@ -272,7 +276,7 @@ def _answers(answers: Document) -> list[str]:
     if answers["scaling"] is not None:
         offset, divisor = (np.ravel(answers["scaling"][key]) for key in ("offset", "divisor"))
         offset, divisor = np.broadcast_arrays(offset, divisor)
-        units = [f"{d:.4g} x + {o:.4g}" for o, d in zip(offset, divisor, strict=True)]
+        units = [f"{_less(-o, f'{d:.4g} x')}" for o, d in zip(offset, divisor, strict=True)]
         if len(units) == 1:
             lines[0] += f", {units[0]} of an output x"
         elif len(names) == len(units) <= NAMED:

@@ -19,8 +19,12 @@ ROOT = Path(__file__).parents[1]
 
 WRONG = {
     "no command": ((), "required: COMMAND"),
-    "unknown command": (("trian",), "invalid choice: 'trian'"),
-    "unknown option": (("train", "--epoch", "3"), "unrecognized arguments: --epoch 3"),
+    "unknown command": (("trian",), "Did you mean 'train'?"),
+    "unknown option": (
+        ("train", "--epoch", "3"),
+        "unrecognized arguments: --epoch 3. Did you mean '--epochs'?",
+    ),
+    "no option": (("devices", "--quantum"), "unrecognized arguments: --quantum"),
     "value": (("train", "--epochs", "0"), "argument --epochs: '0', but expected a whole number"),
     "name": (("train", "--loss", "mse"), "Did you mean 'squared_error'?"),
     "no data": (("predict", "m"), "required: DATA"),

@@ -12,7 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlp_xp import ACTIVATIONS, INITIALIZERS, LOSSES, MLP, OPTIMIZERS, SCHEDULES, Epoch, checks
+from mlp_xp import (
+    ACTIVATIONS,
+    INITIALIZERS,
+    LOSSES,
+    MLP,
+    OPTIMIZERS,
+    SCHEDULES,
+    Epoch,
+    MLPClassifier,
+    checks,
+)
 from mlp_xp.fitting import describe, fitted
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +87,19 @@ def test_a_second_call_of_fit_counts_its_epochs_on(
     model = MLP((4, 8, 2)).fit(X, X[0] > 0, epochs=3, progress=False)
     model.fit(X, X[0] > 0, epochs=2)
     assert "epoch 5/5, loss" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("columns", [40, 120])
+def test_an_estimator_shows_the_same(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    est = MLPClassifier((8,), max_iter=3, progress=True, early_stopping=True).fit(X, X[:, 0] > 0)
+    last = re.split(r"[\r\n]+", capsys.readouterr().err.rstrip())[-1]
+    assert f"loss {est.loss_:.4f}" in last
+    assert ("epoch 3/3" if columns == 40 else f"score {est.validation_scores_[-1]:.4f}") in last
 
 
 def test_what_has_no_room_goes_the_least_wanted_first() -> None:

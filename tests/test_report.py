@@ -123,14 +123,15 @@ def test_a_table_is_aligned_and_shows_the_worst_of_many_classes() -> None:
 def test_sizes_of_classes_are_said_where_they_matter() -> None:
     assert balance([50, 60, 500], "abc", 610) == ""
     assert balance([50, 60, 501], "abc", 611) == (
-        "classes are uneven: 82 % are c (501), 8.18 % are a (50)"
+        "classes are uneven: 82 % are of class c (501), 8.18 % are of class a (50)"
     )
     assert balance([4, 30, 0], ["yes", "no", "?"], 34) == (
-        "classes are uneven: 88.2 % are no (30), 0 % are ? (0); fewer than 5 examples to train "
-        "on of yes (4), ? (0)"
+        "classes are uneven: 88.2 % are of class no (30), 0 % are of class ? (0); fewer than 5 "
+        "examples to train on of classes yes (4), ? (0)"
     )
-    assert balance([4] * 12, range(12), 48).endswith("9 (4) … (12 classes in all)")
+    assert balance([4] * 12, range(12), 48).endswith("9 (4) … (12 in all)")
     assert balance([900, 5], "ab", 1000, exclusive=False) == ""
+    assert balance([900, 4], "ab", 1000, exclusive=False).endswith(" to train on of label b (4)")
 
 
 # -- the commands ----------------------------------------------------------------------
@@ -177,8 +178,8 @@ def test_train_says_how_uneven_the_classes_are_and_how_each_is_met(run: Run) -> 
     n = np.array([np.sum(y[kept] == c) for c in (3, 5, 8, 9)])
     assert n.max() > 10 * n.min()
     out = found.out.splitlines()
-    assert out[2].startswith(f"classes are uneven: {100 * n[1] / 160:.3g} % are 5 ({n[1]}), ")
-    assert f"fewer than 5 examples to train on of 9 ({n[3]})" in out[2]
+    assert out[2].startswith(f"classes are uneven: {100 * n[1] / 160:.3g} % are of class 5 (")
+    assert f"fewer than 5 examples to train on of class 9 ({n[3]})" in out[2]
     assert out[3].startswith("held-out accuracy")
     assert out[4].split()[0] == "class"
     assert [line.split()[0] for line in out[5:9]] == ["3", "5", "8", "9"]

@@ -257,7 +257,7 @@ def test_numbers_are_scored_in_their_own_units(run: Run) -> None:
     found = run("show", "model.safetensors")
     lines = lines_of(found.out)
     assert f"RMSE {held['rmse']:.4g}, mean absolute error {held['mae']:.4g}" in lines[-2]
-    assert any(re.fullmatch(r"a \(x - \S+\) / \S+", line) for line in lines)
+    assert any(re.fullmatch(r"a \(x [-+] \S+\) / \S+", line) for line in lines)
     assert any(re.fullmatch(r"answers 1 number: price, .* of an output x", x) for x in lines)
 
 
