@@ -6,7 +6,7 @@ An error names the argument, what it is, what was expected, and the likely cure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -89,16 +89,22 @@ def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
     """The row of a table; an unknown name lists the valid ones."""
     if isinstance(name, str) and name in table:
         return table[name]
+    raise ValueError(
+        f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}."
+        f"{meant(table, name)}"
+    )
+
+
+def meant(table: Iterable[str], name: Any) -> str:
+    """A sentence with the name in the table that is nearest to what was given; "" if none is."""
     from difflib import get_close_matches
 
-    known = ELSEWHERE.get(str(name).lower())
-    close = [known] if known in table else get_close_matches(str(name).lower(), table, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    if known == "cross_entropy" and "relu" in table:  # softmax, of the hidden layers
-        hint = " A classifier's last layer has its softmax from the loss 'cross_entropy'."
-    raise ValueError(
-        f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{hint}"
-    )
+    names, given = list(table), str(name).lower()
+    known = ELSEWHERE.get(given)
+    if given == "softmax" and "relu" in names:
+        return " A classifier's last layer has its softmax from the loss 'cross_entropy'."
+    close = [known] if known in names else get_close_matches(given, names, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def integer(argument: str, value: Any, least: int) -> int:
@@ -108,6 +114,18 @@ def integer(argument: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"{argument} is {value}, but expected at least {least}.")
     return int(value)
+
+
+def functions(argument: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """One function or several; None is none."""
+    found = (value,) if callable(value) else value or ()
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise TypeError(f"{argument} is {value!r}, but expected a function or a list of functions.")
+    found = tuple(found)
+    wrong = next((one for one in found if not callable(one)), None)
+    if wrong is not None:
+        raise TypeError(f"{argument} holds {wrong!r}, but expected functions.")
+    return found
 
 
 def number(argument: str, value: Any, low: float, high: float, *, open_high: bool = False) -> float:

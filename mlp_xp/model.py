@@ -337,7 +337,7 @@ class MLP:
             validation = self._validation(validation_data, lies)
         if isinstance(early_stopping, bool):
             early_stopping = EarlyStopping() if early_stopping else None
-        elif isinstance(early_stopping, int):
+        elif early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
             early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
             schedule = checks.choose("schedule", SCHEDULES, schedule)
@@ -349,7 +349,7 @@ class MLP:
             schedule=schedule,
             shuffle=bool(shuffle),
             early_stopping=early_stopping,
-            callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks or ()),
+            callbacks=checks.functions("callbacks", callbacks),
             progress=progress,
         )
         self.layout = lies

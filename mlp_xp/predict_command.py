@@ -88,7 +88,9 @@ def predict(args: Arguments) -> Document:
         say(args, f"{len(answer):,} predictions written to {args.out}")
         return {**document, "out": args.out}
     if not args.json:
-        sys.stdout.writelines(text)
+        for block in text:
+            _check_letters(block, sys.stdout.encoding or "utf-8")
+            sys.stdout.write(block)
     return document
 
 
@@ -134,6 +136,18 @@ def _check_names(header: Sequence[str], identifiers: Sequence[str], nameless: bo
             f"--id {both}: the answers have a column {both!r} of their own, so two would have "
             "one name. Give --no-header, or rename that column of the data."
         )
+
+
+def _check_letters(text: str, encoding: str) -> None:
+    """Standard output has all letters of the answers: a name must not arrive as another."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the table holds {error.object[error.start]!a}, but standard output is in "
+            f"{encoding}, which has no such letter: write UTF-8 with --out FILE, or set "
+            "PYTHONIOENCODING=utf-8."
+        ) from None
 
 
 def _csv(first: Iterable[Sequence[str]], columns: Sequence[Column]) -> Iterable[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +36,7 @@ class Result(NamedTuple):
 
 
 Run = Callable[..., Result]
+ROOT = Path(__file__).parents[1]
 X = np.random.default_rng(0).normal(size=(6, 2))
 NAMES = ["plain", "with, comma", 'a "quoted" one', "two\nlines", "", "größer"]
 CODES = ["007", "08", "1e3", "nan", " 5", "x"]
@@ -87,6 +91,16 @@ def test_a_file_gets_what_standard_output_would(run: Run) -> None:
     found = run("predict", "kinds", "people.csv", "--id", "name", "--proba", "--out", "p.csv")
     assert found.out == "6 predictions written to p.csv\n"
     assert Path("p.csv").read_bytes().decode() == printed
+
+
+def test_a_letter_that_standard_output_lacks_is_an_error_not_a_question_mark(run: Run) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    argv = [sys.executable, "-m", "mlp_xp", "predict", "kinds", "people.csv", "--id", "name"]
+    found = subprocess.run(argv, env=env, capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "the table holds '\\xf6', but standard output is in ascii" in found.stderr
+    assert subprocess.run([*argv, "--out", "p.csv"], env=env).returncode == 0
+    assert "größer" in Path("p.csv").read_text(encoding="utf-8")
 
 
 def test_a_pipe_may_do_without_the_header(run: Run) -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,14 +147,49 @@ def test_a_name_of_another_library_is_answered_with_ours(argument: str, name: st
         checks.choose(argument, TABLES[argument], name)
 
 
-def test_every_name_that_is_meant_stands_in_a_table() -> None:
-    known = {name for table in TABLES.values() for name in table} | {"batch", "layer"}
-    assert set(checks.ELSEWHERE.values()) <= known
-
-
 def test_a_softmax_between_layers_is_told_where_it_is() -> None:
     with pytest.raises(ValueError, match="has its softmax from the loss 'cross_entropy'"):
         MLP((4, 3, 2), activation="softmax")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "ours"),
+    [
+        ("activation", "swish", "silu"),
+        ("activation", "relu6", "relu"),
+        ("loss", "ce", "cross_entropy"),
+        ("solver", "Adam", "adam"),
+        ("learning_rate", "plateau", "reduce_on_plateau"),
+    ],
+)
+def test_an_estimator_knows_other_names_too(option: str, name: str, ours: str) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 4))
+    with pytest.raises(ValueError, match=rf"'{option}' parameter of .* Did you mean '{ours}'\?"):
+        MLPClassifier(**{option: name}).fit(X, X[:, 0] > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"early_stopping": "yes"}, "early_stopping is 'yes', but expected a whole number"),
+        ({"early_stopping": 2.5}, "early_stopping is 2.5, but expected a whole number"),
+        ({"callbacks": "f"}, "callbacks is 'f', but expected a function or a list of"),
+        ({"callbacks": 3}, "callbacks is 3, but expected a function or a list of"),
+        ({"callbacks": [print, 3]}, "callbacks holds 3, but expected functions"),
+    ],
+)
+def test_what_is_no_patience_and_no_function_is_refused(
+    options: dict[str, Any], error: str
+) -> None:
+    X = np.random.default_rng(0).normal(size=(4, 60))
+    with pytest.raises(TypeError, match=re.escape(error)):
+        MLP((4, 2)).fit(X, X[0] > 0, epochs=1, progress=False, **options)
+
+
+def test_a_patience_may_be_numpys_number() -> None:
+    X = np.random.default_rng(0).normal(size=(4, 60))
+    options: dict[str, Any] = {"early_stopping": np.int64(1), "progress": False}
+    assert MLP((4, 2)).fit(X, X[0] > 0, epochs=1, **options).epochs_trained == 1
 
 
 def test_no_callbacks_may_be_said_as_none() -> None:
