@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -105,29 +104,6 @@ def test_a_process_trains_predicts_and_evaluates(tmp_path: Path) -> None:
     assert "accuracy 0." in process("evaluate", "model.safetensors", "digits").stdout
     assert process("train", "--epochs", "0").returncode == 2
     assert process("evaluate", "gone", "digits").returncode == 1
-
-
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
-def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    argv = [sys.executable, "-m", "mlp_xp", "train", "--epochs", "2", "--json"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=slave)
-    os.close(slave)
-    shown = ""
-    with contextlib.suppress(OSError):  # how Linux reports the end of a terminal
-        while part := os.read(master, 4096):
-            shown += part.decode(errors="replace")
-    os.close(master)
-    assert process.wait(timeout=60) == 0
-    assert "46/46" in shown
-    assert "score 0." in shown
 
 
 def test_no_progress_means_silence(run: Run) -> None:
