@@ -118,17 +118,21 @@ def read_data(
     args: Arguments,
     prepared: Preparation,
     labelled: bool,
-    drop: tuple[str, ...] = (),
+    ids: tuple[str, ...] = (),
 ) -> Dataset:
-    """Data for a trained model: by name the columns it was trained on, else all but `drop`."""
+    """Data for a trained model: by name the columns it was trained on, else all but `ids`.
+
+    ids  a table's columns that are to be copied: text, if the model does not take them
+    """
     target = tuple(args.target) or (prepared.target if labelled else ())
     table = prepared.table
+    others = tuple(name for name in ids if name not in prepared.features)
     request = Request(
         target=target,
         features=prepared.features,
         missing=tuple(args.missing),
-        text=() if table is None else table.text,
-        drop=drop,
+        text=(() if table is None else table.text) + others,
+        drop=() if prepared.features else ids,
         labels=args.labels,
         folder=args.data_dir,
         labelled=labelled,

@@ -63,8 +63,7 @@ def predict(args: Arguments) -> Document:
     if args.out:
         check_writable(args.out)
     names = list(dict.fromkeys(args.id))
-    others = () if prepared.features else tuple(names)  # a model that knows no names takes all
-    data = read_data(args.data, args, prepared, labelled=False, drop=others)
+    data = read_data(args.data, args, prepared, labelled=False, ids=tuple(names))
     check_features(model, data, args.model)
     X = data.X if data.X_test is None else data.X_test
     identifiers = _identifiers(names, data, args.data, len(X))

@@ -5,7 +5,8 @@
     layers      one row each: name, inputs, units, activation, normalization, dropout, skip,
                 parameters
     parameters, dtype, precision, density
-    features    number, names, scaling: {"offset", "divisor"} of (x - offset) / divisor, or None
+    features    number, names, scaling: {"offset", "divisor"} of (x - offset) / divisor, or None;
+                of a table also its columns: name, and what it becomes
     answers     kind of targets, number, names, classes, scaling
     training    optimizer, loss, epochs, steps, seed; of `mlp-xp train` also data, examples,
                 schedule, batch_size, early_stopping, date; and until which step that holds
@@ -31,6 +32,7 @@ from .report import aligned, described
 
 if TYPE_CHECKING:
     from .model import MLP
+    from .prepared import Preparation
 
 Document: TypeAlias = dict[str, Any]
 
@@ -125,16 +127,16 @@ def layers(
     ]
 
 
-def prepares(prepared: Any, sizes: Sequence[int], kind: str) -> Document:
+def prepares(prepared: Preparation | None, sizes: Sequence[int], kind: str) -> Document:
     """What a network with a `Preparation`, or None, is given and answers."""
-    table = getattr(prepared, "table", None)
     features: Document = {"number": sizes[0], "names": [], "scaling": None}
     answers: Document = {"kind": kind, "number": sizes[-1], "names": [], "classes": None}
     answers["scaling"] = None
     if prepared is not None:
         features["names"], features["scaling"] = list(prepared.features), _scale(prepared.inputs)
-        if table is not None:
-            features["columns"] = table.to_json()
+        if prepared.table is not None:
+            columns = prepared.table.columns
+            features["columns"] = [{"name": c.name, "becomes": str(c)} for c in columns]
         answers["names"], answers["scaling"] = list(prepared.target), _scale(prepared.outputs)
         answers["classes"] = None if prepared.classes is None else list(prepared.classes)
     return {"features": features, "answers": answers}
@@ -238,9 +240,9 @@ def _count(n: int, what: str) -> str:
 
 def _expects(features: Document) -> list[str]:
     scaling, names = features["scaling"], features["names"]
-    first = _count(features["number"], "features")
     if "columns" in features:
-        first = f"{_count(len(names), 'columns')} of a table, {features['number']:,} numbers made"
+        return _columns(features)
+    first = _count(features["number"], "features")
     if scaling is None:
         told = f"{first}, taken as they are"
         return [f"{told}: {_listed(names)}" if names else told]
@@ -256,6 +258,20 @@ def _expects(features: Document) -> list[str]:
     width = max(map(len, names))
     parts = zip(names, offset, divisor, strict=True)
     return [first, *(f"  {name:<{width}}  ({_less(o)}) / {d:.4g}" for name, o, d in parts)]
+
+
+def _columns(features: Document) -> list[str]:
+    """Of a table."""
+    columns, used = features["columns"], _count(len(features["names"]), "columns")
+    become = ("becomes " if used == "1 column" else "become ") + _count(
+        features["number"], "numbers"
+    )
+    scaled = "" if features["scaling"] is None else ", each less a number and divided by another"
+    lines = [f"a table, of which {used} {become}{scaled}"]
+    shown = columns[:NAMED]
+    width = max((len(column["name"]) for column in shown), default=0)
+    lines += [f"  {column['name']:<{width}}  {column['becomes']}" for column in shown]
+    return lines + ([f"  … {len(columns):,} in all"] if len(columns) > NAMED else [])
 
 
 def _less(offset: float, x: str = "x") -> str:

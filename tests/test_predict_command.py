@@ -39,7 +39,7 @@ Run = Callable[..., Result]
 ROOT = Path(__file__).parents[1]
 X = np.random.default_rng(0).normal(size=(6, 2))
 NAMES = ["plain", "with, comma", 'a "quoted" one', "two\nlines", "", "größer"]
-CODES = ["007", "08", "1e3", "nan", " 5", "x"]
+CODES = ["007", "08", "1e3", "nan", "5 ", "x"]
 
 
 @pytest.fixture
@@ -152,6 +152,30 @@ def test_a_model_that_knows_no_names_takes_all_but_the_identifiers(run: Run) -> 
     model.save("python")
     found = run("predict", "python", "people.csv", "--id", "name", "--id", "code").table
     told = model.predict(X[:, ::-1], layout="rows")  # as the file has them: b, a
+    assert found["prediction"].tolist() == told.tolist()
+
+
+def test_a_table_of_any_kind_has_identifiers(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = run("predict", "kinds", "people.csv", "--id", "name", "--id", "code").out
+    table = pd.read_csv("people.csv", dtype={"code": str}, na_filter=False)
+    table.to_parquet("people.parquet")
+    argv = ("--id", "name", "--id", "code")
+    assert run("predict", "kinds", "people.parquet", *argv).out == printed
+    table.assign(day=pd.to_datetime("2024-05-06"), n=[1, 2, None, 4, 5, 6]).to_parquet("p.parquet")
+    found = run("predict", "kinds", "p.parquet", "--id", "n", "--no-header").out.splitlines()
+    assert [line.partition(",")[0] for line in found] == ["1.0", "2.0", "", "4.0", "5.0", "6.0"]
+    with open("people.csv", "rb") as content:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.read())))
+    piped = run("predict", "kinds", "-", *argv).out
+    assert piped == printed.replace(",nan,", ",,")  # what is read once has gaps
+
+
+def test_rows_without_a_target_are_left_out_of_both(run: Run) -> None:
+    table = pd.read_csv("people.csv", dtype={"code": str}, na_filter=False)
+    table.assign(kind=["dog", "ox", "", "dog", "dog", "ox"]).to_csv("t.csv", index=False)
+    found = run("predict", "kinds", "t.csv", "--id", "code", "--target", "kind").table
+    assert found["code"].tolist() == ["007", "08", np.nan, "5 ", "x"]
+    told = MLP.load("kinds").predict(np.delete(X, 2, axis=0), layout="rows")
     assert found["prediction"].tolist() == told.tolist()
 
 

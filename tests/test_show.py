@@ -186,6 +186,25 @@ def test_several_targets_are_told_each_in_its_unit() -> None:
     assert "age 8 x + 6" in lines_of(model.summary())
 
 
+def test_a_table_is_told_column_by_column(run: Run) -> None:
+    rows = "".join(
+        f"{i:03},{'' if i % 7 == 0 else i * 37 % 50},{['Oslo', 'Rome', 'Bonn'][i % 3]},"
+        f"{'no' if i * 37 % 50 > 20 else 'yes'}\n"
+        for i in range(90)
+    )
+    Path("people.csv").write_text("id,age,city,happy\n" + rows)
+    run("train", "--data", "people.csv", "--target", "happy", *QUICK)
+    planned = run("train", "--data", "people.csv", "--target", "happy", "--dry-run", "--json")
+    lines = lines_of(run("show", "model.safetensors").out)
+    assert any(line.startswith("takes a table, of which 2 columns become 5 num") for line in lines)
+    for column in planned.document["columns"]:
+        assert f"{column['name']} {column['becomes']}" in lines
+    assert "answers happy, one of 2 classes: no, yes" in lines
+    features = run("show", "model.safetensors", "--json").document["features"]
+    assert features["names"] == ["age", "city"]
+    assert features["columns"] == planned.document["columns"]
+
+
 def test_many_names_are_cut_in_text_and_whole_in_the_document() -> None:
     names = tuple(f"column {i}" for i in range(40))
     model = MLP((40, 3))
