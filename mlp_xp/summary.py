@@ -263,11 +263,10 @@ def _expects(features: Document) -> list[str]:
 def _columns(features: Document) -> list[str]:
     """Of a table."""
     columns, used = features["columns"], _count(len(features["names"]), "columns")
-    become = ("becomes " if used == "1 column" else "become ") + _count(
-        features["number"], "numbers"
-    )
+    become = "becomes" if used == "1 column" else "become"
+    numbers = _count(features["number"], "numbers")
     scaled = "" if features["scaling"] is None else ", each less a number and divided by another"
-    lines = [f"a table, of which {used} {become}{scaled}"]
+    lines = [f"a table, of which {used} {become} {numbers}{scaled}"]
     shown = columns[:NAMED]
     width = max((len(column["name"]) for column in shown), default=0)
     lines += [f"  {column['name']:<{width}}  {column['becomes']}" for column in shown]
