@@ -596,13 +596,15 @@ class MLP:
 
     def summary(self) -> str:
         """Layers, what it takes and answers, how it was trained: the text of `mlp-xp show`."""
-        from .summary import as_text, describe
+        from .description import describe
+        from .summary import as_text
 
         return as_text(describe(self))
 
     def _repr_html_(self) -> str:
         """The summary for a notebook, which needs nothing from elsewhere."""
-        from .summary import as_html, describe
+        from .description import describe
+        from .summary import as_html
 
         return as_html(describe(self))
 

@@ -34,8 +34,8 @@ LABELS = {
 
 def described(found: Mapping[str, Any]) -> str:
     """A score as a line."""
-    known = {key: found.get(key) for key in LABELS}
-    return ", ".join(f"{LABELS[key]} {v:.4g}" for key, v in known.items() if v is not None)
+    known = {label: found.get(key) for key, label in LABELS.items()}
+    return ", ".join(f"{label} {v:.4g}" for label, v in known.items() if isinstance(v, int | float))
 
 
 # -- classes -----------------------------------------------------------------------

@@ -15,10 +15,11 @@ import numpy as np
 
 from . import storage
 from .commands import Arguments, say
+from .description import OUTPUTS, describe, layers, noted, prepares, scored
 from .model import MLP
 from .prepared import Preparation
 from .storage import EstimatorFileError, ModelFileError
-from .summary import OUTPUTS, as_text, describe, layers, noted, prepares, scored
+from .summary import as_text
 
 KINDS = {"multiclass": "multiclass", "binary": "binary", "multilabel-indicator": "multilabel"}
 

@@ -34,6 +34,7 @@ from .commands import (
     warn,
 )
 from .data import Dataset, Request, load
+from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
@@ -44,7 +45,6 @@ from .readers import Rows
 from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
-from .summary import NOTED, SCORED
 from .train_options import (
     OF_THE_MODEL,
     OUT,

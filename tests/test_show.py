@@ -17,11 +17,12 @@ import pytest
 import mlp_xp
 from mlp_xp import MLP
 from mlp_xp.cli import main
+from mlp_xp.description import describe
 from mlp_xp.network import Network
 from mlp_xp.optimizers import Adam
 from mlp_xp.prepared import Preparation, Scale
 from mlp_xp.schedules import Cosine
-from mlp_xp.summary import as_html, as_text, describe
+from mlp_xp.summary import as_html, as_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -299,7 +300,14 @@ def test_what_was_trained_on_since_is_said_to_be_unknown(run: Run) -> None:
 
 def test_metadata_of_the_users_own_are_left_alone() -> None:
     model = MLP((4, 3))
-    for value in ("last week", {"steps": "many"}, 3, None, {"data": "x"}):
+    for value in (
+        "last week",
+        {"steps": "many"},
+        3,
+        None,
+        {"data": "x"},
+        {"steps": 0, "examples": 3},
+    ):
         model.metadata = {"trained": value, "score": value}
         assert "not yet" in model.summary()
         assert "not known" in model.summary()
