@@ -192,6 +192,14 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     assert found.y.tolist() == [[3, 1], [6, 4]]
 
 
+def test_the_kind_of_a_column_is_decided_by_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    code = [*range(300_000), "0017x"]
+    path.write_text("code,y\n" + "".join(f"{cell},1\n" for cell in code))
+    found = load_table(path, "y").X["code"]
+    assert (found[0], found[300_000]) == ("0", "0017x")
+
+
 def test_words_for_gaps_are_the_usual_ones_and_those_that_are_named(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("a,b,y\n1,x,0\n?,NA,1\n,n/a,0\n-99,unknown,1\n5,,0\n")
