@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from . import tables
 from .data import Dataset
-from .readers import DataError, contents, listed
+from .readers import DataError, listed
 
 Column = Sequence[Any]
 
@@ -40,22 +38,23 @@ def _texts(source: str, names: Sequence[str]) -> Any:
     """The cells of a file of text as they stand; None for another kind of file."""
     import pandas
 
-    content = contents(Path(source))
-    if content.startswith(tuple(tables.MAGIC)):
+    file = tables._file(source, source)
+    if file.head.startswith(tuple(tables.MAGIC)):
         return None
-    encoding = "utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    head = tables._head(source, content, encoding)
+    encoding = "utf-16" if file.head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    head = tables._head(file, encoding)
     first = head.partition("\n")[0]
     separator = max(tables.SEPARATORS, key=lambda mark: tables._outside_quotes(first, mark))
-    return pandas.read_csv(
-        io.BytesIO(content),
-        sep=separator,
-        names=tables._header(source, head, separator),
-        header=0,
-        index_col=False,
-        encoding=encoding,
-        dtype=str,
-        na_filter=False,
-        usecols=list(names),
-        skipinitialspace=True,
-    )
+    with file.open() as content:
+        return pandas.read_csv(
+            content,
+            sep=separator,
+            names=tables._header(source, head, separator),
+            header=0,
+            index_col=False,
+            encoding=encoding,
+            dtype=str,
+            na_filter=False,
+            usecols=list(names),
+            skipinitialspace=True,
+        )
