@@ -106,37 +106,70 @@ def _arrow(file: _File, kind: str) -> Frame:
     return frame.set_axis(names, axis=1).reset_index(drop=True)
 
 
+class _Csv(NamedTuple):
+    """How a file of text is written: what all who read it have to tell pandas."""
+
+    file: _File
+    encoding: str
+    head: str
+    separator: str
+    header: list[str]
+
+    @classmethod
+    def of(cls, file: _File) -> _Csv:
+        wide = file.head.startswith((b"\xff\xfe", b"\xfe\xff"))
+        encoding = "utf-16" if wide else "utf-8-sig"
+        head = _head(file, encoding)
+        first = head.partition("\n")[0]
+        separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first, mark))
+        return cls(file, encoding, head, separator, _header(file.name, head, separator))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "sep": self.separator,
+            "names": self.header,
+            "header": 0,
+            "index_col": False,
+            "encoding": self.encoding.removesuffix("-sig"),  # the mark goes with the names
+            "skipinitialspace": True,
+        }
+
+
+def texts(source: str, names: Sequence[str]) -> Frame | None:
+    """Columns of a file of text, their very characters; None of another kind of file.
+
+    So 007 stays 007, and NA stays NA.
+    """
+    import pandas
+
+    file = _file(source, source)
+    if file.head.startswith(tuple(MAGIC)):
+        return None
+    options = _Csv.of(file).options
+    with file.open() as content:
+        return pandas.read_csv(content, dtype=str, na_filter=False, usecols=list(names), **options)
+
+
 def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
     import pandas
 
-    name, encoding = file.name, "utf-8-sig"
-    if file.head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    head = _head(file, encoding)
-    first = head.partition("\n")[0]
-    separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first, mark))
-    header = _header(name, head, separator)
-    options: dict[str, Any] = {
-        "sep": separator,
-        "names": header,
-        "header": 0,
-        "index_col": False,
-        "encoding": encoding.removesuffix("-sig"),  # a mark goes with the names; twice as fast
+    name, written = file.name, _Csv.of(file)
+    options = written.options | {
         "na_values": [*GAPS, *missing],
-        "dtype": {column: str for column in text if column in header},
-        "decimal": _decimal(head, separator),
-        "skipinitialspace": True,
+        "dtype": {column: str for column in text if column in written.header},
+        "decimal": _decimal(written.head, written.separator),
     }
     try:
         frame = _parsed(file, options)
     except UnicodeDecodeError as error:
         raise _encoding(name, error) from None
     except (pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
-        _check_cells(file, encoding, separator, len(header))
+        _check_cells(written)
         said = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         raise DataError(f"{name}: {said}. Is a quote left open?") from None
     if frame.iloc[:, -1].isna().any():  # pandas fills up what is too short
-        _check_cells(file, encoding, separator, len(header))
+        _check_cells(written)
     return frame
 
 
@@ -223,11 +256,12 @@ def _decimal(head: str, separator: str) -> str:
     return "," if commas and not any(map(DECIMAL_POINT.fullmatch, cells)) else "."
 
 
-def _check_cells(file: _File, encoding: str, separator: str, n: int) -> None:
-    """Raise DataError for the first line that has not n cells."""
+def _check_cells(written: _Csv) -> None:
+    """Raise DataError for the first line that has not as many cells as there are names."""
+    file, n = written.file, len(written.header)
     with file.open() as content:
-        text = io.TextIOWrapper(content, encoding=encoding, newline="")
-        lines = csv.reader(text, delimiter=separator, skipinitialspace=True)
+        text = io.TextIOWrapper(content, encoding=written.encoding, newline="")
+        lines = csv.reader(text, delimiter=written.separator, skipinitialspace=True)
         try:
             for row in lines:
                 if row and len(row) != n:
