@@ -170,6 +170,17 @@ def test_a_table_of_any_kind_has_identifiers(run: Run, monkeypatch: pytest.Monke
     assert piped == printed.replace(",nan,", ",,")  # what is read once has gaps
 
 
+@pytest.mark.parametrize("kind", ["bom.csv", "semicolons.csv", "tabs.tsv", "u16.csv", "p.csv.gz"])
+def test_identifiers_stand_as_in_any_file_of_text(run: Run, kind: str) -> None:
+    printed = run("predict", "kinds", "people.csv", "--id", "name", "--id", "code").out
+    table = pd.read_csv("people.csv", dtype={"code": str}, na_filter=False)
+    separator = {"semicolons.csv": ";", "tabs.tsv": "\t"}.get(kind, ",")
+    encoding = {"bom.csv": "utf-8-sig", "u16.csv": "utf-16"}.get(kind, "utf-8")
+    decimal = "," if kind == "semicolons.csv" else "."
+    table.to_csv(kind, index=False, sep=separator, encoding=encoding, decimal=decimal)
+    assert run("predict", "kinds", kind, "--id", "name", "--id", "code").out == printed
+
+
 def test_rows_without_a_target_are_left_out_of_both(run: Run) -> None:
     table = pd.read_csv("people.csv", dtype={"code": str}, na_filter=False)
     table.assign(kind=["dog", "ox", "", "dog", "dog", "ox"]).to_csv("t.csv", index=False)
