@@ -15,10 +15,13 @@ from .schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from . import layers as layers
+    from .data import load_table as load_table
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
     from .estimators_neural import NeuralClassifier as NeuralClassifier
     from .estimators_neural import NeuralRegressor as NeuralRegressor
+    from .preparation import model_for as model_for
+    from .preparation import prepare as prepare
     from .sequential import Sequential as Sequential
 
 __version__ = "0.1.0"
@@ -53,6 +56,9 @@ LATE = {
     "NeuralClassifier": "estimators_neural",
     "NeuralRegressor": "estimators_neural",
     "Sequential": "sequential",
+    "load_table": "data",
+    "model_for": "preparation",
+    "prepare": "preparation",
 }
 
 

@@ -242,7 +242,7 @@ class Model:
         schedule: str | Schedule = "constant",
         early_stopping: EarlyStopping | int | bool | None = None,
         shuffle: bool = True,
-        callbacks: Callback | Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         progress: bool = True,
         layout: Layout | None = None,
     ) -> Self:
@@ -277,7 +277,7 @@ class Model:
             validation = self._validation(validation_data, lies)
         if isinstance(early_stopping, bool):
             early_stopping = EarlyStopping() if early_stopping else None
-        elif isinstance(early_stopping, int):
+        elif early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
             early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
             schedule = checks.choose("schedule", SCHEDULES, schedule)
@@ -289,7 +289,7 @@ class Model:
             schedule=schedule,
             shuffle=bool(shuffle),
             early_stopping=early_stopping,
-            callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks),
+            callbacks=checks.functions("callbacks", callbacks),
             progress=progress,
         )
         self.layout = lies
@@ -542,6 +542,24 @@ class Model:
         prepares = "" if self.preparation is None else ", with a preparation"
         return f"<{type(self).__name__} {shape}, {numbers}{several}{prepares}>"
 
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """What each layer is, for the summary: see `description`."""
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        """Layers, what it takes and answers, how it was trained: the text of `mlp-xp show`."""
+        from .description import describe
+        from .summary import as_text
+
+        return as_text(describe(self))
+
+    def _repr_html_(self) -> str:
+        """The summary for a notebook, which needs nothing from elsewhere."""
+        from .description import describe
+        from .summary import as_html
+
+        return as_html(describe(self))
+
 
 class MLP(Model):
     """A multilayer perceptron.
@@ -647,6 +665,12 @@ class MLP(Model):
             device=device,
             seed=seed,
         )
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """One a layer: see `description`."""
+        from .description import dense
+
+        return dense(self.network, self.loss.kind)
 
 
 def _moved(state: State, move: Callable[[Any], Any]) -> State:

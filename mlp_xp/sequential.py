@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from . import checks
+from .activations import ACTIVATIONS
 from .checks import Layout
 from .devices import Device
 from .initializers import INITIALIZERS, Initializer
@@ -14,7 +15,7 @@ from .layers import options
 from .layers.base import Kind, Shape
 from .layers.chain import Chain
 from .layers.residual import kinds
-from .layers.table import from_json, to_json
+from .layers.table import brief, from_json, to_json
 from .losses import Loss
 from .model import Model, positive
 from .optimizers import Optimizer
@@ -101,6 +102,31 @@ class Sequential(Model):
         """A model of what a file says."""
         layers = from_json(config.pop("layers"))
         return cls(layers=layers, **config, optimizer=optimizer, device=device)
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """One a layer: see `description`."""
+        from .description import counts, name_of
+
+        found, sizes = [], self.network.sizes
+        for part, n in zip(self.network.parts, counts(self.network), strict=True):
+            activation = getattr(part.kind, "activation", "")
+            found.append(
+                {
+                    "name": f"{part.number}",
+                    "kind": brief(part.kind),
+                    "inputs": sizes[part.number - 1],
+                    "units": math.prod(part.out_shape),
+                    "shape": list(part.out_shape),
+                    "activation": activation
+                    if isinstance(activation, str)
+                    else name_of(ACTIVATIONS, activation),
+                    "normalization": "none",
+                    "dropout": getattr(part.kind, "rate", 0.0),
+                    "skip": False,
+                    "parameters": n,
+                }
+            )
+        return found
 
     def _table(self, X: Any, layout: Layout | None) -> Any:
         """X of the examples' shape as a table; anything else as it is."""

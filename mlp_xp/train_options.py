@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -84,27 +83,15 @@ def default_rate(optimizer: str, layers: bool = False) -> float | None:
 OF_MLP = ("hidden", "normalization", "dropout", "residual")  # layers of their own in --layers
 
 
-def with_layers(args: argparse.Namespace, n: int, n_outputs: int) -> tuple[Any, Any]:
-    """The shape of an example of n features and the layers that --layers asks for.
-
-    ValueError says what is wrong with the options.
-    """
-    from .layers.text import layers_of
-
+def with_layers(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a model of --layers; ValueError for what goes with a dense one."""
     for name in OF_MLP:
         if getattr(args, name) is not None:
             raise ValueError(f"--{name} goes with a dense network: with --layers it is a layer.")
-    shape = args.shape
-    if shape is None:
-        side = math.isqrt(n)
-        images = args.layers.startswith(("conv", "pool", "residual(conv")) and side * side == n
-        shape = (1, side, side) if images else (n,)
-    if math.prod(shape) != n:
-        raise ValueError(
-            f"--shape is {'x'.join(map(str, shape))}, {math.prod(shape)} numbers, but an example "
-            f"has {n}: expected CHANNELSxHEIGHTxWIDTH or FEATURESxTIME of as many."
-        )
-    return shape, layers_of(args.layers, shape, n_outputs, args.activation or "relu")
+    kept = {key: value for key, value in options.items() if key not in OF_MLP}
+    if args.learning_rate is None:
+        kept["learning_rate"] = default_rate(kept.get("optimizer", "adam"), layers=True)
+    return kept
 
 
 def default_epochs(n_examples: int) -> int:
@@ -163,11 +150,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command."""
     of = _Options(parser, "data")
     of.value(
-        "--data", str, "DATA", "digits (default), fashion-mnist, a .npz, .npy, .csv or IDX file"
+        "--data",
+        str,
+        "DATA",
+        "digits (default), fashion-mnist, a table (.csv, .tsv, .parquet, .feather, - for "
+        "standard input), a .npz, .npy or IDX file",
     )
     add_data_arguments(of.group)
     of.group.add_argument(
-        "--drop", action="append", default=[], metavar="NAME", help="CSV column to leave out"
+        "--drop", action="append", default=[], metavar="NAME", help="a table's column to leave out"
+    )
+    of.group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a table's column to use although it numbers the rows or is nearly all different",
+    )
+    of.group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show what becomes of each column and of the options, and train nothing",
     )
     of.value(
         "--held-out",

@@ -43,7 +43,7 @@ from mlp_xp.layers import (
 )
 from mlp_xp.layers.base import Pass, Plain, Shape
 from mlp_xp.layers.stack import numbered
-from mlp_xp.layers.table import from_json, to_json
+from mlp_xp.layers.table import brief, from_json, to_json
 from mlp_xp.storage import ModelFileError
 from mlp_xp.training import gradient
 
@@ -217,6 +217,34 @@ def test_options_go_through_json(name: str) -> None:
     layers = tuple(NETWORKS[name][1])
     stored = json.loads(json.dumps([to_json(kind) for kind in layers]))
     assert from_json(stored) == layers
+
+
+def test_a_summary_names_every_layer(name: str) -> None:
+    model = build(name)
+    told = model.summary()
+    assert told.startswith("Sequential: ")
+    for part in model.network.parts:
+        assert brief(part.kind) in told
+    rows = model.layer_rows()
+    assert sum(row["parameters"] for row in rows) == model.n_parameters
+    assert [row["units"] for row in rows] == list(model.network.sizes[1:])
+    assert "<table>" in model._repr_html_()
+    json.dumps(rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Dense(3), "Dense(3)"),
+        (Activation(), "Activation('relu')"),
+        (Conv2d(8, 3, padding="same"), "Conv2d(8, 3, padding='same')"),
+        (Conv2d(8, (3, 1), stride=2), "Conv2d(8, (3, 1), stride=2)"),
+        (LSTM(4, directions=2), "LSTM(4, directions=2)"),
+        (Residual([Dense(4), Dropout(0.1)]), "Residual([Dense(4), Dropout(0.1)])"),
+    ],
+)
+def test_a_kind_is_told_by_the_options_that_are_not_usual(kind: Any, text: str) -> None:
+    assert brief(kind) == text
 
 
 # -- beside the dense network

@@ -150,7 +150,7 @@ def test_a_shape_is_taken_as_it_is_given(here: Path) -> None:
     ("options", "message"),
     [
         (["--layers", "conv:8x99"], "layers has 'conv:8x99'"),
-        (["--layers", "dense:8", "--shape", "3x3"], "--shape is 3x3, 9 numbers"),
+        (["--layers", "dense:8", "--shape", "3x3"], "shape is 3x3, 9 numbers"),
         (["--layers", "dense:8", "--hidden", "8"], "--hidden goes with a dense network"),
         (["--layers", "dense:8", "--dropout", "0.1"], "--dropout goes with a dense network"),
         (["--shape", "8x8"], "--shape says how an example lies for --layers"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from .. import activations
@@ -58,6 +58,26 @@ def _plain(value: Any) -> Any:
     return to_json(value) if isinstance(value, Kind) else value
 
 
+def brief(kind: Kind) -> str:
+    """A kind and its options that are not the usual ones: "Conv2d(32, 3, padding='same')"."""
+    options: list[str] = []
+    for i, field in enumerate(fields(kind)):  # type: ignore[arg-type]
+        value = getattr(kind, field.name)
+        if i > 0 and value in (field.default, (field.default,) * 2):
+            continue
+        named = "" if i == 0 or field.default is MISSING else f"{field.name}="
+        options.append(named + _brief_value(value))
+    return f"{type(kind).__name__}({', '.join(options)})"
+
+
+def _brief_value(value: Any) -> str:
+    if isinstance(value, tuple) and value and isinstance(value[0], Kind):
+        return f"[{', '.join(map(brief, value))}]"
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == value[1]:
+        return repr(value[0])  # of rows and of columns
+    return "…" if isinstance(value, activations.Activation) else repr(value)
+
+
 def from_json(stored: Any, place: str = "layers") -> tuple[Kind, ...]:
     """The inverse for a list of layers; ValueError names the entry that is none of ours."""
     if not isinstance(stored, Sequence) or isinstance(stored, str):
@@ -99,4 +119,4 @@ def nameless(stored: Any) -> str | None:
     return None
 
 
-__all__ = ["LAYERS", "from_json", "nameless", "to_json"]
+__all__ = ["LAYERS", "brief", "from_json", "nameless", "to_json"]

@@ -20,8 +20,9 @@ a sequence, and the scores come last.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..activations import ACTIVATIONS
@@ -115,6 +116,24 @@ def layers_of(
     if len(shape) > 1:
         layers.append(Flatten())
     return (*layers, Dense(n_outputs))
+
+
+def shape_for(text: str, n: int, shape: Sequence[int] | None = None) -> Shape:
+    """The shape of an example of n numbers, for the layers of a line.
+
+    shape  as somebody has said; None: a square image of one channel where the line begins with a
+           convolution or pooling and n is a square, else a vector
+    """
+    if shape is None:
+        side = math.isqrt(n)
+        images = text.startswith(("conv", "pool", "avgpool", "residual(conv")) and side * side == n
+        return (1, side, side) if images else (n,)
+    if math.prod(shape) != n:
+        raise ValueError(
+            f"shape is {'x'.join(map(str, shape))}, {math.prod(shape)} numbers, but an example "
+            f"has {n}: expected channels, height and width, or features and time, of as many."
+        )
+    return tuple(shape)
 
 
 def _chain(text: str, shape: Shape, activation: str) -> tuple[list[Kind], Shape]:
@@ -223,4 +242,4 @@ def _value(text: str) -> Any:
     return text
 
 
-__all__ = ["WORDS", "layers_of"]
+__all__ = ["WORDS", "layers_of", "shape_for"]
