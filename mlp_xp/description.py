@@ -28,8 +28,9 @@ from .activations import ACTIVATIONS
 from .losses import LOSSES
 
 if TYPE_CHECKING:
+    from .architecture import Architecture
     from .model import Model
-    from .network import Architecture, Network
+    from .network import Network
     from .prepared import Preparation
 
 Document: TypeAlias = dict[str, Any]

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .architecture import by_name
 from .checks import Layout
 from .kernels import SPEC, Kernels
 from .model import Model
-from .network import by_name
 from .training import Recipe, batch, bits_for, gradient, objective, penalty
 from .types import Array
 

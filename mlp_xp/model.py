@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from . import checks
 from .activations import ACTIVATIONS, Activation
+from .architecture import Architecture, by_name
 from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
@@ -25,7 +26,7 @@ from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
 from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from .kernels import at_precision
 from .losses import LOSSES, Loss
-from .network import AXES, Architecture, Network, Normalization, by_name
+from .network import AXES, Network, Normalization
 from .optimizers import OPTIMIZERS, Optimizer
 from .pickling import portable
 from .prepared import AS_GIVEN, Preparation

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from .architecture import CHUNK as CHUNK
+from .architecture import Architecture
 from .devices import Device
 from .draws import Purpose, dropout_bits, permutation
 from .kernels import Kernels
 from .losses import Loss, one_hot, smooth
-from .network import CHUNK as CHUNK
-from .network import RUNNING_SHARE, Architecture
+from .network import RUNNING_SHARE
 from .optimizers import Optimizer
 from .types import Array, Namespace, State
 

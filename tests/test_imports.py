@@ -25,6 +25,7 @@ ORDER = [
     "optimizers",
     "kernels",
     "devices",
+    "architecture",
     "network",
     "layers",
     "training",

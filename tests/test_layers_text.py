@@ -172,3 +172,31 @@ def test_a_line_of_dense_layers_is_the_mlp(random: np.random.Generator) -> None:
     chain = Sequential(6, layers_of("dense:7,dense:5", (6,), 3), dtype="float64")
     dense = MLP((6, 7, 5, 3), dtype="float64")
     np.testing.assert_array_equal(chain._run.state.theta, dense._run.state.theta)
+
+
+def test_a_model_for_data_takes_layers_too() -> None:
+    from mlp_xp import model_for
+    from mlp_xp.data import load
+
+    data = load("digits")
+    model = model_for(data, layers="conv:8x3,pool:2", activation="tanh", seed=1)
+    assert isinstance(model, Sequential)
+    assert model.network.shape == (1, 8, 8)
+    assert Activation("tanh") in model.network.layers
+    model.fit(data.X, data.y, epochs=2, layout="rows", progress=False)
+    assert set(model.predict(data.X)) <= set(range(10))
+    rows = model_for(data, layers="gru:8", shape=(8, 8))
+    assert rows.network.sizes[0] == 64
+    with pytest.raises(ValueError, match="shape is 9x8, 72 numbers, but an example has 64"):
+        model_for(data, layers="gru:8", shape=(9, 8))
+
+
+def test_show_tells_the_layers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["train", "--layers", "conv:8x3,pool:2", "--epochs", "1", "--no-progress"]
+    assert main(line) == 0
+    capsys.readouterr()
+    assert main(["show", "model.safetensors"]) == 0
+    told = capsys.readouterr().out
+    assert "Conv2d(8, 3)" in told
+    assert "8×6×6" in told
+    assert main(["train", *line[1:], "--dry-run"]) == 0

@@ -26,11 +26,11 @@ import numpy.typing as npt
 
 from .. import activations
 from ..activations import ACTIVATIONS
+from ..architecture import CHUNK, Forward, Slot
 from ..devices import Device
 from ..draws import Draw, Purpose, permutation
 from ..initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from ..kernels import Kernels
-from ..network import CHUNK, Forward, Slot
 from ..types import Array, Namespace
 from . import stack
 from .base import Kind, Parameter, Pass, Shape
