@@ -400,6 +400,51 @@ def test_a_short_sequence_is_as_if_it_were_alone(first: Any, last: Any) -> None:
         np.testing.assert_allclose(found[i : i + 1], alone, rtol=1e-11)
 
 
+def test_several_networks_see_the_lengths_of_their_own_batches(backend: Backend) -> None:
+    rng = np.random.default_rng(4)
+    X, lengths = rng.normal(size=(M, 3, 6)), 1 + np.arange(M) % 6
+    rows = np.concatenate([X.reshape(M, -1), lengths[:, None]], axis=1)
+    layers = [Conv1d(4, 3, padding="same"), LSTM(3, returns="all", directions=2), GRU(3), Dense(3)]
+
+    def trained(seed: Any, device: Any = "cpu") -> Sequential:
+        model = Sequential((3, 6), layers, lengths=True, dtype="float64", seed=seed, device=device)
+        Y = np.arange(M) % 3
+        return model.fit(rows, Y, epochs=2, batch_size=5, progress=False, layout="rows")
+
+    together = numbers(trained([1, 2], backend.device))
+    for k, seed in enumerate([1, 2]):
+        for key, W in numbers(trained(seed)).items():
+            np.testing.assert_allclose(together[key][k], W, **tolerance("float64", 2**16))
+
+
+def test_everything_that_fit_takes_goes_with_layers() -> None:
+    X, Y = data_of("Residual", 30)
+    model = build("Residual", seed=[1, 2], optimizer="sgd", l2=1e-3, clip_norm=1.0)
+    seen: list[int] = []
+    model.fit(
+        X[:20],
+        Y[:20],
+        epochs=200,
+        batch_size=7,
+        validation_data=(X[20:], Y[20:]),
+        sample_weight=np.linspace(0.5, 1, 20),
+        schedule="reduce_on_plateau",
+        early_stopping=3,
+        callbacks=lambda model, epoch: seen.append(epoch.epoch),
+        progress=False,
+        layout="rows",
+    )
+    assert 3 < len(seen) < 200
+    losses = np.array(model.history["validation_loss"])
+    found = model.evaluate(X[20:], Y[20:]).loss
+    assert np.isclose(losses, found, rtol=1e-9).any(axis=0).all()  # each stops by itself
+    assert (found <= losses[0]).all()
+    rates = model.find_learning_rate(X, Y, steps=10)
+    assert rates.suggestion > 0
+    model.reset()
+    assert model.epochs_trained == 0
+
+
 def test_lengths_go_with_an_embedding() -> None:
     rng = np.random.default_rng(2)
     ids, lengths = rng.integers(0, 5, (M, 7)), 1 + np.arange(M) % 7
