@@ -348,6 +348,11 @@ def test_a_layer_of_ones_own_trains_on_every_device(backend: Backend) -> None:
     assert check_gradients(expected, X, Y).passed
 
 
+def test_a_layer_whose_options_can_change_is_refused() -> None:
+    with pytest.raises(TypeError, match="expected a frozen dataclass whose options do not change"):
+        Sequential(5, [Scale([1.0]), Dense(3)])  # type: ignore[arg-type]
+
+
 def test_a_layer_of_ones_own_is_kept_once_it_has_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

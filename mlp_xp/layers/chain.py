@@ -29,7 +29,7 @@ from ..activations import ACTIVATIONS
 from ..architecture import CHUNK, Forward, Slot
 from ..devices import Device
 from ..draws import Draw, Purpose, permutation
-from ..initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
+from ..initializers import MATCHED, Initializer, glorot_uniform
 from ..kernels import Kernels
 from ..types import Array, Namespace
 from . import stack
@@ -182,13 +182,13 @@ class Chain:
     @cached_property
     def drawn(self) -> tuple[tuple[Slot, Parameter], ...]:
         """The parameters that an initialiser draws, in the order of the layers."""
-        by_layer = sorted(self._laid, key=lambda laid: laid[0].layer)
-        order = {
-            part.name(p.name): n
-            for n, (part, p) in enumerate((part, p) for part in self.parts for p in part.parameters)
-        }
-        by_layer.sort(key=lambda laid: order[laid[0].name])
-        return tuple(laid for laid in by_layer if laid[1].begins == "weights")
+        laid = {slot.name: (slot, parameter) for slot, parameter in self._laid}
+        return tuple(
+            laid[part.name(p.name)]
+            for part in self.parts
+            for p in part.parameters
+            if p.begins == "weights"
+        )
 
     def matching(self) -> list[Initializer]:
         """For each that is drawn, the initialiser that fits the activation after its layer."""
@@ -215,21 +215,17 @@ class Chain:
         weights change nothing.
         """
         theta = np.zeros(self.n_parameters, dtype)
-        number = {slot.name: i for i, (slot, _) in enumerate(self.drawn)}
         for slot, parameter in self._laid:
-            begins = parameter.begins
-            initializer = INITIALIZERS.get(str(begins))
-            if begins == "weights":
-                initializer = initializers[number[slot.name]]
-            if str(begins) in FILLED or initializer is None:
-                theta[slot.start : slot.stop] = FILLED.get(str(begins), begins)
-                continue
+            if parameter.begins != "weights":
+                begins = FILLED.get(str(parameter.begins), parameter.begins)
+                theta[slot.start : slot.stop] = begins
+        for number, (slot, parameter) in enumerate(self.drawn):
             n_out, n_in = slot.shape
             density = self._density(slot, parameter)
             fan_in = max(1.0, density * (parameter.fan_in or n_in))
             fan_out = max(1.0, density * (parameter.fan_out or n_out))
-            draw = Draw(seed, Purpose.WEIGHTS, number.get(slot.name, len(number) + slot.start))
-            W = initializer(draw, n_out, n_in, fan_in, fan_out)
+            draw = Draw(seed, Purpose.WEIGHTS, number)
+            W = initializers[number](draw, n_out, n_in, fan_in, fan_out)
             theta[slot.start : slot.stop] = np.reshape(W, -1)
         connected = self.connections(seed)
         return theta if connected is None else theta * connected.astype(dtype)

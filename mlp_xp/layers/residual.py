@@ -38,6 +38,13 @@ def kinds(argument: str, value: Any) -> tuple[Kind, ...]:
                 f"{argument} has {kind!r} as its entry {i}, but expected a layer of "
                 f"mlp_xp.layers.{hint}"
             )
+        try:
+            hash(kind)
+        except TypeError as error:
+            raise TypeError(
+                f"{argument} has {kind!r} as its entry {i}, but expected a frozen dataclass whose "
+                f"options do not change ({error}): tuples instead of lists."
+            ) from None
     return tuple(value)
 
 
