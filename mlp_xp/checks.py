@@ -214,8 +214,9 @@ def _as_array(argument: str, value: Any, device: Device) -> Array:
             ) from None
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
         raise TypeError(
-            f"{argument} has dtype {value.dtype}, but expected numbers. "
-            "Encode text as numbers first; a numeric array read as objects wants .astype(float)."
+            f"{argument} has dtype {value.dtype}, but expected numbers. Encode text as numbers "
+            "first, or take mlp_xp.load_table and model_for, which do; a numeric array read as "
+            "objects wants .astype(float)."
         )
     return value
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .cells import Frame, missing_extra, row_of
+from .cells import Frame, as_pandas, missing_extra, row_of
 from .readers import GZIP, DataError, listed, unpacked
 
 STDIN = "-"
@@ -45,7 +45,7 @@ def read(source: str, missing: Sequence[str] = (), text: Sequence[str] = ()) -> 
     text     columns to read as text whatever they hold
     """
     try:
-        import pandas
+        import pandas  # noqa: F401  # the error that says what to install, before a file is read
     except ImportError as error:
         raise missing_extra(error) from None
     name = "standard input" if source == STDIN else source
@@ -54,9 +54,24 @@ def read(source: str, missing: Sequence[str] = (), text: Sequence[str] = ()) -> 
     frame = _csv(file, missing, text) if kind == "csv" else _arrow(file, kind)
     if len(frame) == 0:
         raise DataError(f"{name} has a header, but no examples below it.")
-    if missing and kind != "csv":
-        frame = frame.replace(list(missing), pandas.NA)
-    return frame
+    return frame if kind == "csv" else _without(frame, missing)
+
+
+def of_frame(argument: str, X: Any, missing: Sequence[str] = ()) -> Frame:
+    """A data frame of any library as if it had been read from a file."""
+    frame = as_pandas(argument, X)
+    names = [str(column) for column in frame.columns]
+    _check_names(argument, names)
+    if len(frame) == 0:
+        raise DataError(f"{argument} has columns, but no examples in them.")
+    return _without(frame.set_axis(names, axis=1).reset_index(drop=True), missing)
+
+
+def _without(frame: Frame, missing: Sequence[str]) -> Frame:
+    """The same with gaps where words stand for them."""
+    import pandas
+
+    return frame.replace(list(missing), pandas.NA) if missing else frame
 
 
 class _File(NamedTuple):
