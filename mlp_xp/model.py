@@ -463,8 +463,9 @@ class MLP:
         `predict` where the loss is for numbers, in columns whatever the layout of other
         calls. What makes it several times faster on one
         example: X must be an array of the model's device and dtype and is not checked, the
-        weights are those of now, and an answer may lie where the last one did: copy what
-        you keep. A `preparation` is applied in the model's dtype.
+        weights are those of now, and an answer may lie where the last one of the same thread
+        did: copy what you keep. Threads may share a predictor. A `preparation` is applied in
+        the model's dtype.
         """
         size, xp = checks.integer("batch_size", batch_size, 1), self.device.xp
         recipe, state = self._recipe, copied(self.device, self._run.state)
