@@ -523,6 +523,62 @@ def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back() -> None:
     assert runtime.use_threads(1) == 1
 
 
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_fits_that_overlap_leave_the_blas_as_it_was(
+    wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each has the number of threads that it would have alone, so the same bits."""
+    monkeypatch.setenv("MLP_XP_NATIVE", wanted)
+    (library, *_), runtime = blas.controller().lib_controllers, native.runtime()
+    before, told = library.num_threads, []
+    library.set_num_threads(2)
+    try:
+        entered, both, left = (threading.Event() for _ in range(3))
+
+        def work(first: bool) -> None:
+            if not first:
+                entered.wait(30)
+            with sharing.threads((4, 5, 3), 8):
+                told.append(runtime.use_threads(1))
+                runtime.use_threads(told[-1])
+                if first:
+                    entered.set()
+                    both.wait(30)
+                else:
+                    both.set()
+                    left.wait(30)
+            if first:
+                left.set()
+
+        workers = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert library.num_threads == 2
+        assert told == ([2, 2] if wanted == "1" else [1, 1])
+    finally:
+        library.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_a_fork_finds_the_blas_free_and_gives_it_back() -> None:
+    (library, *_) = blas.controller().lib_controllers
+    before = library.num_threads
+    library.set_num_threads(2)
+    try:
+        with sharing.HELD:
+            child = os.fork()
+            if child == 0:
+                with sharing.HELD as count:
+                    pass
+                os._exit(0 if (count, library.num_threads) == (2, 2) else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        library.set_num_threads(before)
+
+
 def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data, state = build(plain())
     expected = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
