@@ -539,8 +539,8 @@ def test_fits_that_overlap_leave_the_blas_as_it_was(
             if not first:
                 entered.wait(30)
             with sharing.threads((4, 5, 3), 8):
-                told.append(runtime.use_threads(1))
-                runtime.use_threads(told[-1])
+                told.append((runtime.use_threads(1), library.num_threads))
+                runtime.use_threads(told[-1][0])
                 if first:
                     entered.set()
                     both.wait(30)
@@ -556,9 +556,57 @@ def test_fits_that_overlap_leave_the_blas_as_it_was(
         for worker in workers:
             worker.join()
         assert library.num_threads == 2
-        assert told == ([2, 2] if wanted == "1" else [1, 1])
+        assert told == [(2 if wanted == "1" else 1, 1)] * 2
     finally:
         library.set_num_threads(before)
+
+
+def test_the_blas_is_on_one_thread_whoever_trained_first() -> None:
+    """`threadpoolctl` hears the first thread only that sets a number, unless it is asked past."""
+    (library, *_) = blas.controller().lib_controllers
+    before, found = library.num_threads, []
+    library.set_num_threads(2)  # by this thread
+    try:
+
+        def work() -> None:
+            with sharing.threads((4, 5, 3), 8):
+                found.append(library.num_threads)
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+        assert (found, library.num_threads) == ([1], 2)
+    finally:
+        library.set_num_threads(before)
+
+
+def test_a_blas_with_a_number_a_thread_is_set_in_every_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Openmp:
+        def __init__(self) -> None:
+            self.own = threading.local()
+
+        @property
+        def num_threads(self) -> int:
+            return int(getattr(self.own, "count", 2))
+
+        def set_num_threads(self, count: int) -> None:
+            self.own.count = count
+
+    library, found = Openmp(), []
+    monkeypatch.setattr(sharing, "_libraries", lambda: ([], [library]))
+
+    def work() -> None:
+        with sharing.Alone():
+            found.append(library.num_threads)
+        found.append(library.num_threads)
+
+    with sharing.Alone():
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+    assert (found, library.num_threads) == ([1, 2], 2)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -568,10 +616,10 @@ def test_a_child_of_a_fork_finds_the_blas_free_and_gives_it_back() -> None:
     before = library.num_threads
     library.set_num_threads(2)
     try:
-        with sharing.HELD:
+        with sharing.Alone():
             child = os.fork()
             if child == 0:
-                with sharing.HELD as count:
+                with sharing.Alone() as count:
                     pass
                 os._exit(0 if (count, library.num_threads) == (2, 2) else 1)
             assert os.waitpid(child, 0)[1] == 0

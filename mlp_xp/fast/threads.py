@@ -15,7 +15,9 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from . import native
 from .blas import controller
@@ -27,13 +29,30 @@ from .blas import controller
 SMALL = 8_000_000
 
 
-class _Held:
-    """The BLAS on one thread for as long as any thread of Python wants it so: 3 µs.
+def _count(library: Any) -> int:
+    return int(library.num_threads or 1)
 
-    Its number of threads is the process's. Who comes while it is held is told the number of
-    before, and the last one restores it: were it whoever measured it first, a fit that began
-    during another's would leave it at one. `threadpoolctl`'s own context does so, and takes
-    three times as long, where a prediction for a few rows is made in twenty.
+
+def _set(library: Any, count: int) -> None:
+    """Past `threadpoolctl`'s own arbiter, by which only the first thread to ask is heard."""
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(count)
+
+
+@cache
+def _libraries() -> tuple[list[Any], list[Any]]:
+    """Those whose number of threads is the process's, and those that have one a thread."""
+    shared, own = list[Any](), list[Any]()
+    for library in controller().lib_controllers:
+        openmp = getattr(library, "threading_layer", None) == "openmp"
+        (own if openmp else shared).append(library)
+    return shared, own
+
+
+class _Held:
+    """The process's BLAS on one thread for as long as any thread of Python wants it so.
+
+    Who comes while it is held is told the number of before, and the last one restores it: were
+    it whoever measured it first, a fit that began during another's would leave it at one.
     """
 
     def __init__(self) -> None:
@@ -41,27 +60,27 @@ class _Held:
         self.counts: list[int] = []
         self.inherited = False
 
-    def __enter__(self) -> int:
+    def enter(self) -> int:
         """The number of threads that it had."""
         with self.lock:
             if self.depth == 0:
-                libraries = controller().lib_controllers
+                libraries, _ = _libraries()
                 if not self.inherited:
-                    self.counts = [library.num_threads or 1 for library in libraries]
+                    self.counts = [*map(_count, libraries)]
                 for library, count in zip(libraries, self.counts, strict=True):
                     if count > 1:
-                        library.set_num_threads(1)
+                        _set(library, 1)
             self.depth += 1
             return min(self.counts, default=1)
 
-    def __exit__(self, *error: object) -> None:
+    def leave(self) -> None:
         with self.lock:
             self.depth -= 1
             if self.depth == 0:
                 self.inherited = False
-                for library, count in zip(controller().lib_controllers, self.counts, strict=True):
+                for library, count in zip(_libraries()[0], self.counts, strict=True):
                     if count > 1:
-                        library.set_num_threads(count)
+                        _set(library, count)
 
     def forked(self) -> None:
         """In the child of a fork nobody else holds it; its numbers are restored after the next."""
@@ -73,17 +92,40 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=HELD.forked)
 
 
-class Shared:
+class Alone:
+    """While it is entered, the BLAS runs on one thread: 3 µs.
+
+    That is a third of what `threadpoolctl`'s own context takes, and a prediction for a few
+    rows is made in twenty.
+    """
+
+    def __enter__(self) -> int:
+        """The number of threads that it had."""
+        allowed, (_, own) = HELD.enter(), _libraries()
+        self.own = [*map(_count, own)] if own else []
+        for library in own:
+            _set(library, 1)
+        return min(allowed, *self.own) if own else allowed
+
+    def __exit__(self, *error: object) -> None:
+        if self.own:
+            for library, count in zip(_libraries()[1], self.own, strict=True):
+                _set(library, count)
+        HELD.leave()
+
+
+class Shared(Alone):
     """While it is entered, the BLAS's threads are the runtime's."""
 
-    def __enter__(self) -> None:
-        runtime, allowed = native.runtime(), HELD.__enter__()
+    def __enter__(self) -> int:
+        runtime, allowed = native.runtime(), super().__enter__()
         self.before = runtime.use_threads(allowed)
         if self.before > allowed:  # as somebody has asked for
             runtime.use_threads(self.before)
+        return allowed
 
     def __exit__(self, *error: object) -> None:
-        HELD.__exit__()
+        super().__exit__(*error)
         native.runtime().use_threads(self.before)
 
 
@@ -93,4 +135,4 @@ def threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[obj
         return Shared()
     if max(n_in * n_out for n_in, n_out in pairwise(sizes)) * batch_size >= SMALL:
         return nullcontext()
-    return HELD
+    return Alone()
