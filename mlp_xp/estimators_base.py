@@ -48,6 +48,7 @@ from .estimators_solvers import (
     scores,
 )
 from .fitting import Run, copied
+from .guard import trains, turn, unchanged
 from .losses import Kind, Loss
 from .network import Network, initial_statistics, join
 from .training import CHUNK, Data, Step, stepper
@@ -91,7 +92,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        state.pop("_live", None)
+        turn(self)
+        for name in ("_live", "_guard"):
+            state.pop(name, None)
         return state
 
     def __sklearn_tags__(self) -> Any:
@@ -131,6 +134,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
         return True
 
+    @trains
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation_data: Any, *, once: bool) -> Self:
         place = place_of(X, self.device)
         with place.device.active():
@@ -415,6 +419,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)
             raise NotFittedError(f"This {type(self).__name__} instance is not fitted yet.")
+        before = turn(self)
+        try:
+            return self._asked(X, method, make)
+        finally:
+            unchanged(self, before)
+
+    def _asked(self, X: Any, method: str, make: Callable[[Live, Array], Any]) -> Any:
         place = place_of(X, self.device)
         check_place(self, X, method)
         with place.device.active():

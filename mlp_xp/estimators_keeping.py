@@ -28,6 +28,7 @@ from .estimators_arrays import to_host
 from .estimators_live import current_at_home, flat
 from .estimators_recipe import ACTIVATION_NAMES, LOG_LOSS, out_activation
 from .estimators_solvers import Descent
+from .guard import turn, unchanged
 from .losses import LOSSES
 from .model import MLP
 from .network import Network, initial_statistics, join, split
@@ -115,6 +116,7 @@ def _thing(value: Any) -> Any:
 
 def save(est: Any, path: str | os.PathLike[str]) -> None:
     """Write a fitted estimator, or leave `path` as it was."""
+    before = turn(est)
     live = current_at_home(est)
     network = live.recipe.network
     get = live.place.device.get
@@ -141,7 +143,9 @@ def save(est: Any, path: str | os.PathLike[str]) -> None:
     header = {"format": storage.FORMAT, "version": storage.VERSION}
     header |= {name: storage._to_json(name, value) for name, value in values.items()}
     header["sha256"] = storage._checksum(header, tensors)
-    storage.write_atomically(path, storage._serialise(tensors, header))
+    content = storage._serialise(tensors, header)
+    unchanged(est, before)
+    storage.write_atomically(path, content)
 
 
 def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
@@ -375,7 +379,7 @@ def to_sklearn(est: Any) -> Any:
             "This estimator was read from a file of MLP or mlp-xp train, whose scales and class "
             "names scikit-learn's has no place for. Use ours, or fit a new one."
         )
-    theirs = getattr(neural_network, type(est).__name__)()
+    before, theirs = turn(est), getattr(neural_network, type(est).__name__)()
     own, known, default = est.get_params(deep=False), theirs.get_params(), type(est)()
     for name, value in known.items():
         if own[name] is not value:
@@ -396,6 +400,7 @@ def to_sklearn(est: Any) -> Any:
     theirs._best_coefs, theirs._best_intercepts = _lists(network, best)
     if hasattr(est, "_optimizer"):
         theirs._optimizer = _their_optimizer(theirs, est._optimizer, network, live.recipe.optimizer)
+    unchanged(est, before)
     return theirs
 
 

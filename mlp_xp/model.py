@@ -22,6 +22,7 @@ from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
 from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
+from .guard import changes, trains, turn
 from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from .kernels import at_precision
 from .losses import LOSSES, Loss
@@ -55,6 +56,7 @@ from .training import (
 from .types import Array, Layer, State
 
 DEFAULT_BATCH = 128
+OWN = ("_recipe", "_guard")  # what every model makes for itself
 
 
 class LearningRates(NamedTuple):
@@ -187,6 +189,7 @@ class MLP:
     # -- state ---------------------------------------------------------------
 
     @on_device
+    @trains
     def reset(self) -> None:
         """Back to the initial weights, with no history."""
         theta = [
@@ -220,6 +223,15 @@ class MLP:
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
 
+    def _state(self) -> State:
+        """The state reached, of a whole step: `ModelBusy` while another thread trains.
+
+        A training writes to arrays of its own, so what was reached before it began stays whole.
+        """
+        state = self._run.state
+        turn(self)
+        return state
+
     @property
     def history(self) -> dict[str, list[Any]]:
         """One list a quantity, one entry an epoch: epoch, loss, validation_loss, rate, …"""
@@ -245,10 +257,11 @@ class MLP:
     def parameters(self) -> dict[str, Array]:
         """W1, b1, gain1, P1, W2 … by name, on the device, (…, n_out, n_in) each: a copy."""
         xp = self.device.xp
-        layers = split(self.network, xp, xp.asarray(self._run.state.theta, copy=True))
+        layers = split(self.network, xp, xp.asarray(self._state().theta, copy=True))
         return {slot.name: getattr(layers[slot.layer], slot.field) for slot in self.network.slots}
 
     @on_device
+    @changes
     def set_parameters(self, **parameters: Any) -> None:
         """Replace parameters by name: arrays of the shapes in `parameters`, any kind of float.
 
@@ -290,6 +303,7 @@ class MLP:
     # -- training ------------------------------------------------------------
 
     @on_device
+    @trains
     def fit(
         self,
         X: Any,
@@ -322,7 +336,8 @@ class MLP:
         layout           "rows" for X (m, n_features) and Y (m, n_out), or "columns": of this
                          call, its validation data, and all later calls that are given none
 
-        A second call goes on where the first ended, with the optimiser's moments. Raises
+        A second call goes on where the first ended, with the optimiser's moments. Meanwhile
+        callbacks may ask the model, and other threads are refused (`guard.ModelBusy`). Raises
         `TrainingDiverged` if the loss stops being finite, keeping the last good weights;
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
@@ -390,7 +405,7 @@ class MLP:
         if lowest >= highest:
             raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
         steps = checks.integer("steps", steps, 3)
-        size, state = _batch_size(batch_size, data.m), self._run.state
+        size, state = _batch_size(batch_size, data.m), self._state()
         rates = np.geomspace(lowest, highest, steps)
         losses: list[float] = []
         xp, start, epoch = self.device.xp, 0, 0
@@ -422,7 +437,7 @@ class MLP:
     def _scores(self, X: Any, layout: Layout | None) -> Array:
         args = (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
-        return scores_of(self._recipe, self.device.xp, self._run.state, rows)
+        return scores_of(self._recipe, self.device.xp, self._state(), rows)
 
     def _laid(self, answer: Array, layout: Layout | None) -> Array:
         """An answer (n_out, m) as its question lay."""
@@ -468,7 +483,7 @@ class MLP:
         the model's dtype.
         """
         size, xp = checks.integer("batch_size", batch_size, 1), self.device.xp
-        recipe, state = self._recipe, copied(self.device, self._run.state)
+        recipe, state = self._recipe, copied(self.device, self._state())
         fast = None
         if self.device.predictor is not None:
             layers, plain = split(self.network, xp, state.theta), recipe
@@ -509,7 +524,7 @@ class MLP:
         With a `preparation` that scales targets, the loss is that of the scaled ones.
         """
         data = self._data(X, Y, sample_weight, layout)
-        found = evaluate(self._recipe, self.device.xp, self._run.state, data)
+        found = evaluate(self._recipe, self.device.xp, self._state(), data)
         loss, score = (self.device.get(value) for value in found)
         return Score(loss, score) if self.leading else Score(float(loss), float(score))
 
@@ -553,8 +568,8 @@ class MLP:
     @on_device
     def __getstate__(self) -> dict[str, Any]:
         """All but what `reset` makes, arrays on the host."""
-        kept = {name: value for name, value in vars(self).items() if name != "_recipe"}
-        kept["_run"] = replace(self._run, state=_moved(self._run.state, self.device.get))
+        kept = {name: value for name, value in vars(self).items() if name not in OWN}
+        kept["_run"] = replace(self._run, state=_moved(self._state(), self.device.get))
         for argument in ("optimizer", "initializers"):
             kept[argument] = portable(argument.rstrip("s"), kept[argument])
         return kept
@@ -575,10 +590,12 @@ class MLP:
         shared = ("_recipe", "_run", "network", "initializers", "optimizer", "device")
         other = type(self).__new__(type(self))
         memo[id(self)] = other
-        for name, value in vars(self).items():
+        run, state = self._run, self._state()
+        for name, value in list(vars(self).items()):
+            if name == "_guard":
+                continue
             setattr(other, name, value if name in shared else deepcopy(value, memo))
-        run = self._run
-        state = copied(self.device, run.state)
+        state = copied(self.device, state)
         other._run = replace(run, state=state, history=deepcopy(run.history, memo))
         self.device.synchronize()
         return other

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from .devices import Device
 from .devices import device as find_device
 from .fitting import Run
+from .network import split
 from .optimizers import OPTIMIZERS
 from .prepared import Preparation
 from .types import State
@@ -72,7 +73,8 @@ def save(
     metadata that JSON cannot hold; OSError where the file cannot be written.
     """
     _check_named(model.config)
-    run, kept = model._run, dict(model.metadata if metadata is None else metadata)
+    run, state = model._run, model._state()
+    kept = dict(model.metadata if metadata is None else metadata)
     if "preparation" in kept:
         raise ValueError(
             "metadata has an entry 'preparation', which a file keeps for what the model itself "
@@ -82,14 +84,14 @@ def save(
         kept["preparation"] = model.preparation.to_json()
     values = {
         "config": model.config,
-        "step": run.state.step,
+        "step": state.step,
         "epoch": run.epoch,
         "history": run.history,
         "metadata": kept,
     }
     header = {"format": FORMAT, "version": VERSION}
     header |= {name: _to_json(name, value) for name, value in values.items()}
-    tensors = _tensors(model)
+    tensors = _tensors(model, state)
     header["sha256"] = _checksum(header, tensors)
     write_atomically(path, _serialise(tensors, header))
 
@@ -192,9 +194,10 @@ def _layout(model: MLP) -> dict[str, tuple[int, ...]]:
     return {name: (*leading, *shape) for name, shape in shapes.items()}
 
 
-def _tensors(model: MLP) -> Tensors:
-    get, state = model.device.get, model._run.state
-    tensors = {name: get(W) for name, W in model.parameters.items()}
+def _tensors(model: MLP, state: State) -> Tensors:
+    get, layers = model.device.get, split(model.network, model.device.xp, state.theta)
+    slots = model.network.slots
+    tensors = {slot.name: get(getattr(layers[slot.layer], slot.field)) for slot in slots}
     running, start = get(state.running), 0
     for name, n in _running_names(model):
         tensors[name] = running[..., start : start + n, None]

@@ -17,6 +17,7 @@ PACKAGE = Path(mlp_xp.__file__).parent
 ORDER = [
     "types",
     "pickling",
+    "guard",
     "activations",
     "losses",
     "draws",
