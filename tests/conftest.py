@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 # Before NumPy is loaded: small products on two threads that wait for each other are up
@@ -162,6 +163,17 @@ def counting(cupy: Any) -> Any:
 def random() -> np.random.Generator:
     """Random inputs, the same in every run."""
     return np.random.default_rng(20220530)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as Python answers it, here and in processes that are started.
+
+    A job that a shell starts in the background is told to ignore it, and so is what that starts.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def tolerance(dtype: Any, terms: int = 1) -> dict[str, float]:

@@ -613,6 +613,7 @@ def test_resuming_on_a_file_wants_its_name(run: Run) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "beside"])
 def test_ctrl_c_saves_the_last_whole_step_and_says_where(tmp_path: Path, existing: bool) -> None:
     if existing:
