@@ -411,14 +411,28 @@ def weights(argument: str, value: Any, m: int, device: Device, dtype: str) -> Ar
         )
     where = _checked_on(value, device)
     xp = where.xp
-    w = xp.astype(_put(argument, value, where), getattr(xp, dtype), copy=False)
+    with np.errstate(over="ignore"):  # an overflow is infinite, and reported below
+        w = xp.astype(_put(argument, value, where), getattr(xp, dtype), copy=False)
+        low, high, total = float(xp.min(w)), float(xp.max(w)), float(xp.sum(w))
     _finite(argument, w, where, dtype)
-    if float(xp.min(w)) < 0 or float(xp.sum(w)) == 0:
+    if low < 0 or high == 0:
         raise ValueError(
-            f"{argument} runs from {float(xp.min(w)):g} to {float(xp.max(w)):g}, but expected "
-            "weights ≥ 0 that are not all 0."
+            f"{argument} runs from {low:g} to {high:g}, but expected weights ≥ 0 that are not all "
+            "0."
         )
+    check_total(argument, total, dtype)
     return device.put(w)
+
+
+def check_total(argument: str, total: float, dtype: str) -> None:
+    """Weights are divided by their sum: it must be a normal number of the dtype."""
+    known = np.finfo(dtype)
+    if not float(known.tiny) <= total <= float(known.max):
+        raise ValueError(
+            f"{argument} sums to {total:g}, by which {dtype} cannot divide: expected a sum "
+            f"between {float(known.tiny):.3g} and {float(known.max):.3g}. Only the ratios of "
+            "weights count: divide them by their mean."
+        )
 
 
 def data(
