@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -16,6 +17,7 @@ from .devices import Device
 from .devices import device as find_device
 from .kernels import PRECISIONS
 from .losses import Kind
+from .optimizers import Optimizer
 from .prepared import AS_GIVEN, NO_SCALE, Preparation, Scale
 from .training import Data
 from .types import Array
@@ -97,6 +99,36 @@ def precision(value: Any, dtype: str) -> str:
             f"is {dtype}: expected dtype='float32' with it. Leave precision out for {dtype}."
         )
     return str(value)
+
+
+# of an optimiser's fields; a number at the end of a range in brackets is not in it
+RANGES = {
+    **dict.fromkeys(("rate", "weight_decay", "epsilon"), (0.0, math.inf, True)),
+    **dict.fromkeys(("beta1", "beta2", "decay"), (0.0, 1.0, True)),
+    "momentum": (0.0, 1.0, False),
+}
+
+
+def optimizer(value: Optimizer) -> Optimizer:
+    """An optimiser with numbers that mean something; fields of a user's own are his affair."""
+    for field in fields(value):
+        given = getattr(value, field.name)
+        if field.name in RANGES:
+            low, high, is_open = RANGES[field.name]
+            number(f"{type(value).__name__}.{field.name}", given, low, high, open_high=is_open)
+        if field.name == "epsilon_hat" and not isinstance(given, bool):
+            raise TypeError(
+                f"{type(value).__name__}.epsilon_hat is {given!r}, but expected a bool."
+            )
+    return value
+
+
+def seed(argument: str, value: Any) -> int:
+    """A whole number of 64 bits, the key of a stream of random numbers."""
+    checked = integer(argument, value, 0)
+    if checked >= 2**64:
+        raise ValueError(f"{argument} is {checked:g}, but expected less than 2**64.")
+    return checked
 
 
 def sizes(value: Any) -> tuple[int, ...]:
@@ -413,12 +445,12 @@ def weights(argument: str, value: Any, m: int, device: Device, dtype: str) -> Ar
     xp = where.xp
     with np.errstate(over="ignore"):  # an overflow is infinite, and reported below
         w = xp.astype(_put(argument, value, where), getattr(xp, dtype), copy=False)
-        low, high, total = float(xp.min(w)), float(xp.max(w)), float(xp.sum(w))
+        low, total = float(xp.min(w)), float(xp.sum(w))
     _finite(argument, w, where, dtype)
-    if low < 0 or high == 0:
+    if low < 0 or total == 0:
         raise ValueError(
-            f"{argument} runs from {low:g} to {high:g}, but expected weights ≥ 0 that are not all "
-            "0."
+            f"{argument} runs from {low:g} to {float(xp.max(w)):g}, but expected weights ≥ 0 that "
+            "are not all 0."
         )
     check_total(argument, total, dtype)
     return device.put(w)

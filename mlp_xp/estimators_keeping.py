@@ -29,12 +29,13 @@ from .estimators_live import current_at_home, flat
 from .estimators_recipe import ACTIVATION_NAMES, LOG_LOSS, out_activation
 from .estimators_solvers import Descent
 from .guard import turn, unchanged
+from .headers import HEADER, ModelFileError
 from .losses import LOSSES
 from .model import MLP
 from .network import Network, initial_statistics, join, split
 from .optimizers import Adam, Momentum, Optimizer
 from .prepared import NUMBERS, Preparation
-from .storage import ModelFileError, Tensors
+from .storage import Tensors
 from .types import Layer
 
 SESSION = ("device", "callbacks")
@@ -168,7 +169,7 @@ def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
 def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | None) -> Any:
     """Read an estimator of the class."""
     header, tensors = storage._read(path)
-    values = {name: json.loads(header[name]) for name in storage.HEADER}
+    values = {name: json.loads(header[name]) for name in HEADER}
     if "estimator" not in values["config"]:
         return _from_mlp(cls, path, device)
     found = values["config"]["estimator"]

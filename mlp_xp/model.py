@@ -654,11 +654,11 @@ def _seeds(seed: int | Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     if isinstance(seed, list | tuple | range | np.ndarray):
-        seeds = tuple(checks.integer(f"seed[{i}]", s, 0) for i, s in enumerate(seed))
+        seeds = tuple(checks.seed(f"seed[{i}]", s) for i, s in enumerate(seed))
         if not seeds:
             raise ValueError("seed is an empty list, but expected at least one number.")
         return seeds, (len(seeds),)
-    return (checks.integer("seed", seed, 0),), ()
+    return (checks.seed("seed", seed),), ()
 
 
 def _optimizer(
@@ -672,7 +672,7 @@ def _optimizer(
     if weight_decay is not None:
         decay = checks.number("weight_decay", weight_decay, 0, math.inf)
         optimizer = replace(optimizer, weight_decay=decay)
-    return optimizer
+    return checks.optimizer(optimizer)
 
 
 def _optimizer_config(optimizer: Optimizer) -> dict[str, Any]:

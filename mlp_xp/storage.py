@@ -28,9 +28,17 @@ import numpy.typing as npt
 from .devices import Device
 from .devices import device as find_device
 from .fitting import Run
+from .headers import (
+    HEADER,
+    MISUSED,
+    ModelFileError,
+    check_finite,
+    check_sizes,
+    parsed,
+    preparation,
+)
 from .network import split
 from .optimizers import OPTIMIZERS
-from .prepared import Preparation
 from .types import State
 
 if TYPE_CHECKING:
@@ -39,13 +47,8 @@ if TYPE_CHECKING:
 FORMAT = "mlp_xp"
 VERSION = "1"
 SUFFIX = ".safetensors"
-HEADER = ("config", "step", "epoch", "history", "metadata")
 
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
-
-
-class ModelFileError(ValueError):
-    """A file that is not a whole, unaltered model of this version."""
 
 
 class EstimatorFileError(ModelFileError):
@@ -106,36 +109,57 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
 
     where = find_device(device)
     header, tensors = _read(path)
+    values = parsed(path, header)
+    config = values["config"]
+    if "estimator" in config:
+        raise EstimatorFileError(path, str(config["estimator"])[:100])
     try:
-        values = {name: json.loads(header[name]) for name in HEADER}
-        if "estimator" in values["config"]:
-            raise EstimatorFileError(path, values["config"]["estimator"])
-        choice = dict(values["config"].pop("optimizer"))
+        check_sizes(path, config, tensors)
+        choice = dict(config.pop("optimizer"))
         optimizer = OPTIMIZERS[choice.pop("name")](**choice)
-        model = MLP(**values["config"], optimizer=optimizer, device=where)
-    except EstimatorFileError:
+        model = MLP(**config, optimizer=optimizer, device=where)
+    except ModelFileError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except MISUSED as error:
         raise ModelFileError(
-            f"{path} describes a model that cannot be built here: {error} If it was saved "
-            "with rows of your own (say, in ACTIVATIONS), add them before loading."
+            f"{path} describes a model that cannot be built here: {str(error)[:500]} If it was "
+            "saved with rows of your own (say, in ACTIVATIONS), add them before loading."
         ) from None
     _check_layout(path, tensors, _layout(model), model.dtype)
+    check_finite(path, tensors)
     state = _state(model, tensors, values["step"])
     _check_connections(path, model, state)
-    history = values["history"]
-    if model.leading:
-        history = {name: [_entry(value) for value in h] for name, h in history.items()}
-    model._run = Run(state, values["epoch"], history)
+    model._run = Run(state, values["epoch"], _history(path, model, values["history"]))
     model.metadata = values["metadata"]
     stored = model.metadata.pop("preparation", None)
-    try:
-        model.preparation = None if stored is None else Preparation.from_json(stored)
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} was not written by this mlp_xp: {error} Only that knows what it predicts from."
-        ) from None
+    if stored is not None:
+        found = preparation(path, stored, model.dtype, model.loss.kind)
+        try:
+            model.preparation = found
+        except MISUSED as error:
+            raise ModelFileError(
+                f"{path} was not written by this mlp_xp: {str(error)[:500]} Only that knows what "
+                "it predicts from."
+            ) from None
     return model
+
+
+def _history(
+    path: str | os.PathLike[str], model: MLP, stored: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Lists with a number an epoch, or an array where there are several networks."""
+    n = len(model.seeds)
+    for name, entries in stored.items():
+        for i, entry in enumerate(entries):
+            if isinstance(entry, list) and not (model.leading and len(entry) == n):
+                raise ModelFileError(
+                    f"{path} does not fit its own config: history[{name!r}][{i}] has "
+                    f"{len(entry)} numbers, but there "
+                    + (f"are {n} networks." if model.leading else "is one network.")
+                )
+    if not model.leading:
+        return stored
+    return {name: [_entry(value) for value in entries] for name, entries in stored.items()}
 
 
 def _check_named(config: Mapping[str, Any]) -> None:
@@ -362,3 +386,6 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+__all__ = ["EstimatorFileError", "ModelFileError", "load", "save", "write_atomically"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -56,6 +57,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="LIBRARY",
         help="fail instead of skipping where this library (torch, cupy) cannot run",
+    )
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="try every mutation of files, not a sample",
+    )
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="the sample of mutations to try, as a failed run printed it",
     )
 
 
@@ -163,6 +176,17 @@ def counting(cupy: Any) -> Any:
 def random() -> np.random.Generator:
     """Random inputs, the same in every run."""
     return np.random.default_rng(20220530)
+
+
+@pytest.fixture
+def sample(request: pytest.FixtureRequest) -> int | None:
+    """The seed of this run's sample, which a failure shows; None: everything is tried."""
+    if request.config.getoption("--exhaustive"):
+        return None
+    seed = request.config.getoption("--seed")
+    seed = int(time.time()) // 86400 if seed is None else int(seed)
+    print(f"repeat with --seed {seed}")
+    return seed
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ ORDER = [
     "checks",
     "model",
     "inspection",
+    "headers",
     "storage",
     "estimators_arrays",
     "estimators_data",

@@ -248,7 +248,7 @@ def test_an_altered_header_is_noticed(tmp_path: Path, name: str) -> None:
 def test_a_config_that_describes_nothing_is_refused(tmp_path: Path, config: str) -> None:
     MLP((5, 3, 2)).save(tmp_path / "m")
     forge(tmp_path / "m", config=config)
-    with pytest.raises(ModelFileError, match="cannot be built here"):
+    with pytest.raises(ModelFileError, match=r"cannot be built here|its config"):
         MLP.load(tmp_path / "m")
 
 
