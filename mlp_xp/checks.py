@@ -19,6 +19,7 @@ from .kernels import PRECISIONS
 from .losses import Kind
 from .optimizers import Optimizer
 from .prepared import AS_GIVEN, NO_SCALE, Preparation, Scale
+from .schedules import Schedule
 from .training import Data
 from .types import Array
 
@@ -120,6 +121,23 @@ def optimizer(value: Optimizer) -> Optimizer:
             raise TypeError(
                 f"{type(value).__name__}.epsilon_hat is {given!r}, but expected a bool."
             )
+    return value
+
+
+def schedule(value: Schedule) -> Schedule:
+    """A schedule with numbers that mean something; fields of a user's own are his affair."""
+    for field in fields(value):
+        given, name = getattr(value, field.name), f"{type(value).__name__}.{field.name}"
+        if field.name in ("every", "steps", "patience"):
+            integer(name, given, 0 if field.name == "patience" else 1)
+        elif field.name in ("power", "drop", "decay", "final", "start", "threshold", "lowest"):
+            number(name, given, 0, math.inf)
+        elif field.name == "warm":
+            number(name, given, 0, 1)
+        elif field.name == "then":
+            if not isinstance(given, Schedule):
+                raise TypeError(f"{name} is {given!r}, but expected a Schedule.")
+            schedule(given)
     return value
 
 

@@ -187,6 +187,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             network = network_of(parameters, sizes)
             recipe = recipe_of(parameters, network, loss, place.device, self._dtype)
             live = live._replace(recipe=recipe, parameters=parameters, step=None)
+        if self.solver != "lbfgs" and not hasattr(self, "loss_curve_"):  # the last fit was by it
+            self._forget()
         problem = self._problem(live, rows, targets, y, weights, validation_data, once)
         state = State(flat(live), (), live.running, 0)
         self._live = live

@@ -182,6 +182,8 @@ def descend(
         return descent.rates.since(run.state.step - began)
 
     est.n_iter_ = 0
+    if not est.early_stopping and est.best_loss_ is None:  # the last fit watched a score
+        est.best_loss_ = np.inf
     try:
         with progress_bar(steps, est.progress and not once) as bar, Interrupts() as interrupts:
 

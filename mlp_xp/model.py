@@ -361,7 +361,7 @@ class MLP:
             batch_size=_batch_size(batch_size, data.m),
             seeds=self.seeds,
             leading=self.leading,
-            schedule=schedule,
+            schedule=checks.schedule(schedule),
             shuffle=bool(shuffle),
             early_stopping=early_stopping,
             callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks),

@@ -431,3 +431,14 @@ def test_weights_of_classes_that_are_negative_are_refused() -> None:
     X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
     with pytest.raises(ValueError, match=r"class_weight is multiplied into it"):
         MLPClassifier(class_weight={0: -1.0}, max_iter=2).fit(X, y)
+
+
+def test_what_is_watched_may_change_between_calls() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    est = MLPClassifier((5,), max_iter=2, early_stopping=True, warm_start=True, random_state=0)
+    est.fit(X, y)
+    est.set_params(early_stopping=False).fit(X, y)
+    assert np.isfinite(est.best_loss_)
+    est = MLPClassifier((5,), max_iter=200, solver="lbfgs", random_state=0).fit(X, y)
+    est.set_params(solver="adam").partial_fit(X, y)
+    assert len(est.loss_curve_) == 1

@@ -216,3 +216,97 @@ def test_a_header_that_was_changed_is_refused_or_works(
             wrong[name] = found
     assert not wrong, "\n".join(f"{name}: {found}" for name, found in wrong.items())
     assert min(counts.values()) > 0
+
+
+# -- estimators --------------------------------------------------------------------
+
+ROWS = X.T.astype("float64")
+LABELS = np.array(["ant", "bee", "cow"])[np.arange(len(ROWS)) % 3]
+
+
+def estimators() -> dict[str, tuple[Any, Any]]:
+    """Estimators and what they are fitted to."""
+    from mlp_xp import MLPClassifier, MLPRegressor
+    from mlp_xp.optimizers import Momentum
+    from mlp_xp.schedules import WarmUp
+
+    few = {"hidden_layer_sizes": (4, 3), "max_iter": 3, "batch_size": 10, "random_state": 0}
+    return {
+        "classifier": (MLPClassifier(**few), LABELS),
+        "two classes": (MLPClassifier(solver="sgd", class_weight={0: 2.0, 1: 1.0}, **few), None),
+        "everything": (
+            MLPClassifier(
+                solver=Momentum(0.01, momentum=0.8),
+                learning_rate=WarmUp(3),
+                normalization="batch",
+                dropout=[0.1, 0.0],
+                residual=True,
+                early_stopping=True,
+                activation=["gelu", "tanh"],
+                dtype="float32",
+                clip_norm=1.0,
+                label_smoothing=0.1,
+                **few,
+            ),
+            LABELS,
+        ),
+        "regressor": (MLPRegressor(solver="lbfgs", **few), ROWS[:, 0]),
+    }
+
+
+# errors of `fit` that say what is wrong with a parameter that may be so
+ASKED_FOR = (
+    "non-finite parameter weights",
+    "validation set is too small",
+    "The 'test_size' parameter of train_test_split",
+    "sample_weight sums to inf",
+)
+
+
+def estimator_used(est: Any, y: Any, path: Path) -> None:
+    """All that one does with an estimator."""
+    if hasattr(est, "classes_"):
+        y = est.classes_[np.arange(len(y)) % len(est.classes_)]
+    est.predict(ROWS)
+    est.score(ROWS, y)
+    repr(est)
+    if hasattr(est, "predict_proba"):
+        est.predict_proba(ROWS)
+    est.save(path)
+    type(est).load(path)
+    est.max_iter = 2  # as long as one has asked for is long
+    try:
+        if est.solver != "lbfgs" and getattr(est, "class_weight", None) != "balanced":
+            est.partial_fit(ROWS, y, validation_data=(ROWS, y))
+        est.fit(ROWS, y)
+    except ValueError as error:
+        if not any(message in str(error) for message in ASKED_FOR):
+            raise
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["classifier", "two classes", "everything", "regressor"])
+def test_an_estimators_header_that_was_changed_is_refused_or_works(
+    kind: str, sample: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.setenv("MLP_XP_NATIVE", "0")
+    path, again = tmp_path / "model.safetensors", tmp_path / "again.safetensors"
+    est, y = estimators()[kind]
+    y = np.arange(len(ROWS)) % 2 if y is None else y
+    est.fit(ROWS, y)
+    est.save(path)
+    header, tensors = read(path)
+    load = type(est).load
+    assert outcome(lambda: estimator_used(load(path), y, again)) == "works"
+    wrong = dict[str, str]()
+    counts = {"works": 0, "refused": 0}
+    for name, part, text in chosen(list(mutants(header)), sample):
+        write(path, {**header, part: text}, tensors)
+        found = outcome(lambda: estimator_used(load(path), y, again))
+        if found in counts:
+            counts[found] += 1
+        else:
+            wrong[name] = found
+    assert not wrong, "\n".join(f"{name}: {found}" for name, found in wrong.items())
+    assert min(counts.values()) > 0

@@ -41,6 +41,7 @@ ORDER = [
     "estimators_recipe",
     "estimators_live",
     "estimators_solvers",
+    "estimators_headers",
     "estimators_keeping",
     "estimators_base",
     "estimators",
