@@ -31,6 +31,7 @@ from .fitting import (
     one_epoch,
     progress_bar,
 )
+from .guard import training
 from .network import forward, split
 from .schedules import Schedule
 from .training import (
@@ -185,7 +186,8 @@ def descend(
     if not est.early_stopping and est.best_loss_ is None:  # the last fit watched a score
         est.best_loss_ = np.inf
     try:
-        with progress_bar(steps, est.progress and not once) as bar, Interrupts() as interrupts:
+        bars = progress_bar(steps, est.progress and not once)
+        with training(run), bars as bar, Interrupts() as interrupts:
 
             def after_steps(count: int) -> None:
                 bar.update(count)

@@ -9,9 +9,27 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, cast
+
+# threads, and what each of them trains: its `state` is replaced after every step. Whoever
+# forks waits until products that were begun on several threads of a BLAS are over
+TRAINING: list[tuple[int, Any]] = []
+
+
+@contextmanager
+def training(run: Any) -> Iterator[None]:
+    """While it is entered, this thread's steps can be waited for."""
+    entry = (threading.get_ident(), run)
+    TRAINING.append(entry)
+    try:
+        yield
+    finally:
+        if entry in TRAINING:
+            TRAINING.remove(entry)
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 

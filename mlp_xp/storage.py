@@ -17,8 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 FORMAT = "mlp_xp"
 VERSION = "1"
 SUFFIX = ".safetensors"
+LEFT = re.compile(rf"\.{FORMAT}-[0-9a-f]{{8}}\.tmp")  # files that are being written
+OLD = 600  # seconds after which one of them is locked, or nobody's
 
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
 
@@ -371,12 +376,16 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     try:
         # O_EXCL: never through a link laid there; 0o666: the umask decides.
         with open(os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            _lock(file.fileno())
             if place.exists():
                 os.chmod(spare, stat.S_IMODE(place.stat().st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(spare, place)
+            if os.name == "posix":  # while it is locked
+                os.replace(spare, place)
+        if os.name != "posix":  # where an open file has no other name
+            os.replace(spare, place)
     except BaseException:
         spare.unlink(missing_ok=True)
         raise
@@ -386,6 +395,43 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+    _sweep(place.parent)
+
+
+def _lock(file: int) -> bool:
+    """Show that a file is being written, for as long as it is open; whether nobody else does."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what writers left in a folder that were killed: files that nobody has locked.
+
+    Only the user's own, and none so new that its writer may not have come to lock it yet.
+    """
+    if os.name != "posix":
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if LEFT.fullmatch(entry.name):
+                with suppress(OSError):
+                    _delete_left(entry.path)
+
+
+def _delete_left(path: str) -> None:
+    left = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        found = os.fstat(left)
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        if ours and found.st_mtime < time.time() - OLD and _lock(left):
+            os.unlink(path)
+    finally:
+        os.close(left)
 
 
 __all__ = ["EstimatorFileError", "ModelFileError", "load", "save", "write_atomically"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -327,3 +328,38 @@ def test_a_process_forked_in_a_callback_may_ask() -> None:
 
     model.fit(X, Y, epochs=2, callbacks=fork, progress=False)
     assert codes == [0, 0]
+
+
+FORKS = """
+import os, sys, threading, time, warnings
+import numpy as np
+from mlp_xp import MLP
+warnings.simplefilter("ignore")
+X, y = np.random.default_rng(0).normal(size=(784, 2000)).astype("f"), np.arange(2000) % 10
+model, count = MLP((784, 100, 10)), 0
+fit = lambda: model.fit(X, y, epochs=20, validation_data=(X, y), progress=False)
+worker = threading.Thread(target=fit)
+worker.start()
+while worker.is_alive():
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    count += 1
+    time.sleep(0.001)
+worker.join()
+straight = MLP((784, 100, 10)).fit(X, y, epochs=20, validation_data=(X, y), progress=False)
+assert model.epochs_trained == 20 and count > 5, count
+print(np.abs(model.parameters["W1"] - straight.parameters["W1"]).max(), count)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_forks_during_a_training_do_not_stop_it(native: str) -> None:
+    """With a BLAS on two threads, which waits for itself if it is forked at work."""
+    known = {**os.environ, "MLP_XP_NATIVE": native, "OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", FORKS]
+    done = subprocess.run(command, env=known, check=False, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert float(done.stdout.split()[0]) < 1e-2  # products on one thread are rounded otherwise

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import pairwise
 from typing import Any
 
+from ..guard import TRAINING
 from . import native
 from .blas import controller
 
@@ -27,6 +29,7 @@ from .blas import controller
 # batch 32 (2.5 million), 1544 and 2216 for 64-[128]×8-10, batch 256 (4.2); 573 and 476 for
 # 784-100-10, batch 200 (16).
 SMALL = 8_000_000
+PATIENCE = 5.0  # seconds that a fork waits for a step of another thread
 
 
 def _count(library: Any) -> int:
@@ -88,8 +91,49 @@ class _Held:
 
 
 HELD = _Held()
+
+
+class _Fork:
+    """No fork while a training in another thread is within a product on several threads.
+
+    OpenBLAS stops its threads at a fork, and waits for them for ever if they are at work. So
+    whoever forks sets it to one thread, and waits until every training has ended the step, or
+    the evaluation, in which it was. Tables of the runtime see to it themselves.
+    """
+
+    def __init__(self) -> None:
+        self.waited = threading.local()
+
+    def before(self) -> None:
+        me, until = threading.get_ident(), time.monotonic() + PATIENCE
+        others = [entry for entry in TRAINING if entry[0] != me]
+        self.waited.held = bool(others)
+        if not others:
+            return
+        HELD.enter()
+        seen = [(entry, entry[1].state) for entry in others]
+        while any(entry in TRAINING and entry[1].state is state for entry, state in seen):
+            if time.monotonic() > until:  # it does something else, in a callback of the user's
+                return
+            time.sleep(0.0005)
+
+    def after_in_parent(self) -> None:
+        if self.waited.held:
+            HELD.leave()
+
+    def after_in_child(self) -> None:
+        HELD.forked()
+        me = threading.get_ident()
+        TRAINING[:] = [entry for entry in TRAINING if entry[0] == me]
+
+
+FORK = _Fork()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=HELD.forked)
+    os.register_at_fork(
+        before=FORK.before,
+        after_in_parent=FORK.after_in_parent,
+        after_in_child=FORK.after_in_child,
+    )
 
 
 class Alone:
