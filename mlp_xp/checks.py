@@ -15,6 +15,7 @@ import numpy as np
 
 from .devices import Device
 from .devices import device as find_device
+from .fitting import EarlyStopping
 from .kernels import PRECISIONS
 from .losses import Kind
 from .optimizers import Optimizer
@@ -89,6 +90,40 @@ def number(argument: str, value: Any, low: float, high: float, *, open_high: boo
         end = ")" if open_high or math.isinf(high) else "]"
         raise ValueError(f"{argument} is {value}, but expected a number in [{low}, {high}{end}.")
     return checked
+
+
+def dropout(value: Any) -> float:
+    """A rate of dropout; it is drawn in 16 bits, and must leave something."""
+    rate = number("dropout", value, 0, 1, open_high=True)
+    if round(rate * 2**16) == 2**16:
+        raise ValueError(
+            f"dropout is {value}, which rounded to 16 bits drops everything: expected at most "
+            f"{1 - 2**-16}."
+        )
+    return rate
+
+
+def clip_norm(value: float | None, dtype: str) -> float | None:
+    """The largest norm of a gradient, as a normal number of a dtype."""
+    if value is None:
+        return None
+    known = np.finfo(dtype)
+    return min(max(value, float(known.tiny)), float(known.max))
+
+
+def early_stopping(value: Any) -> EarlyStopping | None:
+    """A rule, of `True`, of the epochs of patience, or of itself."""
+    if value is None or isinstance(value, bool):
+        return EarlyStopping() if value else None
+    if isinstance(value, Integral):
+        return EarlyStopping(integer("early_stopping", value, 1))
+    if not isinstance(value, EarlyStopping):
+        raise TypeError(
+            f"early_stopping is {value!r}, but expected True, epochs of patience, or EarlyStopping."
+        )
+    integer("EarlyStopping.patience", value.patience, 1)
+    number("EarlyStopping.threshold", value.threshold, -math.inf, math.inf)
+    return value
 
 
 def precision(value: Any, dtype: str) -> str:
@@ -417,8 +452,10 @@ def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device, several
             "Convert them with Y.astype(int); for numbers to be predicted use another loss, "
             "such as 'squared_error'."
         )
+    if xp.isdtype(Y.dtype, "bool"):
+        Y = xp.astype(Y, xp.int64)
+    low, high = int(xp.min(Y)), int(xp.max(Y))  # before a cast makes other numbers of them
     Y = xp.astype(Y, xp.int64, copy=False)
-    low, high = int(xp.min(Y)), int(xp.max(Y))
     if low < 0 or high >= n_out:
         raise ValueError(
             f"{argument} holds labels from {low} to {high}, but the network has {n_out} outputs: "
@@ -445,7 +482,8 @@ def parameter(name: str, value: Any, shape: tuple[int, ...], device: Device, dty
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, but expected {shape}.")
     xp = device.xp
-    array = xp.astype(_put(name, value, device), getattr(xp, dtype), copy=False)
+    with np.errstate(over="ignore"):  # an overflow in the cast is reported below
+        array = xp.astype(_put(name, value, device), getattr(xp, dtype), copy=False)
     _finite(name, array, device, dtype)
     return array
 

@@ -8,6 +8,7 @@ views of one flat vector where they live on the device that computes.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -214,6 +215,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
             )
+        if not np.isfinite(self.loss_):
+            warnings.warn(
+                f"The loss is {self.loss_}: nothing was learnt from batches with such a loss. "
+                "Scale X and y to a size of about one.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
         return self
 
     def _descend(
@@ -326,7 +334,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     ) -> Data:
         values = targets.values
         if values.ndim == 2:
-            values = np.ascontiguousarray(values, dtype=dtype_name(rows))
+            dtype = dtype_name(rows)
+            with np.errstate(over="ignore"):  # an overflow in the cast is reported below
+                values = np.ascontiguousarray(values, dtype=dtype)
+            narrowed = values.dtype.itemsize < targets.values.dtype.itemsize
+            if narrowed and not np.isfinite(values).all():
+                raise ValueError(
+                    f"y runs from {targets.values.min():g} to {targets.values.max():g}, which does "
+                    f"not fit {dtype}, the dtype of X: scale y, or pass X as float64."
+                )
         put = device.put
         return Data(rows, put(values), None if weights is None else put(weights))
 

@@ -28,6 +28,13 @@ FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any, Any]:
     """Rows on the device, and y on the host."""
+    for name, value in (("X", X), ("y", y)):
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        if kind in ("M", "m") and (name == "X" or est._is_regressor):
+            raise TypeError(
+                f"{name} has dtype {value.dtype}, but expected numbers: a date is none before a "
+                "unit and a beginning are chosen. Subtract one date, and divide by a timedelta."
+            )
     if is_foreign(X):
         rows = check_foreign(est, X, place, reset)
         y = check_array(y, ensure_2d=False, dtype="numeric" if est._is_regressor else None)

@@ -145,7 +145,7 @@ class MLP:
         self.network = Network(
             sizes=widths,
             activations=activations,
-            dropout=tuple(checks.number("dropout", rate, 0, 1, open_high=True) for rate in rates),
+            dropout=tuple(map(checks.dropout, rates)),
             normalization=normalization,
             residual=bool(residual),
             density=_positive("density", density, most=1.0),
@@ -210,7 +210,7 @@ class MLP:
             classes=self.device.put(np.arange(self.network.sizes[-1])),
             l2=self.l2,
             label_smoothing=self.label_smoothing,
-            clip_norm=self.clip_norm,
+            clip_norm=checks.clip_norm(self.clip_norm, self.dtype),
             clip_value=self.clip_value,
             precision=self.precision,
         )
@@ -350,10 +350,6 @@ class MLP:
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data, lies)
-        if isinstance(early_stopping, bool):
-            early_stopping = EarlyStopping() if early_stopping else None
-        elif isinstance(early_stopping, int):
-            early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
             schedule = checks.choose("schedule", SCHEDULES, schedule)
         plan = Plan(
@@ -363,7 +359,7 @@ class MLP:
             leading=self.leading,
             schedule=checks.schedule(schedule),
             shuffle=bool(shuffle),
-            early_stopping=early_stopping,
+            early_stopping=checks.early_stopping(early_stopping),
             callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks),
             progress=progress,
         )
