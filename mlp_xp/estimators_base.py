@@ -439,21 +439,18 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise NotFittedError(f"This {type(self).__name__} instance is not fitted yet.")
         before = turn(self)
         try:
-            return self._asked(X, method, make)
+            place = place_of(X, self.device)
+            check_place(self, X, method)
+            with place.device.active():
+                rows, live = check_rows(self, X, place), current(self, place)
+                if not hasattr(self, "preparation_"):
+                    return make(live, self._predictions(live, rows))
+                device, prepared = place.device, self.preparation_
+                rows = rows.toarray() if hasattr(rows, "tocsr") else rows
+                rows = prepared.inputs.apply(rows.T, device).T
+                return make(live, prepared.outputs.undo(self._predictions(live, rows), device))
         finally:
             unchanged(self, before)
-
-    def _asked(self, X: Any, method: str, make: Callable[[Live, Array], Any]) -> Any:
-        place = place_of(X, self.device)
-        check_place(self, X, method)
-        with place.device.active():
-            rows, live = check_rows(self, X, place), current(self, place)
-            if not hasattr(self, "preparation_"):
-                return make(live, self._predictions(live, rows))
-            device, prepared = place.device, self.preparation_
-            rows = rows.toarray() if hasattr(rows, "tocsr") else rows
-            rows = prepared.inputs.apply(rows.T, device).T
-            return make(live, prepared.outputs.undo(self._predictions(live, rows), device))
 
     def _predictions(self, live: Live, rows: Any) -> Array:
         """What the scores of rows stand for: (n_outputs, m)."""

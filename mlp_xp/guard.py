@@ -59,13 +59,14 @@ def turn(model: Any) -> int:
 
     What was read between two calls with the same result was not written to meanwhile.
     """
-    guard = vars(model).get("_guard")
+    guard = model.__dict__.get("_guard")
     if guard is None:
         return 0
     holder = guard.holder
     if holder is not None and holder[0] != threading.get_ident():
         raise ModelBusy(_during(model, holder))
-    return int(guard.turn)
+    found: int = guard.turn
+    return found
 
 
 def unchanged(model: Any, since: int) -> None:
