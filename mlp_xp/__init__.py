@@ -1,5 +1,6 @@
 """Multilayer perceptrons on NumPy and CuPy arrays, from one set of kernels."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
@@ -13,8 +14,11 @@ from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
 if TYPE_CHECKING:
+    from .data import load_table as load_table
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
+    from .preparation import model_for as model_for
+    from .preparation import prepare as prepare
 
 __version__ = "0.1.0"
 
@@ -40,14 +44,20 @@ __all__ = [
 ]
 
 
+ESTIMATORS = ("MLPClassifier", "MLPRegressor")
+OF_DATA = {"load_table": "data", "model_for": "preparation", "prepare": "preparation"}
+
+
 def __dir__() -> list[str]:
     """What is public: modules, and names that they import, are not."""
-    return sorted([*__all__, "MLPClassifier", "MLPRegressor", "__version__"])
+    return sorted([*__all__, *ESTIMATORS, *OF_DATA, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """The estimators, when asked for: scikit-learn takes ten times as long to import as NumPy."""
-    if name not in ("MLPClassifier", "MLPRegressor"):
+    """What is imported when asked for: scikit-learn takes ten times as long as NumPy."""
+    if name in OF_DATA:
+        return getattr(import_module(f".{OF_DATA[name]}", __name__), name)
+    if name not in ESTIMATORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
         from . import estimators

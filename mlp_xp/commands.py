@@ -1,4 +1,4 @@
-"""The commands predict, evaluate and devices, and what all commands share.
+"""The commands evaluate and devices, and what all commands share.
 
 What people read goes through `say`: to standard output, or to standard error under
 --json, where the document a command returns is all that standard output gets.
@@ -14,15 +14,17 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from . import report
 from .data import VARIABLE, Dataset, Request, load
 from .devices import device as find_device
 from .devices import devices
 from .fingerprint import Fingerprint
 from .model import MLP
-from .preparation import split
+from .preparation import split, take
 from .prepared import NUMBERS, Preparation
-from .readers import Rows
-from .storage import EstimatorFileError, check_writable, write_atomically
+from .readers import Rows, listed
+from .report import described
+from .storage import EstimatorFileError
 
 Document: TypeAlias = dict[str, Any] | list[Any]
 Arguments: TypeAlias = argparse.Namespace
@@ -44,13 +46,20 @@ def say(args: Arguments, text: str) -> None:
     print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
 
+def warn(text: str) -> None:
+    """A line for people that is no result: to standard error."""
+    print(f"mlp-xp: {text}", file=sys.stderr, flush=True)
+
+
 def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     """The options that say how data are read."""
-    target = "CSV column to predict; repeat it for several"
+    target = "a table's column to predict; repeat it for several"
+    gap = "a word that stands for a gap in a table, beside NA, null, ? and the like"
     labels = "labels of a .npy or IDX file of examples"
     folder = f"folder of fashion-mnist (default: ${VARIABLE}, then that of Debian's package)"
     add = parser.add_argument
     add("--target", action="append", default=[], metavar="NAME", help=target)
+    add("--missing", action="append", default=[], metavar="WORD", help=gap)
     add("--labels", metavar="FILE", help=labels)
     add("--data-dir", metavar="DIR", help=folder)
     add("--device", default="cpu", metavar="NAME", help="see mlp-xp devices (default: cpu)")
@@ -61,7 +70,7 @@ def usage_error(message: object) -> NoReturn:
     raise Halt(2, str(message))
 
 
-# -- predict, evaluate -------------------------------------------------------------
+# -- evaluate -------------------------------------------------------------
 
 
 def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Preparation]:
@@ -104,21 +113,52 @@ def _of_estimator(path: str, name: str, device: str) -> MLP:
     return model
 
 
-def read_data(source: str, args: Arguments, prepared: Preparation, labelled: bool) -> Dataset:
-    """Data for a trained model: by name the columns it was trained on."""
+def read_data(
+    source: str,
+    args: Arguments,
+    prepared: Preparation,
+    labelled: bool,
+    ids: tuple[str, ...] = (),
+) -> Dataset:
+    """Data for a trained model: by name the columns it was trained on, else all but `ids`.
+
+    ids  a table's columns that are to be copied: text, if the model does not take them
+    """
     target = tuple(args.target) or (prepared.target if labelled else ())
+    table = prepared.table
+    others = tuple(name for name in ids if name not in prepared.features)
     request = Request(
         target=target,
         features=prepared.features,
+        missing=tuple(args.missing),
+        text=(() if table is None else table.text) + others,
+        drop=() if prepared.features else ids,
         labels=args.labels,
         folder=args.data_dir,
         labelled=labelled,
     )
-    return load(source, request)
+    data = load(source, request)
+    for note in data.notes:
+        warn(note)
+    if data.table is not None and table is not None:
+        table.check(data.name, data.X)
+        for name, (n, word) in table.unknown(data.X).items():
+            rows = f"{n:,} row{'s hold words' if n > 1 else ' holds a word'}"
+            warn(f"column {name!r}: {rows} that training did not meet, such as {word!r}")
+    return data
 
 
 def check_features(model: MLP, data: Dataset, path: str) -> None:
     """The file has as many features as the model takes."""
+    if model.preparation is not None and model.preparation.table is not None:
+        if data.table is None:
+            names = listed(model.preparation.features)
+            raise Halt(
+                1,
+                f"{data.name} is no table with names, but {path} was trained on one: expected "
+                f"the columns {names}.",
+            )
+        return
     expected, found = model.network.sizes[0], data.X.shape[1]
     if expected != found:
         raise Halt(
@@ -128,31 +168,102 @@ def check_features(model: MLP, data: Dataset, path: str) -> None:
         )
 
 
-def answers(model: MLP, rows: Rows) -> Rows:
+def answers(model: MLP, rows: Any) -> Rows:
     """Predictions as the file would say them: (m,), or (m, n_targets)."""
     return model.device.get(model.predict(rows, layout="rows"))
 
 
-def probabilities(model: MLP, rows: Rows) -> Rows:
+def probabilities(model: MLP, rows: Any) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
     P = model.device.get(model.predict_proba(rows, layout="rows"))
     return np.hstack([1 - P, P]) if model.loss.kind == "binary" else P
 
 
-def measure(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
-    """Loss, score, and for numbers the root of the mean squared error in their own units."""
+def measure(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
+    """Loss and score, and what they are made of.
+
+    classes   `report.by_class`, or by label; for classes only
+    confused  `report.confused`, where an example is of one class
+    rmse, mae root of the mean squared error and mean absolute error, in the targets' units
+    targets   `report.by_target`, where there are several
+    """
     loss, score = model.evaluate(X, y, layout="rows")
-    found = {"examples": len(X), "loss": loss}
+    found, answer = {"examples": len(X), "loss": loss}, answers(model, X)
     if model.loss.kind not in NUMBERS:
-        return {**found, "accuracy": score}
-    error = answers(model, X).astype(np.float64) - y
-    return {**found, "r2": score, "rmse": float(np.sqrt(np.mean(error * error)))}
+        return {**found, "accuracy": score, **_by_class(model, y, answer)}
+    error = answer.astype(np.float64) - y
+    found |= {
+        "r2": score,
+        "rmse": float(np.sqrt(np.mean(error * error))),
+        "mae": float(np.mean(np.abs(error))),
+    }
+    if answer.ndim == 2 and answer.shape[1] > 1:
+        found["targets"] = report.by_target(y, answer, _names(model, answer.shape[1]))
+    return found
 
 
-def described(found: dict[str, Any]) -> str:
-    """`measure` as a line."""
-    names = {"accuracy": "accuracy", "r2": "R²", "rmse": "RMSE", "loss": "loss"}
-    return ", ".join(f"{label} {found[key]:.4g}" for key, label in names.items() if key in found)
+def _names(model: MLP, n: int) -> tuple[Any, ...]:
+    """Of the classes or targets, by number."""
+    prepared = model.preparation
+    if prepared is not None:
+        for names in (prepared.classes, prepared.target):
+            if names is not None and len(names) == n:
+                return names
+    return tuple(range(n))
+
+
+def _by_class(model: MLP, y: Rows, answer: Rows) -> dict[str, Any]:
+    if model.loss.kind == "multilabel":
+        called = np.reshape(answer, (len(y), -1)) > 0
+        truth = np.reshape(y, called.shape) > 0.5
+        return {"classes": report.by_label(truth, called, _names(model, called.shape[1]))}
+    right, names = _class_numbers(model, y)
+    given, _ = _class_numbers(model, answer)
+    return {
+        "classes": report.by_class(right, given, names),
+        "confused": report.confused(right, given, names),
+    }
+
+
+def _class_numbers(model: MLP, y: Rows) -> tuple[npt.NDArray[np.int64], tuple[Any, ...]]:
+    """Numbers of classes (m,) of labels, or of columns with a 1 in each row; and their names."""
+    n = max(model.network.sizes[-1], 2)
+    if y.ndim == 2 and y.shape[1] > 1:
+        y = np.argmax(y, axis=1)
+    elif model.preparation is not None and model.preparation.classes is not None:
+        y = model.preparation.numbers("y", np.reshape(y, (-1,)))
+    return np.reshape(y, (-1,)).astype(np.int64), _names(model, n)
+
+
+def balance(model: MLP, y: Rows) -> str:
+    """What is to be said of the sizes of the classes that are to be trained on, or ""."""
+    kind = model.loss.kind
+    if kind in NUMBERS:
+        return ""
+    if kind == "multilabel":
+        counts = np.count_nonzero(np.reshape(y, (len(y), -1)) > 0.5, axis=0)
+        return report.balance(counts, _names(model, len(counts)), len(y), exclusive=False)
+    numbers, names = _class_numbers(model, y)
+    return report.balance(np.bincount(numbers, minlength=len(names)), names, len(y))
+
+
+def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -> None:
+    """What a score of `judge` is made of, of the examples not used in training if it can be.
+
+    most  classes from which on it is too long to be said; None: never
+    """
+    flattered = bool(found.get("trained_on")) and found.get("unseen") is not None
+    part = found["unseen"] if flattered else found
+    classes = part.get("classes", ())
+    if classes and (most is None or len(classes) <= most):
+        lines = report.lines(classes, part.get("confused", ()))
+    elif "targets" in part:
+        lines = report.target_lines(part["targets"])
+    else:
+        return
+    if flattered:
+        say(args, f"of the {part['examples']:,} that were not used in training:")
+    say(args, "\n".join(lines))
 
 
 def fingerprint(model: MLP) -> Fingerprint | None:
@@ -163,7 +274,14 @@ def fingerprint(model: MLP) -> Fingerprint | None:
     return Fingerprint.from_text(stored["rows"])
 
 
-def judge(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
+def numbers_of(model: MLP, X: Any) -> Rows:
+    """Rows as numbers before they are scaled, by which they are known again."""
+    prepared = model.preparation
+    found: Rows = X if prepared is None else prepared.rows("X", X)
+    return found
+
+
+def judge(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
     """`measure`, and whether the rows were used in training: learnt from, or chosen by.
 
     trained_on  how many were; None where the model's file does not say
@@ -174,10 +292,10 @@ def judge(model: MLP, X: Rows, y: Rows) -> dict[str, Any]:
     seen = fingerprint(model)
     if seen is None:
         return {**found, "trained_on": None, "looked_up": 0, "unseen": None}
-    met = seen.meet(X)
+    met = seen.meet(numbers_of(model, X))
     unseen = found if met.unseen.all() else None
     if unseen is None and met.unseen.any():
-        unseen = measure(model, X[met.unseen], y[met.unseen])
+        unseen = measure(model, take(X, met.unseen), y[met.unseen])
     return {**found, "trained_on": met.n_seen, "looked_up": met.known, "unseen": unseen}
 
 
@@ -222,13 +340,14 @@ def evaluate(args: Arguments) -> Document:
     assert y is not None
     if args.held_out and data.X_test is None:
         index = _held_out(model, data, args.model)
-        X, y = X[index], y[index]
+        X, y = take(X, index), y[index]
     found = judge(model, X, y)
     say(args, f"{described(found)} on {len(X):,} examples of {data.name}{said_of(found)}")
     say_unseen(args, found)
     sampled = found["trained_on"] and found["looked_up"] < len(X)
     if sampled and not args.held_out and data.X_test is None and _knows_split(model, data):
         say(args, "--held-out measures on all that training held out")
+    say_parts(args, found)
     return {"model": args.model, "data": data.name, **found}
 
 
@@ -249,45 +368,6 @@ def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
             f"{len(data.X):,}: expected the file it was trained on."
         )
     return split(stored["examples"], stored["held_out"], stored["seed"])[1]
-
-
-def predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, DATA and their options."""
-    parser.add_argument("model", metavar="MODEL", help="file of a model")
-    parser.add_argument("data", metavar="DATA", help="a file, digits or fashion-mnist")
-    parser.add_argument("--proba", action="store_true", help="probabilities after the prediction")
-    parser.add_argument("--out", metavar="FILE", help="write there, not to standard output")
-    add_data_arguments(parser)
-
-
-def predict(args: Arguments) -> Document:
-    """One line an example: the prediction, then with --proba the probability of each class."""
-    model, prepared = open_model(args.model, args.device)
-    if args.proba and model.loss.kind in NUMBERS:
-        usage_error("--proba takes a model of classes, but this one predicts numbers.")
-    if args.out:
-        check_writable(args.out)
-    data = read_data(args.data, args, prepared, labelled=False)
-    check_features(model, data, args.model)
-    X = data.X if data.X_test is None else data.X_test
-    answer = answers(model, X)
-    document: dict[str, Any] = {"model": args.model, "data": data.name}
-    document["predictions"] = answer.tolist()
-    columns = [np.reshape(answer, (len(answer), -1))]
-    if args.proba:
-        columns.append(probabilities(model, X))
-        document |= {"classes": prepared.classes, "probabilities": columns[1].tolist()}
-    text = "".join(
-        ",".join(str(value) for part in line for value in part) + "\n"
-        for line in zip(*columns, strict=True)
-    )
-    if args.out:
-        write_atomically(args.out, text.encode())
-        say(args, f"{len(answer):,} predictions written to {args.out}")
-        return {**document, "out": args.out}
-    if not args.json:
-        sys.stdout.write(text)
-    return document
 
 
 # -- devices -------------------------------------------------------------------

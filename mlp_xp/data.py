@@ -1,13 +1,14 @@
-"""Sources of examples: the built-in digits, Fashion-MNIST, and files of four kinds.
+"""Sources of examples: the built-in digits, Fashion-MNIST, arrays and tables in files.
 
     digits           UCI handwritten digits, in the package
     fashion-mnist    where the caller, MLP_XP_DATA or Debian's package has it
     NAME.npz         arrays X and y; x_train, y_train, x_test and y_test; or data and target
     NAME.npy         X; y is another .npy file, `labels`
-    NAME.csv         a header and numbers; `target` names the columns to predict
     …-idxN-ubyte     IDX as MNIST uses; labels and test set are found by name beside it
+    NAME.csv, .tsv, .parquet, .feather, or - for the standard input
+                     a table of numbers, words, dates and gaps; `target` names what to predict
 
-Rows come back as the file gives them; `preparation` scales them.
+Rows come back as the file gives them; `preparation` makes numbers of them and scales them.
 """
 
 from __future__ import annotations
@@ -18,20 +19,12 @@ import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .readers import (
-    DataError,
-    Rows,
-    csv_columns,
-    idx_array,
-    listed,
-    npy_array,
-    npz_arrays,
-    open_csv,
-)
+from . import tables
+from .readers import DataError, Rows, idx_array, listed, npy_array, npz_arrays
 
 VARIABLE = "MLP_XP_DATA"
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # package dataset-fashion-mnist
@@ -43,28 +36,34 @@ class Dataset(NamedTuple):
     """Examples as rows, unscaled and finite.
 
     name            "digits", "fashion-mnist" or the file's name
-    X               (m, n_features)
+    X               (m, n_features); of a table a pandas.DataFrame
     y               (m,) or (m, n_targets); None where there are none
     X_test, y_test  the set's own test examples, or None
     features        names of the columns, () where they have none
     target          names of the targets, likewise
+    table           the whole table, targets and what was dropped included, or None
+    notes           what people should know of how it was read
     """
 
     name: str
-    X: Rows
+    X: Any
     y: Rows | None = None
     X_test: Rows | None = None
     y_test: Rows | None = None
     features: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
+    table: Any = None
+    notes: tuple[str, ...] = ()
 
 
 class Request(NamedTuple):
     """What is wanted of a source; each kind takes what concerns it.
 
-    target    CSV columns to predict
-    features  CSV columns to read, () for all but the targets
-    drop      CSV columns to leave out
+    target    a table's columns to predict
+    features  a table's columns to read, () for all but the targets
+    drop      a table's columns to leave out
+    missing   words that stand for a gap in a table, beside the usual ones
+    text      a table's columns to read as text
     labels    file of labels for .npy and IDX
     folder    where to look for fashion-mnist
     labelled  whether examples without targets are refused
@@ -73,6 +72,8 @@ class Request(NamedTuple):
     target: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
     labels: str | None = None
     folder: str | None = None
     labelled: bool = True
@@ -83,11 +84,14 @@ def load(source: str = "digits", request: Request | None = None) -> Dataset:
     request = request or Request()
     if source in BUILT_IN:
         return BUILT_IN[source](request)
+    if source == tables.STDIN:
+        return _table(source, request)
     path = Path(source)
     if not path.is_file():
         why = "is not a file" if path.exists() else "does not exist"
         raise DataError(
-            f"{source} {why}: expected a .npz, .npy, .csv or IDX file, or one of "
+            f"{source} {why}: expected a .csv, .tsv, .parquet, .feather, .npz, .npy or IDX file, "
+            f"{tables.STDIN} for the standard input, or one of "
             f"{listed(BUILT_IN)}.{_hint(source, list(BUILT_IN))}"
         )
     for pattern, reader in READERS:
@@ -100,8 +104,8 @@ def load(source: str = "digits", request: Request | None = None) -> Dataset:
                 )
             return found
     raise DataError(
-        f"{source} is of no known kind: expected a name that ends in .npz, .npy, .csv or "
-        "idx3-ubyte (the last three also with .gz)."
+        f"{source} is of no known kind: expected a name that ends in .csv, .tsv, .parquet, "
+        ".feather, .npz, .npy or idx3-ubyte (all but .npz also with .gz)."
     )
 
 
@@ -172,25 +176,82 @@ def _npz(path: Path, request: Request) -> Dataset:
     return found._replace(X_test=X_test, y_test=y_test)
 
 
-def _csv(path: Path, request: Request) -> Dataset:
-    file = open_csv(path)
-    columns = listed(file.header)
+def _table(source: str | Path, request: Request) -> Dataset:
+    name = "standard input" if source == tables.STDIN else str(source)
+    frame = tables.read(str(source), request.missing, request.text)
+    names = [str(column) for column in frame.columns]
     if request.labelled and not request.target:
-        raise DataError(f"{path} has the columns {columns}: name the one to predict with --target.")
-    for name in (*request.target, *request.features, *request.drop):
-        if name not in file.header:
+        raise DataError(
+            f"{name} has the columns {listed(names)}: name the one to predict with --target."
+        )
+    for column in (*request.target, *request.features, *request.drop):
+        if column not in names:
             raise DataError(
-                f"{path} has no column {name!r}; its columns are {columns}."
-                + _hint(name, file.header)
+                f"{name} has no column {column!r}; its columns are {listed(names)}."
+                + _hint(column, names)
             )
-    others = (name for name in file.header if name not in request.target + request.drop)
-    features = request.features or tuple(others)
+    others = [column for column in names if column not in request.target + request.drop]
+    features = list(request.features) or others
     if not features:
-        raise DataError(f"{path} has no column beside its targets to predict them from.")
-    table = csv_columns(file, features + request.target)
-    X, y = table[:, : len(features)], table[:, len(features) :]
-    pair = _pair(str(path), X, y if request.target else None)
-    return Dataset(path.name, *pair, features=features, target=request.target)
+        raise DataError(f"{name} has no column beside its targets to predict them from.")
+    notes: list[str] = []
+    if request.target:
+        frame = _with_targets(name, frame, request.target, notes)
+    y = tables.target(name, frame, request.target) if request.target else None
+    short = name if source == tables.STDIN else Path(source).name
+    return Dataset(
+        short,
+        frame[features],
+        y,
+        features=tuple(features),
+        target=request.target,
+        table=frame,
+        notes=tuple(notes),
+    )
+
+
+def _with_targets(name: str, frame: Any, target: tuple[str, ...], notes: list[str]) -> Any:
+    """The rows of a table that have targets."""
+    known = frame[list(target)].notna().all(axis=1)
+    if not known.any():
+        raise DataError(f"{name} has no row with a value in {listed(target)}.")
+    if not known.all():
+        n = len(frame) - int(known.sum())
+        rows = f"{n:,} row{'s' if n > 1 else ''}"
+        notes.append(
+            f"{rows} without a value in {listed(target)} {'are' if n > 1 else 'is'} left out"
+        )
+    return frame if known.all() else frame[known]
+
+
+def load_table(
+    source: str | os.PathLike[str],
+    target: str | Sequence[str] = (),
+    *,
+    drop: Sequence[str] = (),
+    missing: Sequence[str] = (),
+) -> Dataset:
+    """A table as `mlp-xp train --data SOURCE --target TARGET` reads it.
+
+    source   .csv, .tsv, .parquet or .feather, perhaps gzipped, or "-": the standard input
+    target   name of the column to predict, or names; () reads a table without targets
+    drop     names of columns to leave out
+    missing  words that stand for a gap, beside the usual ones
+
+    X of what is returned is a pandas.DataFrame, y an array of numbers or text, without the
+    rows that have no target. `mlp_xp.prepare` finds what the command does to them:
+
+        data = load_table("people.csv", "income")
+        preparation = prepare(data)
+        model = MLP((preparation.n_inputs, 256, 128, preparation.n_outputs), loss=preparation.loss)
+        model.preparation = preparation
+        model.fit(data.X, data.y)
+
+    Raises `DataError`, OSError, or ImportError where the extra [tables] is missing.
+    """
+    names = (target,) if isinstance(target, str) else tuple(target)
+    request = Request(target=names, drop=tuple(drop), missing=tuple(missing), labelled=bool(names))
+    return _table(os.fspath(source), request)
 
 
 def _beside(path: Path, name: str) -> Path | None:
@@ -246,6 +307,6 @@ BUILT_IN: dict[str, Callable[[Request], Dataset]] = {
 READERS: tuple[tuple[str, Callable[[Path, Request], Dataset]], ...] = (
     (r"\.npz$", _npz),
     (r"\.npy(\.gz)?$", _npy),
-    (r"\.csv(\.gz)?$", _csv),
+    (r"\.(csv|tsv|tab|txt|parquet|feather|arrow)(\.gz)?$", _table),
     (r"idx\d-\w+(\.gz)?$|\.idx(\.gz)?$", _idx),
 )

@@ -19,8 +19,11 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
+from .activations import ACTIVATIONS
+from .checks import meant
 from .devices import Device
 from .estimators_arrays import HOST, Place, SparseRows, dtype_name, follow, place_of
 from .estimators_data import (
@@ -50,10 +53,20 @@ from .estimators_solvers import (
 )
 from .fitting import Run, copied
 from .guard import trains, turn, unchanged
-from .losses import Kind, Loss
+from .losses import LOSSES, Kind, Loss
 from .network import Network, initial_statistics, join
+from .optimizers import OPTIMIZERS
+from .schedules import SCHEDULES
 from .training import CHUNK, Data, Step, stepper
 from .types import Array, Layer, State
+
+# parameters that take a name of a table
+NAMES: dict[str, dict[str, Any]] = {
+    "activation": ACTIVATIONS,
+    "loss": LOSSES,
+    "solver": OPTIMIZERS,
+    "learning_rate": SCHEDULES,
+}
 
 
 class Targets(NamedTuple):
@@ -105,6 +118,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return tags
 
     # -- fitting -------------------------------------------------------------
+
+    def _validate_params(self) -> None:
+        """scikit-learn's check, and what a name of another library is called here."""
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            for name, table in NAMES.items():
+                value = getattr(self, name, None)
+                if isinstance(value, str) and f"The {name!r} parameter" in str(error):
+                    raise InvalidParameterError(f"{error}{meant(table, value)}") from None
+            raise
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
@@ -439,6 +463,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise NotFittedError(f"This {type(self).__name__} instance is not fitted yet.")
         before = turn(self)
         try:
+            if hasattr(self, "preparation_") and self.preparation_.table is not None:
+                X = self.preparation_.rows("X", X)
             place = place_of(X, self.device)
             check_place(self, X, method)
             with place.device.active():

@@ -297,7 +297,7 @@ def _from_mlp(cls: type[Any], path: str | os.PathLike[str], device: str | Device
     est.n_iter_, est.t_, est._steps = model.epochs_trained, 0, model.steps_trained
     est.n_features_in_, est.n_outputs_ = network.sizes[0], network.sizes[-1]
     est.n_layers_, est.out_activation_ = len(network.sizes), out_activation(model.loss)
-    if prepared.features:
+    if prepared.features and prepared.table is None:
         est.feature_names_in_ = np.array(prepared.features, dtype=object)
     if kind not in NUMBERS:
         classes = prepared.classes or range(2 if kind == "binary" else network.sizes[-1])
@@ -336,7 +336,7 @@ def to_mlp(est: Any, device: str | Device) -> MLP:
     model._run.state = state._replace(theta=theta, running=running, step=step)
     model._run.epoch, model.metadata = est.n_iter_, dict(getattr(est, "metadata_", {}))
     prepared = getattr(est, "preparation_", Preparation(name))
-    features = tuple(getattr(est, "feature_names_in_", ()))
+    features = tuple(getattr(est, "feature_names_in_", prepared.features))
     classes = None
     if kind in ("multiclass", "binary"):
         classes = tuple(est._label_binarizer.classes_.tolist())

@@ -316,7 +316,7 @@ class MLP:
         schedule: str | Schedule = "constant",
         early_stopping: EarlyStopping | int | bool | None = None,
         shuffle: bool = True,
-        callbacks: Callback | Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         progress: bool = True,
         layout: Layout | None = None,
     ) -> MLP:
@@ -360,7 +360,7 @@ class MLP:
             schedule=checks.schedule(schedule),
             shuffle=bool(shuffle),
             early_stopping=checks.early_stopping(early_stopping),
-            callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks),
+            callbacks=checks.functions("callbacks", callbacks),
             progress=progress,
         )
         self.layout = lies
@@ -607,6 +607,20 @@ class MLP:
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
         prepares = "" if self.preparation is None else ", with a preparation"
         return f"<MLP {shape}, {numbers}{several}{prepares}>"
+
+    def summary(self) -> str:
+        """Layers, what it takes and answers, how it was trained: the text of `mlp-xp show`."""
+        from .description import describe
+        from .summary import as_text
+
+        return as_text(describe(self))
+
+    def _repr_html_(self) -> str:
+        """The summary for a notebook, which needs nothing from elsewhere."""
+        from .description import describe
+        from .summary import as_html
+
+        return as_html(describe(self))
 
 
 def _moved(state: State, move: Callable[[Any], Any]) -> State:

@@ -1,20 +1,25 @@
-"""What training finds before it begins: the loss, scales, classes, the held-out share.
+"""What training finds before it begins: columns, loss, scales, classes, the held-out share.
 
-What is found (means, largest pixel, labels) is a `Preparation`, which the model applies.
+What is found (words, means, largest pixel, labels) is a `Preparation`, which the model applies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .cells import named_numbers
+from .columns import Columns
 from .data import Dataset
 from .draws import Purpose, permutation
+from .model import MLP
 from .prepared import NO_SCALE, Preparation, Scale
 from .readers import DataError, Rows
+from .recognise import learn
 
 MOST_CLASSES = 50
 
@@ -47,10 +52,12 @@ SCALES: dict[str, Callable[[Rows], Scale]] = {
 
 
 def default_loss(y: Rows) -> str:
-    """By the targets: a few whole numbers are classes, columns of 0 and 1 labels, others numbers.
+    """By the targets: words and a few whole numbers are classes, columns of 0 and 1 labels.
 
-    Columns with a single 1 in each row are classes too.
+    Columns with a single 1 in each row are classes too. Other numbers are numbers.
     """
+    if y.dtype.kind in "Ub" and y.ndim == 1:
+        return "cross_entropy"
     if y.ndim == 2 and np.isin(y, (0, 1)).all():
         return "cross_entropy" if (y.sum(axis=1) == 1).all() else "multilabel"
     if y.ndim == 2:
@@ -60,37 +67,113 @@ def default_loss(y: Rows) -> str:
     return "cross_entropy" if few else "squared_error"
 
 
-def prepare(data: Dataset, rows: Rows, loss: str, scale: str, scale_target: bool) -> Preparation:
-    """The preparation of a data set, its scales found on the training examples `rows`.
+def take(X: Any, index: Any) -> Any:
+    """Rows of an array or of a data frame."""
+    return X.iloc[index] if hasattr(X, "iloc") else X[index]
 
-    rows  (m,) indices
+
+def prepare(
+    data: Dataset,
+    rows: Any = None,
+    loss: str | None = None,
+    scale: str = "auto",
+    scale_target: bool = True,
+    keep: Iterable[str] = (),
+) -> Preparation:
+    """What to do to a data set, found on the training examples `rows`.
+
+    rows          (m,) indices; None for all
+    loss          name of a loss; None goes by the targets
+    scale         of the features: a row of `SCALES`
+    scale_target  whether numbers to predict are standardised
+    keep          names of a table's columns to use although they number the rows, or are
+                  nearly all different
     """
-    assert data.y is not None
-    found = Preparation(
-        loss=loss,
-        inputs=SCALES[scale](data.X[rows]),
-        features=data.features,
-        target=data.target,
-    )
+    if data.y is None:
+        raise DataError(f"{data.name} has no targets, by which a preparation goes.")
+    rows = slice(None) if rows is None else rows
+    loss = default_loss(data.y) if loss is None else loss
+    found = Preparation(loss=loss, target=data.target)
     y = data.y if data.y_test is None else np.concatenate([data.y, data.y_test])
     if found.kind in ("multiclass", "binary") and y.ndim == 1:
-        return replace(found, classes=_classes(y, loss, found.kind))
-    if found.kind == "real" and scale_target:
-        return replace(found, outputs=_standard(data.y[rows]))
-    return found
+        found = replace(found, classes=_classes(y, loss, found.kind))
+    elif y.dtype.kind == "U":
+        raise DataError(
+            f"the target holds words ({y.reshape(-1)[0]!r}), but loss {loss!r} takes numbers. Use "
+            "--loss cross_entropy, or leave it out."
+        )
+    elif found.kind == "real" and scale_target:
+        found = replace(found, outputs=_standard(data.y[rows]))
+    return _prepare_inputs(data, rows, found, scale, keep)
 
 
-def _classes(y: Rows, loss: str, kind: str) -> tuple[int, ...]:
+def _prepare_inputs(
+    data: Dataset, rows: Any, found: Preparation, scale: str, keep: Iterable[str]
+) -> Preparation:
+    """The part that concerns the features."""
+    X = take(data.X, rows)
+    if data.table is None:
+        return replace(found, inputs=SCALES[scale](X), features=data.features)
+    assert data.y is not None
+    holes = data.X.columns[data.X.isna().any()]
+    table = learn(X, found.columns_of(data.y[rows]), keep, data.name, holes)
+    names = tuple(column.name for column in table.used)
+    if not names:
+        why = "; ".join(f"{column.name!r}: {column.why}" for column in table.unused[:5])
+        raise DataError(f"{data.name} has no column to learn from ({why}). --keep NAME uses one.")
+    table.check(data.name, data.X)
+    if table.plain(X):
+        numbers = named_numbers(data.name, X, names)
+        return replace(found, inputs=SCALES[scale](numbers), features=names)
+    found = replace(found, table=table, features=names)
+    return replace(found, inputs=_scale_of(table, table.rows(data.name, X), scale))
+
+
+def _scale_of(table: Columns, rows: Rows, scale: str) -> Scale:
+    """The scale of a table's numbers; columns of 0 and 1 stay what they are."""
+    offset, divisor = SCALES[scale](rows)
+    offset = np.where(table.scaled, offset, 0.0)
+    return Scale(offset.tolist(), np.where(table.scaled, divisor, 1.0).tolist())
+
+
+def model_for(
+    data: Dataset,
+    hidden: Sequence[int] = (256, 128),
+    *,
+    found: Preparation | None = None,
+    **options: Any,
+) -> MLP:
+    """A model that takes a data set as it is, and answers in its words and units.
+
+    found    what `prepare` found; None finds it on all examples
+    options  of `MLP`; the loss is that of `found`
+    """
+    found = prepare(data) if found is None else found
+    assert data.y is not None
+    n_inputs = len(found.table.outputs) if found.table else len(found.features) or data.X.shape[1]
+    sizes = (n_inputs, *hidden, n_outputs(found, data.y))
+    model = MLP(sizes, **{**options, "loss": found.loss})
+    model.preparation = found
+    return model
+
+
+def _classes(y: Rows, loss: str, kind: str) -> tuple[Any, ...]:
     labels = np.unique(y)
-    if np.any(labels != np.floor(labels)):
+    text = labels.dtype.kind in "Ub"
+    if not text and np.any(labels != np.floor(labels)):
         bad = labels[labels != np.floor(labels)][0]
         raise DataError(
             f"a label is {bad:g}, but loss {loss!r} takes whole numbers. To predict numbers "
             "use --loss squared_error."
         )
+    if text and len(labels) > max(2, len(y) // 2):
+        raise DataError(
+            f"the target has {len(labels):,} different words in {len(y):,} rows, too many for "
+            f"classes: {labels[0]!r}, {labels[1]!r} … Is this the wrong column?"
+        )
     if len(labels) == 1:
         raise DataError(
-            f"every label is {labels[0]:g}, but a classifier learns from two classes or more. "
+            f"every label is {labels[0]!s}, but a classifier learns from two classes or more. "
             "Is this the wrong column?"
         )
     if kind == "binary" and len(labels) != 2:
@@ -98,7 +181,7 @@ def _classes(y: Rows, loss: str, kind: str) -> tuple[int, ...]:
             f"there are {len(labels)} classes, but loss {loss!r} takes two. Use --loss "
             "cross_entropy."
         )
-    return tuple(int(label) for label in labels)
+    return tuple(labels.tolist() if text else (int(label) for label in labels))
 
 
 def n_outputs(preparation: Preparation, y: Rows) -> int:

@@ -7,12 +7,14 @@ the same from Python, from an estimator and from the command line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from .cells import named_numbers
+from .columns import Columns
 from .devices import Device
 from .devices import device as find_device
 from .losses import LOSSES
@@ -77,6 +79,8 @@ class Preparation:
     classes       the label of each class, rising; None where labels are not numbered
     features      names of the columns, () where there are none
     target        likewise
+    table         what becomes of a table's columns before they are scaled; None where they are
+                  numbers already, all of them used
     """
 
     loss: str
@@ -85,6 +89,7 @@ class Preparation:
     classes: tuple[Any, ...] | None = None
     features: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
+    table: Columns | None = None
 
     def __post_init__(self) -> None:
         """Arrays become lists, which can be compared and written."""
@@ -97,6 +102,28 @@ class Preparation:
     @property
     def kind(self) -> str:
         return LOSSES[self.loss].kind
+
+    def rows(self, argument: str, X: Any, Y: Any = None) -> Any:
+        """A data frame as an array, its columns by the names of training; arrays as they are.
+
+        Y  targets, where the rows are to be trained on: see `Columns.rows`
+        """
+        if self.table is not None:
+            return self.table.rows(argument, X, None if Y is None else self.columns_of(Y))
+        names: Any = getattr(X, "column_names", None) or getattr(X, "columns", ())
+        text = [isinstance(name, str) for name in names]
+        if not self.features or not text or not all(text):
+            return X
+        return named_numbers(argument, X, self.features)
+
+    def columns_of(self, Y: Any) -> npt.NDArray[np.float64]:
+        """Targets (m,) or (m, n) as numbers (m, n_outputs): of two classes one, of more each."""
+        values = np.asarray(Y.to_numpy() if hasattr(Y, "to_numpy") else Y)
+        if self.classes is not None and (values.ndim == 1 or values.shape[1] == 1):
+            number = self.numbers("Y", values.reshape(-1))
+            n = len(self.classes)
+            return np.eye(n)[number] if n > 2 else number[:, None].astype(np.float64)
+        return values.reshape(len(values), -1).astype(np.float64)
 
     def numbers(self, argument: str, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The number of each label's class, in the shape of the labels."""
@@ -130,6 +157,11 @@ class Preparation:
 
     def check(self, sizes: Sequence[int], kind: str) -> None:
         """Raise ValueError if it is not for a network of these sizes and a loss of this kind."""
+        if self.table is not None and len(self.table.outputs) != sizes[0]:
+            raise ValueError(
+                f"its preparation makes {len(self.table.outputs)} numbers of a table's row, but "
+                f"the network takes {sizes[0]}."
+            )
         parts = {"features": (self.inputs, sizes[0]), "outputs": (self.outputs, sizes[-1])}
         for what, (scale, n) in parts.items():
             offset, divisor = (np.asarray(part, np.float64) for part in scale)
@@ -154,7 +186,10 @@ class Preparation:
 
     def to_json(self) -> dict[str, Any]:
         """A dict that JSON can hold."""
-        return {**asdict(self), "inputs": self.inputs._asdict(), "outputs": self.outputs._asdict()}
+        kept = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept |= {name: kept[name]._asdict() for name in ("inputs", "outputs")}
+        table = kept.pop("table")
+        return kept if table is None else kept | {"table": table.to_json()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Preparation:
@@ -165,8 +200,10 @@ class Preparation:
                 values[name] = Scale(**values[name])
             for name in ("classes", "features", "target"):
                 values[name] = None if values[name] is None else tuple(values[name])
+            if values.get("table") is not None:
+                values["table"] = Columns.from_json(values["table"])
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its preparation is none that this mlp_xp knows: {error}.") from None
 
 

@@ -5,16 +5,14 @@ Nothing here knows what the arrays are for; `data` does. Files may be gzipped, e
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import math
 import zipfile
 import zlib
-from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +31,19 @@ class DataError(ValueError):
 
 def contents(path: Path) -> bytes:
     """A file's contents, unpacked where they are gzipped."""
-    content = path.read_bytes()
+    return unpacked(str(path), path.read_bytes())
+
+
+def unpacked(name: str, content: bytes) -> bytes:
+    """The same without gzip, not empty."""
     if not content:
-        raise DataError(f"{path} is empty.")
+        raise DataError(f"{name} is empty.")
     if not content.startswith(GZIP):
         return content
     try:
         return gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be unpacked ({error}): fetch it again.") from None
+        raise DataError(f"{name} cannot be unpacked ({error}): fetch it again.") from None
 
 
 # -- NumPy ------------------------------------------------------------------------
@@ -112,87 +114,7 @@ def idx_array(path: Path) -> Rows:
     return values.astype(dtype.newbyteorder("="), copy=False)
 
 
-# -- CSV --------------------------------------------------------------------------
-
-
-class Csv(NamedTuple):
-    """An open CSV file: its column names, and its lines from the second on."""
-
-    path: Path
-    header: list[str]
-    lines: Any
-
-
-def open_csv(path: Path) -> Csv:
-    """A CSV file in UTF-8 with a header; cells end in commas, semicolons or tabs."""
-    try:
-        text = contents(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}): "
-            "convert it, say with iconv -f latin1 -t utf-8."
-        ) from None
-    first = text.partition("\n")[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-    try:
-        header = [name.strip() for name in next(lines, [])]
-    except csv.Error as error:
-        raise DataError(f"{path}, line 1: {error}.") from None
-    if not any(header):
-        raise DataError(f"{path} has no header: its first line is blank.")
-    if all(map(_is_number, header)):
-        raise DataError(
-            f"{path} has no header: its first line is {listed(header, 5)}, but expected the "
-            "names of the columns."
-        )
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise DataError(f"{path} has two columns {twice!r}, but expected different names.")
-    return Csv(path, header, lines)
-
-
-def csv_columns(file: Csv, names: Sequence[str]) -> Rows:
-    """The named columns, (m, n) float64; blank lines are skipped."""
-    chosen = [file.header.index(name) for name in names]
-    values = array("d")
-    try:
-        for row in file.lines:
-            if row:
-                values.extend(_cells(file, row, chosen))
-    except csv.Error as error:
-        raise DataError(f"{file.path}, line {file.lines.line_num}: {error}.") from None
-    if not values:
-        raise DataError(f"{file.path} has a header, but no examples below it.")
-    return np.array(values).reshape(-1, len(chosen))
-
-
-def _cells(file: Csv, row: list[str], chosen: list[int]) -> list[float]:
-    where = f"{file.path}, line {file.lines.line_num}"
-    if len(row) != len(file.header):
-        raise DataError(
-            f"{where}: {len(row)} cells, but the header names {len(file.header)} columns."
-        )
-    try:
-        numbers = [float(row[i]) for i in chosen]
-    except ValueError:
-        numbers = [math.nan]
-    if not all(map(math.isfinite, numbers)):
-        i = next(i for i in chosen if not _is_number(row[i]))
-        raise DataError(
-            f"{where}, column {file.header[i]!r}: {row[i][:40]!r} is not a number. Every cell "
-            "must be one, finite and with a decimal point; leave a column out with --drop."
-        )
-    return numbers
-
-
 def listed(names: Iterable[str], most: int = 20) -> str:
     """Names for a message, the first few of many."""
     shown = [repr(name) for name in names]
     return ", ".join(shown[:most]) + (f" … ({len(shown)} in all)" if len(shown) > most else "")
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        return math.isfinite(float(cell))
-    except ValueError:
-        return False

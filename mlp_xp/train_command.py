@@ -11,32 +11,38 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from .commands import (
     Arguments,
     Halt,
+    balance,
     check_features,
-    described,
     fingerprint,
     judge,
     measure,
+    numbers_of,
     open_model,
     read_data,
     said_of,
     say,
+    say_parts,
     say_unseen,
     usage_error,
+    warn,
 )
 from .data import Dataset, Request, load
+from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import MLP
-from .preparation import default_loss, n_outputs, prepare, split
+from .preparation import default_loss, model_for, prepare, split, take
 from .prepared import Preparation
 from .readers import Rows
+from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
 from .train_options import (
@@ -48,6 +54,8 @@ from .train_options import (
     defaults,
 )
 
+DEFAULT_SCHEDULE = "one_cycle"
+SHORT = 10  # classes whose scores are said one by one
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
 OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # not of MLP
 
@@ -55,28 +63,34 @@ OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # n
 class Examples(NamedTuple):
     """Rows to train on, rows to choose by and rows held out, (0, n) where none are."""
 
-    X: Rows
+    X: Any
     y: Rows
-    X_choice: Rows
+    X_choice: Any
     y_choice: Rows
-    X_held: Rows
+    X_held: Any
     y_held: Rows
 
 
 def train(args: Arguments) -> dict[str, Any]:
     """Run the command; returns its document. Raises `Halt`, `DataError`, OSError …"""
     out = args.out or args.resume or OUT
-    check_writable(out)
+    if not args.dry_run:
+        check_writable(out)
     model, prepared, examples, name = _resumed(args) if args.resume else _new(args)
+    if args.dry_run:
+        _say_columns(args, prepared)
     _say_plan(args, model, prepared, examples, name)
+    if args.dry_run:
+        return _planned(model, prepared, examples, name)
     seen = _seen(model, examples)
+    _note(args, model, examples, name)
     begun, epochs_before = model.steps_trained, model.epochs_trained
     ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": _sizes(examples)}
     try:
         _fit(args, model, examples)
         with _undisturbed():
             replaced = Path(out).exists()
-            _save(model, seen, out)
+            _save(model, seen, out)  # now, for measuring takes its time
     except KeyboardInterrupt:
         if model.steps_trained == begun:
             raise
@@ -102,6 +116,9 @@ def train(args: Arguments) -> dict[str, Any]:
     else:
         what, found = "training", measure(model, examples.X, examples.y)
         say(args, f"training {described(found)}{when}")
+    say_parts(args, found, SHORT)
+    with _undisturbed():
+        _save(model, seen, out, {"on": what.replace("-", "_"), "data": name, **found})
     say(args, f"model written to {out}" + (", replacing the file there" if replaced else ""))
     return {**ended, what.replace("-", "_"): found}
 
@@ -116,12 +133,19 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
     request = Request(
         target=tuple(args.target),
         drop=tuple(args.drop),
+        missing=tuple(args.missing),
         labels=args.labels,
         folder=args.data_dir,
     )
     data = load(args.data or "digits", request)
-    if (args.target or args.drop) and not data.features:
-        usage_error(f"--target and --drop name CSV columns, but {data.name} has no names.")
+    if (args.target or args.drop or args.keep) and not data.features:
+        usage_error(
+            f"--target, --drop and --keep name a table's columns, but {data.name} has no names."
+        )
+    for name in set(args.keep) - set(data.features):
+        usage_error(f"--keep {name}: {data.name} has no such column to learn from.")
+    for note in data.notes:
+        warn(note)
     assert data.y is not None
     loss = args.loss or default_loss(data.y)
     given = {key: getattr(args, key) for key in OF_THE_MODEL if getattr(args, key) is not None}
@@ -144,14 +168,14 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
         )
     validation = options["validation"] if _chooses(args) else 0.0
     examples, index = _divide(data, options["held_out"], validation, options["seed"])
-    prepared = prepare(data, index, loss, options["scale"], options["scale_target"])
-    sizes = (data.X.shape[1], *options["hidden"], n_outputs(prepared, data.y))
+    scale = (options["scale"], options["scale_target"])
+    prepared = prepare(data, index, loss, *scale, keep=args.keep)
     arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
+    arguments["device"] = args.device
     try:
-        model = MLP(sizes, device=args.device, **arguments)
+        model = model_for(data, options["hidden"], found=prepared, **arguments)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         usage_error(error)
-    model.preparation = prepared
     model.metadata = {
         "data": data.name,
         "split": {
@@ -176,6 +200,8 @@ def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
     known = model.metadata.get("data")
     if args.data is None and known not in ("digits", "fashion-mnist"):
         usage_error(f"{args.resume} was trained on {known or 'data of its own'}: name it, --data.")
+    if args.keep:
+        usage_error(f"--keep belongs to the model in {args.resume}: leave the option out.")
     data = read_data(args.data or str(known), args, prepared, labelled=True)
     check_features(model, data, args.resume)
     stored = model.metadata.get("split", {"held_out": 0.2, "seed": model.seeds[0]})
@@ -206,7 +232,7 @@ def _divide(data: Dataset, held_out: float, validation: float, seed: int) -> tup
     assert y is not None
     if data.X_test is None or data.y_test is None:
         kept, held = split(len(X), held_out, seed)
-        X_held, y_held = X[held], y[held]
+        X_held, y_held = take(X, held), y[held]
     else:
         X_held, y_held = data.X_test, data.y_test
         if not validation:  # as they lie, without a copy
@@ -214,7 +240,7 @@ def _divide(data: Dataset, held_out: float, validation: float, seed: int) -> tup
         kept, _ = split(len(X), 0.0, seed)
     n = min(max(round(validation * len(kept)), 1), len(kept) - 1) if validation else 0
     choice, kept = kept[:n], kept[n:]  # in random order as it is
-    return Examples(X[kept], y[kept], X[choice], y[choice], X_held, y_held), kept
+    return Examples(take(X, kept), y[kept], take(X, choice), y[choice], X_held, y_held), kept
 
 
 def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
@@ -225,14 +251,38 @@ def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
     before = fingerprint(model)
     if before is None and model.steps_trained > 0:
         return None
-    seen = Fingerprint.of(examples.X) | Fingerprint.of(examples.X_choice)
+    seen = Fingerprint.of(numbers_of(model, examples.X))
+    if len(examples.X_choice):
+        seen |= Fingerprint.of(numbers_of(model, examples.X_choice))
     return seen if before is None else seen | before
 
 
-def _save(model: MLP, seen: Fingerprint | None, place: str | Path) -> None:
-    """Write a model that knows what it has seen, up to the step it is at."""
+def _note(args: Arguments, model: MLP, examples: Examples, name: str) -> None:
+    """Let a model know how it is going to be trained, for `mlp-xp show`."""
+    m = len(examples.X)
+    model.metadata.pop(SCORED, None)
+    model.metadata[NOTED] = {
+        "data": name,
+        "examples": _sizes(examples),
+        "schedule": args.schedule or DEFAULT_SCHEDULE,
+        "batch_size": args.batch_size or default_batch_size(m),
+        "early_stopping": args.early_stopping,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _save(
+    model: MLP, seen: Fingerprint | None, place: str | Path, score: dict[str, Any] | None = None
+) -> None:
+    """Write a model that knows what it has seen and how it did, up to the step it is at."""
+    steps = model.steps_trained
     if seen is not None:
-        model.metadata["fingerprint"] = {"rows": str(seen), "steps": model.steps_trained}
+        model.metadata["fingerprint"] = {"rows": str(seen), "steps": steps}
+    model.metadata[NOTED]["steps"] = steps
+    if score is not None:
+        long = ("classes", "confused", "unseen")
+        kept = {key: value for key, value in score.items() if key not in long}
+        model.metadata[SCORED] = {**kept, "steps": steps}
     model.save(place)
 
 
@@ -251,9 +301,45 @@ def _say_plan(
     held = f", {len(examples.X_held):,} held out" if len(examples.X_held) else ""
     classes = "" if prepared.classes is None else f", {len(prepared.classes)} classes"
     say(args, f"{name}: {len(examples.X):,} examples to train on{choice}{held}{classes}")
+    if prepared.table is not None and not args.dry_run:
+        used, unused = prepared.table.used, prepared.table.unused
+        numbers = len(prepared.table.outputs)
+        say(args, f"{len(used)} columns become {numbers} numbers (--dry-run shows how)")
+        for column in unused:
+            say(args, f"column {column.name!r} is {column}; --keep {column.name} uses it")
     shape = "-".join(map(str, model.network.sizes))
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
     say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
+    if uneven := balance(model, examples.y):
+        say(args, uneven)
+
+
+def _say_columns(args: Arguments, prepared: Preparation) -> None:
+    """What becomes of each column of a table."""
+    lines = _columns(prepared)
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, becomes in lines:
+        say(args, f"  {name:<{width}}  {becomes}")
+
+
+def _columns(prepared: Preparation) -> list[tuple[str, str]]:
+    """The name of each column, and what becomes of it."""
+    if prepared.table is None:
+        return [(name, "number") for name in prepared.features]
+    return [(column.name, str(column)) for column in prepared.table.columns]
+
+
+def _planned(model: MLP, prepared: Preparation, examples: Examples, name: str) -> dict[str, Any]:
+    """The document of a training that was not begun."""
+    return {
+        "data": name,
+        "loss": prepared.loss,
+        "examples": _sizes(examples),
+        "sizes": list(model.network.sizes),
+        "target": prepared.target,
+        "classes": prepared.classes,
+        "columns": [{"name": column, "becomes": text} for column, text in _columns(prepared)],
+    }
 
 
 def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
@@ -261,22 +347,22 @@ def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
     epochs = args.epochs or default_epochs(m)
     validation = None
     if len(examples.X_choice):
-        validation = (examples.X_choice.T, examples.y_choice.T)
+        validation = (examples.X_choice, examples.y_choice)
     elif len(examples.X_held) and not _chooses(args):  # only to be seen
-        validation = (examples.X_held.T, examples.y_held.T)
+        validation = (examples.X_held, examples.y_held)
     terminal = sys.stderr.isatty()
     lines = () if terminal or args.no_progress else (_reporter(model, epochs),)
     model.fit(
-        examples.X.T,
-        examples.y.T,
+        examples.X,
+        examples.y,
         epochs=epochs,
         batch_size=args.batch_size or default_batch_size(m),
         validation_data=validation,
-        schedule=args.schedule or "one_cycle",
+        schedule=args.schedule or DEFAULT_SCHEDULE,
         early_stopping=args.early_stopping,
         callbacks=lines,
         progress=terminal and not args.no_progress,
-        layout="columns",
+        layout="rows",
     )
 
 

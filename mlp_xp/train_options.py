@@ -123,11 +123,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command."""
     of = _Options(parser, "data")
     of.value(
-        "--data", str, "DATA", "digits (default), fashion-mnist, a .npz, .npy, .csv or IDX file"
+        "--data",
+        str,
+        "DATA",
+        "digits (default), fashion-mnist, a table (.csv, .tsv, .parquet, .feather, - for "
+        "standard input), a .npz, .npy or IDX file",
     )
     add_data_arguments(of.group)
     of.group.add_argument(
-        "--drop", action="append", default=[], metavar="NAME", help="CSV column to leave out"
+        "--drop", action="append", default=[], metavar="NAME", help="a table's column to leave out"
+    )
+    of.group.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a table's column to use although it numbers the rows or is nearly all different",
+    )
+    of.group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show what becomes of each column and of the options, and train nothing",
     )
     of.value(
         "--held-out",

@@ -107,31 +107,6 @@ def test_a_missing_fashion_mnist_says_how_to_get_it(tmp_path: Path) -> None:
 
 # -- round trips ---------------------------------------------------------------------
 
-finite = st.floats(allow_nan=False, allow_infinity=False)
-tables = arrays.arrays(np.float64, st.tuples(st.integers(1, 6), st.integers(2, 4)), elements=finite)
-
-
-@settings(deadline=None, max_examples=50)
-@given(table=tables, delimiter=st.sampled_from(",;\t"), packed=st.booleans(), bom=st.booleans())
-def test_csv_numbers_come_back_bit_for_bit(
-    tmp_path_factory: pytest.TempPathFactory,
-    table: np.ndarray,
-    delimiter: str,
-    packed: bool,
-    bom: bool,
-) -> None:
-    names = [f"column {i}" for i in range(table.shape[1])]
-    lines = [names, *[[repr(float(v)) for v in row] for row in table]]
-    text = "\n".join(delimiter.join(line) for line in lines).encode()
-    text = b"\xef\xbb\xbf" * bom + text
-    path = tmp_path_factory.mktemp("csv") / ("t.csv.gz" if packed else "t.csv")
-    source = write(path, gzip.compress(text) if packed else text)
-    found = load(source, Request(target=(names[0],)))
-    assert found.y is not None
-    assert found.y.tobytes() == table[:, 0].tobytes()
-    assert np.array_equal(found.X, table[:, 1:])
-    assert (found.features, found.target) == (tuple(names[1:]), (names[0],))
-
 
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), dtype=st.sampled_from(list(IDX)), packed=st.booleans())
@@ -178,52 +153,7 @@ def test_npy_takes_a_second_file_of_labels(tmp_path: Path) -> None:
     assert load(str(tmp_path / "X.npy"), ANYTHING).y is None
 
 
-def test_csv_columns_are_chosen_by_name(tmp_path: Path) -> None:
-    source = write(tmp_path / "d.csv", "id,b,a,t\nx1,1,2,3\n\nx2,4,5,6\n")
-    found = load(source, Request(target=("t",), drop=("id",)))
-    assert (found.features, found.X.tolist()) == (("b", "a"), [[1, 2], [4, 5]])
-    found = load(source, Request(features=("a", "b"), labelled=False))
-    assert (found.y, found.X.tolist()) == (None, [[2, 1], [5, 4]])
-    found = load(source, Request(features=("a",), target=("t", "b")))
-    assert found.y is not None
-    assert found.y.tolist() == [[3, 1], [6, 4]]
-
-
 # -- errors --------------------------------------------------------------------------
-
-CSV_ERRORS = {
-    "first bad cell": (
-        "name,age\n1,2\n3,n/a\n5,?\n", "age",
-        r"d\.csv, line 3, column 'age': 'n/a' is not a number"),
-    "nan": ("a,b\n1,nan\n", "a", r"line 2, column 'b': 'nan' is not a number"),
-    "infinite": ("a,b\n1,1e999\n", "a", r"line 2, column 'b': '1e999' is not a number.*finite"),
-    "missing": ("a,b\n1,\n", "a", r"line 2, column 'b': '' is not a number"),
-    "decimal comma": ("a;b\n1;2,5\n", "a", r"column 'b': '2,5' is not a number.*decimal point"),
-    "ragged": ("a,b\n1,2\n1,2,3\n", "a", r"line 3: 3 cells, but the header names 2 columns"),
-    "empty": ("", "a", r"d\.csv is empty"),
-    "blank header": ("\n1,2\n", "a", r"no header: its first line is blank"),
-    "no header": ("1,2\n3,4\n", "a", r"no header: its first line is '1', '2'"),
-    "header only": ("a,b\n", "a", r"has a header, but no examples"),
-    "twice": ("a,a\n1,2\n", "a", r"two columns 'a'"),
-    "unknown": ("height,width\n1,2\n", "heigth", r"no column 'heigth'.* Did you mean 'height'"),
-    "only target": ("a\n1\n", "a", r"no column beside its targets"),
-    "no target": ("a,b\n1,2\n", None, r"columns 'a', 'b': name the one to predict with --target"),
-    "quote": ('a,b\n"1,2\n', "a", r"line 2: 1 cells"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", CSV_ERRORS)
-def test_a_bad_csv_is_named_with_its_place(tmp_path: Path, case: str) -> None:
-    text, target, message = CSV_ERRORS[case]
-    source = write(tmp_path / "d.csv", text)
-    with pytest.raises(DataError, match=message):
-        load(source, Request(target=(target,) if target else ()))
-
-
-def test_text_in_another_encoding_is_named(tmp_path: Path) -> None:
-    source = write(tmp_path / "d.csv", "größe,b\n1,2\n".encode("latin1"))
-    with pytest.raises(DataError, match=r"not UTF-8 \(byte 2 is 0xf6\).*iconv"):
-        load(source, Request(target=("b",)))
 
 
 def npy_bytes(values: np.ndarray) -> bytes:

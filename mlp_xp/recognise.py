@@ -1,0 +1,164 @@
+"""What each column of a table is: recognised by its cells, as the training rows show them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from .cells import (
+    Frame,
+    Rows,
+    Series,
+    TableError,
+    missing_extra,
+    moments,
+    numbers,
+    row_of,
+    shown,
+    word,
+    words,
+)
+from .columns import Coded, Column, Columns, Date, Number, Unused, Words
+
+MOST_WORDS = 30  # that get a column each
+FEWEST_ROWS = 2  # a word must stand in on average, to be coded
+NEARLY = 0.9  # of the different words look like numbers: they are meant to be
+ROW_NAMES = re.compile(
+    r"|#|id|index|key|uuid|guid|row|row ?(id|names?)|unnamed: ?\d*|column 1", re.I
+)
+ALMOST_NUMBER = re.compile(r"[-+]?[$€£]? ?\d{1,3}(,\d{3})*(\.\d+)? ?[%€$£]?|[-+]?\d+,\d+")
+DATE_LIKE = re.compile(r"(?=(.*\d){3}).*[-/.:, ].*")
+PLAIN = ("boolean", "integer", "floating", "decimal", "mixed-integer-float")  # pandas's kinds
+
+
+class _Told(NamedTuple):
+    """What is known of a column beside its cells: see `learn`."""
+
+    where: str
+    Y: Rows
+    keep: bool
+    holes: bool
+
+
+def learn(
+    frame: Frame,
+    Y: Rows,
+    keep: Iterable[str] = (),
+    where: str = "X",
+    holes: Iterable[str] | None = None,
+) -> Columns:
+    """What the columns of a table are, and become, as its training rows show.
+
+    Y      (m, n_outputs) targets as numbers, by which words are coded
+    keep   names of columns that are used although they look like nothing to learn from
+    where  the table's name, for messages
+    holes  names of columns that have gaps, perhaps in other rows alone; None: as the rows show
+    """
+    kept = set(keep)
+    gappy = set(frame.columns[frame.isna().any()] if holes is None else holes)
+    return Columns(
+        tuple(
+            _column(str(name), frame[name], _Told(where, Y, name in kept, name in gappy))
+            for name in frame
+        )
+    )
+
+
+def _column(name: str, column: Series, told: _Told) -> Column:
+    import pandas
+
+    where, keep, holes = told.where, told.keep, told.holes
+    _check_kind(where, name, column)
+    present = column.dropna()
+    n_different = present.nunique()
+    if len(present) == 0:
+        return Unused(name, "it is empty")
+    if n_different == 1 and len(present) == len(column):
+        return Unused(name, f"it is {word(present.iloc[0])[:40]!r} throughout")
+    every = n_different == len(column)
+    inferred = pandas.api.types.infer_dtype(present, skipna=True)
+    category = isinstance(column.dtype, pandas.CategoricalDtype)
+    if not category and (column.dtype.kind in "biuf" or inferred in PLAIN):
+        values = numbers(where, name, column)
+        if every and not keep and _numbers_the_rows(name, values):
+            return Unused(name, "it numbers the rows")
+        return Number.learn(name, values, holes)
+    if column.dtype.kind == "M" or inferred in ("datetime64", "datetime", "date"):
+        plain = column if column.dtype.kind == "M" else pandas.to_datetime(column)
+        return Date.learn(name, moments(where, name, plain, None), None, holes)
+    if not category:
+        form = _date_form(present)
+        if form is not None:
+            return Date.learn(name, moments(where, name, column, form), form, holes)
+    cells = words(column)
+    if n_different <= MOST_WORDS and not (every and n_different > 2):
+        return Words.learn(name, cells)
+    _check_almost_numbers(where, name, column)
+    if len(present) < FEWEST_ROWS * n_different and not keep:
+        return Unused(name, f"{n_different:,} of its {len(present):,} words are different")
+    return Coded.learn(name, cells, told.Y)
+
+
+def _numbers_the_rows(name: str, values: Rows) -> bool:
+    """Different whole numbers under a name of identifiers, or counting up."""
+    whole = bool(np.all(values == np.floor(values)))
+    return whole and (
+        ROW_NAMES.fullmatch(name.strip()) is not None or bool(np.all(np.diff(values) == 1))
+    )
+
+
+def _check_kind(where: str, name: str, column: Series) -> None:
+    """Raise TableError for what is neither number, word nor date."""
+    import pandas
+
+    first = next(iter(column.dropna().head(1)), None)
+    strange = isinstance(first, list | dict | tuple | set | bytes | np.ndarray | complex)
+    if strange or column.dtype.kind in "mcV" or isinstance(first, pandas.Timedelta):
+        raise TableError(
+            f"{where}, column {name!r} holds {type(first).__name__}, but expected numbers, words "
+            "or dates. Leave it out with --drop (drop= in Python), or make columns of its parts."
+        )
+
+
+def _check_almost_numbers(where: str, name: str, column: Series) -> None:
+    """Raise TableError for numbers that a few cells keep from being read as such."""
+    import pandas
+
+    cells = pandas.Series(column.dropna().unique().astype(object)).astype(str).str.strip()
+    plain = pandas.to_numeric(cells, errors="coerce").notna().to_numpy()
+    written = np.array([ALMOST_NUMBER.fullmatch(cell) is not None for cell in cells])
+    if NEARLY * len(cells) <= plain.sum() < len(cells):
+        place = row_of(column, int((words(column) == cells[int(np.argmin(plain))]).argmax()))
+        raise TableError(
+            f"{where}, row {place}, column {name!r}: {shown(cells[int(np.argmin(plain))])} is "
+            f"no number, but {plain.sum():,} of {len(cells):,} different cells are. Correct it, or "
+            f"name it as a gap with --missing {shown(cells[int(np.argmin(plain))])}."
+        )
+    if NEARLY * len(cells) <= (plain | written).sum():
+        first = cells[int(np.argmax(written & ~plain))]
+        raise TableError(
+            f"{where}, column {name!r} holds numbers written as {shown(first)}: expected plain "
+            "ones, such as 1234.5. Rewrite them, or leave the column out with --drop."
+        )
+
+
+def _date_form(present: Series) -> str | None:
+    """How text is written as dates, as skrub guesses it; None where it is none."""
+    cells = present.unique()
+    if not all(isinstance(cell, str) and DATE_LIKE.fullmatch(cell) for cell in cells[:50]):
+        return None
+    try:
+        from skrub import ToDatetime
+    except ImportError as error:
+        raise missing_extra(error) from None
+    import pandas
+
+    reader = ToDatetime()
+    try:
+        reader.fit_transform(pandas.Series(cells, name="dates"))
+    except ValueError:  # its way to say no
+        return None
+    return str(reader.format_)

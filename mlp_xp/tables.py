@@ -1,0 +1,319 @@
+"""Files of tables: a path in, a pandas data frame out, and a `DataError` that names the place.
+
+CSV and its kin are read by pandas: separators, quotes, gaps, decimal commas, a byte order
+mark; Parquet and Feather by pyarrow. What pandas takes in silence is refused here: lines
+that are too short or too long, and two columns of one name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from .cells import Frame, missing_extra, row_of
+from .readers import GZIP, DataError, listed, unpacked
+
+STDIN = "-"
+SEPARATORS = ",;\t|"
+GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
+SAMPLE = 1 << 16  # characters that show how numbers are written
+DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
+MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", b"FEA1": "feather"}
+STRANGE = {
+    b"PK\x03\x04": "a zip file or a spreadsheet: save the sheet as .csv",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet: save the sheet as .csv",
+    b"\x93NUMPY": "a .npy file under another name: rename it",
+    b"<!": "a web page: fetch the file itself",
+    b"<html": "a web page: fetch the file itself",
+    b"{": "JSON: save the table as .csv or .parquet",
+    b"[": "JSON: save the table as .csv or .parquet",
+}
+
+
+def read(source: str, missing: Sequence[str] = (), text: Sequence[str] = ()) -> Frame:
+    """The table of a file, or of the standard input for "-", its columns named by text.
+
+    missing  words that stand for a gap, beside the usual ones
+    text     columns to read as text whatever they hold
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise missing_extra(error) from None
+    name = "standard input" if source == STDIN else source
+    file = _file(name, source)
+    kind = next((kind for magic, kind in MAGIC.items() if file.head.startswith(magic)), "csv")
+    frame = _csv(file, missing, text) if kind == "csv" else _arrow(file, kind)
+    if len(frame) == 0:
+        raise DataError(f"{name} has a header, but no examples below it.")
+    if missing and kind != "csv":
+        frame = frame.replace(list(missing), pandas.NA)
+    return frame
+
+
+class _File(NamedTuple):
+    """A file that may be read more than once.
+
+    head  its first bytes
+    open  begins to read it
+    """
+
+    name: str
+    head: bytes
+    open: Callable[[], BinaryIO]
+
+
+def _file(name: str, source: str) -> _File:
+    """A plain file, read where it lies; what is packed or comes in by a pipe, held in memory."""
+    if source != STDIN:
+        with open(source, "rb") as plain:
+            head = plain.read(SAMPLE)
+        if head and not head.startswith(GZIP):
+            return _File(name, head, lambda: open(source, "rb"))
+    given = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
+    content = unpacked(name, given)
+    return _File(name, content[:SAMPLE], lambda: io.BytesIO(content))
+
+
+def _arrow(file: _File, kind: str) -> Frame:
+    import pandas
+
+    reader: Callable[..., Any] = {"parquet": pandas.read_parquet, "feather": pandas.read_feather}[
+        kind
+    ]
+    name = file.name
+    try:
+        with file.open() as content:
+            frame = reader(content)
+    except ImportError as error:
+        raise missing_extra(error) from None
+    except (ValueError, OSError, TypeError, NotImplementedError) as error:
+        said = str(error).partition("\n")[0]
+        raise DataError(
+            f"{name} cannot be read as {kind} ({said}): it is truncated or damaged. Write or "
+            "fetch it again."
+        ) from None
+    names = [str(column) for column in frame.columns]
+    _check_names(name, names)
+    return frame.set_axis(names, axis=1).reset_index(drop=True)
+
+
+class _Csv(NamedTuple):
+    """How a file of text is written: what all who read it have to tell pandas."""
+
+    file: _File
+    encoding: str
+    head: str
+    separator: str
+    header: list[str]
+
+    @classmethod
+    def of(cls, file: _File) -> _Csv:
+        wide = file.head.startswith((b"\xff\xfe", b"\xfe\xff"))
+        encoding = "utf-16" if wide else "utf-8-sig"
+        head = _head(file, encoding)
+        first = head.partition("\n")[0]
+        separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first, mark))
+        return cls(file, encoding, head, separator, _header(file.name, head, separator))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "sep": self.separator,
+            "names": self.header,
+            "header": 0,
+            "index_col": False,
+            "encoding": self.encoding.removesuffix("-sig"),  # the mark goes with the names
+            "skipinitialspace": True,
+        }
+
+
+def texts(source: str, names: Sequence[str]) -> Frame | None:
+    """Columns of a file of text, their very characters; None of another kind of file.
+
+    So 007 stays 007, and NA stays NA.
+    """
+    import pandas
+
+    file = _file(source, source)
+    if file.head.startswith(tuple(MAGIC)):
+        return None
+    options = _Csv.of(file).options
+    with file.open() as content:
+        return pandas.read_csv(content, dtype=str, na_filter=False, usecols=list(names), **options)
+
+
+def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
+    import pandas
+
+    name, written = file.name, _Csv.of(file)
+    options = written.options | {
+        "na_values": [*GAPS, *missing],
+        "dtype": {column: str for column in text if column in written.header},
+        "decimal": _decimal(written.head, written.separator),
+    }
+    try:
+        frame = _parsed(file, options)
+    except UnicodeDecodeError as error:
+        raise _encoding(name, error) from None
+    except (pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
+        _check_cells(written)
+        said = str(error).strip().removeprefix("Error tokenizing data. C error: ")
+        raise DataError(f"{name}: {said}. Is a quote left open?") from None
+    if frame.iloc[:, -1].isna().any():  # pandas fills up what is too short
+        _check_cells(written)
+    return frame
+
+
+def _parsed(file: _File, options: Mapping[str, Any]) -> Frame:
+    """What pandas reads, each column's kind decided by all of it.
+
+    In pieces first, which takes two thirds of the time; pandas warns where they differ.
+    """
+    import pandas
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        warnings.simplefilter("error", pandas.errors.DtypeWarning)
+        try:
+            with file.open() as content:
+                return pandas.read_csv(content, **options)
+        except pandas.errors.DtypeWarning:
+            with file.open() as content:
+                return pandas.read_csv(content, low_memory=False, **options)
+
+
+def _head(file: _File, encoding: str) -> str:
+    """The first characters, if they are text."""
+    name, beginning = file.name, file.head
+    strange = next(
+        (why for magic, why in STRANGE.items() if beginning.lower().startswith(magic.lower())), None
+    )
+    if strange is not None:
+        raise DataError(f"{name} is no table, but {strange}.")
+    if b"\0" in beginning and encoding != "utf-16":
+        raise DataError(f"{name} is no text: it holds bytes of 0. Expected a table in UTF-8.")
+    try:
+        return beginning.decode(encoding)
+    except UnicodeDecodeError as error:
+        if len(beginning) == SAMPLE and error.start > SAMPLE - 4:  # cut within a character
+            return beginning[: error.start].decode(encoding)
+        raise _encoding(name, error) from None
+
+
+def _encoding(name: str, error: UnicodeDecodeError) -> DataError:
+    return DataError(
+        f"{name} is not UTF-8 (byte {error.start} is 0x{error.object[error.start]:02x}): "
+        "convert it, say with iconv -f latin1 -t utf-8."
+    )
+
+
+def _outside_quotes(line: str, mark: str) -> int:
+    return sum(part.count(mark) for part in line.split('"')[::2])
+
+
+def _header(name: str, head: str, separator: str) -> list[str]:
+    """The names of the columns; one without a name is called by its number."""
+    lines = csv.reader(io.StringIO(head, newline=""), delimiter=separator, skipinitialspace=True)
+    try:
+        header = [cell.strip() for cell in next(lines, [])]
+    except csv.Error as error:
+        raise DataError(f"{name}, line 1: {error}.") from None
+    if not any(header):
+        raise DataError(f"{name} has no header: its first line is blank.")
+    if all(_is_number(cell) for cell in header):
+        raise DataError(
+            f"{name} has no header: its first line is {listed(header, 5)}, but expected the "
+            "names of the columns."
+        )
+    names = [cell or f"column {i}" for i, cell in enumerate(header, 1)]
+    _check_names(name, names)
+    return names
+
+
+def _check_names(name: str, names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(column for column in names if names.count(column) > 1)
+        raise DataError(
+            f"{name} has two columns {twice!r}, but expected different names: rename one."
+        )
+
+
+def _decimal(head: str, separator: str) -> str:
+    """The mark in numbers: a comma where cells show it, and none shows a point."""
+    if separator == ",":
+        return "."
+    cells = {cell.strip() for cell in re.split(rf"[\r\n{re.escape(separator)}]", head)}
+    commas = any(DECIMAL_COMMA.fullmatch(cell) for cell in cells)
+    return "," if commas and not any(map(DECIMAL_POINT.fullmatch, cells)) else "."
+
+
+def _check_cells(written: _Csv) -> None:
+    """Raise DataError for the first line that has not as many cells as there are names."""
+    file, n = written.file, len(written.header)
+    with file.open() as content:
+        text = io.TextIOWrapper(content, encoding=written.encoding, newline="")
+        lines = csv.reader(text, delimiter=written.separator, skipinitialspace=True)
+        try:
+            for row in lines:
+                if row and len(row) != n:
+                    cells = f"{len(row)} cell" + "s" * (len(row) != 1)
+                    raise DataError(
+                        f"{file.name}, line {lines.line_num}: {cells}, but the header names {n} "
+                        "columns. Is a separator missing or too many, or a quote left open?"
+                    )
+        except csv.Error as error:
+            raise DataError(f"{file.name}, line {lines.line_num}: {error}.") from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+# -- targets -----------------------------------------------------------------------
+
+
+def target(name: str, frame: Frame, columns: Sequence[str]) -> Any:
+    """Targets (m,) or (m, n_targets) of a table without gaps in them: numbers, or text."""
+    import pandas
+
+    parts = []
+    for column in columns:
+        values = frame[column]
+        inferred = pandas.api.types.infer_dtype(values, skipna=True)
+        if values.dtype.kind in "mM" or inferred in ("datetime", "date", "datetime64"):
+            raise DataError(
+                f"{name}, column {column!r} holds dates, but a target is a number or a class. "
+                "Predict a number made of it, such as days."
+            )
+        if values.dtype.kind in "iufb" or inferred in ("boolean", "integer", "floating", "decimal"):
+            plain = values.astype(object) if inferred == "boolean" else values
+            found = plain.to_numpy(bool if inferred == "boolean" else None)
+            found = found.astype(np.float64) if found.dtype == object else found
+        else:
+            found = values.astype(str).to_numpy(object).astype(str)
+        if found.dtype.kind == "f" and not np.isfinite(found).all():
+            i = int(np.argmin(np.isfinite(found)))
+            raise DataError(
+                f"{name}, row {row_of(values, i)}, column {column!r}: a target is {found[i]}."
+            )
+        parts.append(found)
+    if len(parts) > 1 and any(part.dtype.kind == "U" for part in parts):
+        text = next(c for c, part in zip(columns, parts, strict=True) if part.dtype.kind == "U")
+        raise DataError(
+            f"{name}, column {text!r} holds words, but several targets are numbers, or labels 0 "
+            "and 1. Predict it alone."
+        )
+    return parts[0] if len(parts) == 1 else np.column_stack(parts)

@@ -1,0 +1,615 @@
+"""Tables as people have them: what is read, what its columns become, and what is refused."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+pytest.importorskip("skrub")
+pytest.importorskip("pyarrow")
+pytest.importorskip("polars")
+
+import pandas
+import polars
+import pyarrow
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import TargetEncoder
+
+import mlp_xp
+from mlp_xp import MLP, load_table
+from mlp_xp.cells import TableError
+from mlp_xp.cli import main
+from mlp_xp.columns import KINDS, Columns
+from mlp_xp.data import Dataset, Request, load
+from mlp_xp.preparation import model_for, prepare
+from mlp_xp.prepared import Preparation
+from mlp_xp.recognise import learn
+from mlp_xp.storage import ModelFileError
+
+CITIES = ("Oslo", "Bergen", "Narvik")
+
+
+def people(m: int = 120, seed: int = 0) -> Any:
+    """A table of every kind of column, with gaps, and what follows from them."""
+    rng = np.random.default_rng(seed)
+    age = rng.integers(18, 80, m).astype(float)
+    city = rng.choice(CITIES, m)
+    job = rng.choice([f"job {i}" for i in range(35)], m)
+    member = rng.random(m) < 0.5
+    joined = pandas.Timestamp("2020-01-01") + pandas.to_timedelta(rng.integers(0, 900, m), "D")
+    income = 100 * age + 2000 * (city == "Oslo") + 900 * member + rng.normal(0, 50, m)
+    frame = pandas.DataFrame(
+        {
+            "id": np.arange(m) + 1000,
+            "age": age,
+            "city": city.astype(object),
+            "job": job,
+            "member": member,
+            "joined": joined,
+            "country": "Norway",
+            "income": income.round(2),
+            "paid": np.where(income > np.median(income), "yes", "no"),
+        }
+    )
+    frame.loc[rng.choice(m, 9, replace=False), "age"] = np.nan
+    frame.loc[rng.choice(m, 7, replace=False), "city"] = None
+    return frame
+
+
+FEATURES = ["id", "age", "city", "job", "member", "joined", "country"]
+
+
+def a_set(frame: Any, y: Any, features: list[str]) -> Dataset:
+    """A data set of a table in memory, as one comes from a file."""
+    names = tuple(features)
+    return Dataset("people", frame[features], np.asarray(y), features=names, table=frame)
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Run a command line in an empty folder: code, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        code = main([str(part) for part in argv])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+# -- reading -------------------------------------------------------------------------
+
+
+def written(frame: Any, how: str) -> bytes:
+    """A table as one of the kinds of files."""
+    content = io.BytesIO()
+    if how == "parquet":
+        frame.to_parquet(content)
+        return content.getvalue()
+    if how == "feather":
+        frame.to_feather(content)
+        return content.getvalue()
+    options: dict[str, Any] = {
+        "csv": {},
+        "csv.gz": {},
+        "semicolon.csv": {"sep": ";", "decimal": ","},
+        "tsv": {"sep": "\t"},
+        "bom.csv": {"encoding": "utf-8-sig"},
+        "utf16.csv": {"encoding": "utf-16", "sep": "\t"},
+        "quoted.csv": {"quoting": 1},
+        "crlf.csv": {"lineterminator": "\r\n"},
+    }[how]
+    frame.to_csv(content, index=False, **options)
+    return gzip.compress(content.getvalue()) if how.endswith("gz") else content.getvalue()
+
+
+FILES = (
+    *("csv", "csv.gz", "semicolon.csv", "tsv", "bom.csv", "utf16.csv", "quoted.csv", "crlf.csv"),
+    *("parquet", "feather"),
+)
+
+
+@pytest.mark.parametrize("how", FILES)
+def test_a_table_means_the_same_in_every_kind_of_file(tmp_path: Path, how: str) -> None:
+    frame = people()
+    frame.loc[3, "job"] = 'a "big"\nline; with, marks'
+    path = tmp_path / f"people.{how}"
+    path.write_bytes(written(frame, how))
+    found = load_table(path, "income")
+    assert list(found.X.columns) == [*FEATURES, "paid"]
+    np.testing.assert_array_equal(found.y, frame["income"])
+    assert found.X["job"][3] == 'a "big"\nline; with, marks'
+    for name in FEATURES:
+        left, right = found.X[name], frame[name]
+        assert (left.isna() == right.isna()).all()
+        if name == "joined":
+            left = pandas.to_datetime(left)
+        assert (left[right.notna()] == right[right.notna()]).all(), name
+
+
+@pytest.mark.parametrize("how", ["csv", "csv.gz", "parquet"])
+def test_a_table_comes_in_by_the_standard_input(
+    how: str, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
+) -> None:
+    content = written(people(), how)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    code, out, _ = command("train", "--data", "-", "--target", "paid", "--epochs", 1)
+    assert code == 0
+    assert "standard input: 96 examples to train on, 24 held out, 2 classes" in out
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+numbers = arrays.arrays(
+    np.float64, st.tuples(st.integers(1, 6), st.integers(2, 4)), elements=finite
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(table=numbers, delimiter=st.sampled_from(",;\t|"), packed=st.booleans(), bom=st.booleans())
+def test_numbers_come_back_bit_for_bit(
+    tmp_path_factory: pytest.TempPathFactory,
+    table: np.ndarray,
+    delimiter: str,
+    packed: bool,
+    bom: bool,
+) -> None:
+    names = [f"column {i}" for i in range(table.shape[1])]
+    lines = [names, *[[repr(float(v)) for v in row] for row in table]]
+    text = "\n".join(delimiter.join(line) for line in lines).encode()
+    text = b"\xef\xbb\xbf" * bom + text
+    path = tmp_path_factory.mktemp("csv") / ("t.csv.gz" if packed else "t.csv")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    found = load(str(path), Request(target=(names[0],)))
+    assert found.y is not None
+    assert found.y.tobytes() == table[:, 0].tobytes()
+    assert np.array_equal(found.X.to_numpy(), table[:, 1:])
+    assert (found.features, found.target) == (tuple(names[1:]), (names[0],))
+
+
+def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
+    source = str(tmp_path / "d.csv")
+    Path(source).write_text("id,b,a,t\nx1,1,2,3\n\nx2,4,5,6\n")
+    found = load(source, Request(target=("t",), drop=("id",)))
+    assert (found.features, found.X.to_numpy().tolist()) == (("b", "a"), [[1, 2], [4, 5]])
+    found = load(source, Request(features=("a", "b"), labelled=False))
+    assert (found.y, found.X.to_numpy().tolist()) == (None, [[2, 1], [5, 4]])
+    found = load(source, Request(features=("a",), target=("t", "b")))
+    assert found.y is not None
+    assert found.y.tolist() == [[3, 1], [6, 4]]
+
+
+def test_the_kind_of_a_column_is_decided_by_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    code = [*range(300_000), "0017x"]
+    path.write_text("code,y\n" + "".join(f"{cell},1\n" for cell in code))
+    found = load_table(path, "y").X["code"]
+    assert (found[0], found[300_000]) == ("0", "0017x")
+
+
+def test_words_for_gaps_are_the_usual_ones_and_those_that_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("a,b,y\n1,x,0\n?,NA,1\n,n/a,0\n-99,unknown,1\n5,,0\n")
+    found = load_table(path, "y", missing=["-99", "unknown"])
+    assert found.X["a"].isna().tolist() == [False, True, True, True, False]
+    assert found.X["b"].isna().tolist() == [False, True, True, True, True]
+
+
+def test_rows_without_a_target_are_left_out_and_counted(command: Callable[..., Any]) -> None:
+    frame = people()
+    frame.loc[[2, 5, 7], "paid"] = None
+    frame.to_csv("d.csv", index=False)
+    code, out, err = command("train", "--data", "d.csv", "--target", "paid", "--dry-run")
+    assert code == 0
+    assert "94 examples to train on, 23 held out, 2 classes" in out
+    assert "3 rows without a value in 'paid' are left out" in err
+
+
+# -- what columns become -------------------------------------------------------------
+
+
+def learnt(frame: Any, **options: Any) -> Columns:
+    Y = np.arange(len(frame), dtype=float)[:, None]
+    return learn(frame, Y, **options)
+
+
+def test_each_column_is_told_as_what_it_is() -> None:
+    found = {column.name: str(column) for column in learnt(people()[FEATURES]).columns}
+    assert found["id"] == "left out: it numbers the rows"
+    assert found["age"].startswith("number, gaps filled with ")
+    assert found["age"].endswith(" and marked")
+    assert found["city"] == "3 words, a column each, and one for gaps"
+    assert found["job"] == "35 words, coded by the target"
+    assert found["member"] == "number"
+    assert found["joined"] == "date: year, month, day, total_seconds, weekday"
+    assert found["country"] == "left out: it is 'Norway' throughout"
+
+
+CELLS: dict[str, tuple[list[Any], str]] = {
+    "whole": ([3, 1, 2, 2], "number"),
+    "a year a row": ([1990, 1987, 1999, 2001], "number"),
+    "counting": ([7, 8, 9, 10], "left out: it numbers the rows"),
+    "nullable": (pandas.array([1, 5, None, 2], "Int64"), "number, gaps filled with 2 and marked"),
+    "truth": ([True, False, None, True], "number, gaps filled with 1 and marked"),
+    "categories": (pandas.Categorical([3, 1, 3, 1]), "2 words, a column each"),
+    "codes": (["01", "02", "01", None], "2 words, a column each, and one for gaps"),
+    "days": (["03/02/2020", "14/02/2020", "03/02/2020", None],
+        "date (%d/%m/%Y): year, month, day, total_seconds, weekday, gaps marked"),
+    "hours": (["2020-01-01 10:00", "2020-01-02 11:30"] * 2,
+        "date (%Y-%m-%d %H:%M): year, month, day, hour, total_seconds, weekday"),
+    "date objects": ([datetime.date(2020, 1, day) for day in (1, 2, 3, 9)],
+        "date: year, month, day, total_seconds, weekday"),
+    "names": (["Ann", "Bo", "Cy", "Di"], "left out: 4 of its 4 words are different"),
+    "empty": ([None, None, None, None], "left out: it is empty"),
+    "one word and gaps": (["x", None, "x", None], "1 words, a column each, and one for gaps"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CELLS)
+def test_cells_show_what_a_column_is(case: str) -> None:
+    cells, becomes = CELLS[case]
+    found = learnt(pandas.DataFrame({"c": cells, "other": [1.0, 5.0, 2.0, 2.5]}))
+    assert str(found.columns[0]) == becomes
+
+
+def test_what_looks_like_nothing_to_learn_from_is_used_when_asked_for() -> None:
+    frame = pandas.DataFrame({"id": [7, 8, 9, 10], "name": list("abcd")})
+    found = learnt(frame, keep=["id", "name"])
+    assert [str(column) for column in found.columns] == ["number", "4 words, coded by the target"]
+
+
+def test_the_numbers_of_a_row_are_these() -> None:
+    frame = pandas.DataFrame(
+        {
+            "n": [1.0, np.nan, 4.0, 3.0],
+            "w": ["a", "b", None, "a"],
+            "b": [True, False, True, True],
+            "d": pandas.to_datetime(["2020-02-03", None, "2021-12-31", "2020-02-03"]),
+        }
+    )
+    found = learnt(frame)
+    assert found.outputs == (
+        *("n", "n missing", "w is a", "w is b", "w is missing", "b"),
+        *("d year", "d month", "d day", "d total_seconds", "d weekday", "d missing"),
+    )
+    seconds = [pandas.Timestamp(day).timestamp() for day in ("2020-02-03", "2021-12-31")]
+    expected = [
+        [1, 0, 1, 0, 0, 1, 2020, 2, 3, seconds[0], 1, 0],
+        [3, 1, 0, 1, 0, 0, 2020, 2, 3, seconds[0], 1, 1],
+        [4, 0, 0, 0, 1, 1, 2021, 12, 31, seconds[1], 5, 0],
+        [3, 0, 1, 0, 0, 1, 2020, 2, 3, seconds[0], 1, 0],
+    ]
+    rows = found.rows("X", frame)
+    np.testing.assert_allclose(rows, expected, rtol=1e-7)  # skrub's seconds are float32
+    assert found.scaled.tolist() == [True, False, False, False, False, True] + [True] * 5 + [False]
+
+
+@pytest.mark.parametrize("kind", ["numbers", "two classes", "three classes"])
+def test_many_words_are_coded_as_scikit_learn_does(kind: str) -> None:
+    frame, rng = people(300)[["job"]], np.random.default_rng(1)
+    y = {
+        "numbers": rng.normal(size=300),
+        "two classes": rng.choice(["no", "yes"], 300),
+        "three classes": rng.choice(["a", "b", "c"], 300),
+    }[kind]
+    found = prepare(a_set(frame, y, ["job"]))
+    assert found.table is not None
+    Y = found.columns_of(y)
+    for j, part in enumerate(Y.T):
+        folds = KFold(5, shuffle=True, random_state=0)
+        encoder = TargetEncoder(target_type="continuous", cv=folds)
+        crossed = encoder.fit_transform(frame, part)[:, 0]
+        np.testing.assert_array_equal(found.table.rows("X", frame, Y)[:, j], crossed)
+        np.testing.assert_array_equal(
+            found.table.rows("X", frame)[:, j], encoder.transform(frame)[:, 0]
+        )
+
+
+def test_a_model_does_not_learn_its_own_targets_by_words_that_mean_nothing() -> None:
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {"w": rng.integers(0, 200, 600).astype(str), "x": rng.normal(size=600)}
+    )
+    frame["w"] = "w" + frame["w"]
+    data = mlp_xp.data.Dataset("d", frame, rng.normal(size=600), features=("w", "x"), table=frame)
+    model = model_for(data, (), learning_rate=0.05)
+    model.fit(data.X, data.y, epochs=60, progress=False)
+    new = frame.assign(x=rng.normal(size=600))
+    slope = np.corrcoef(model.predict(new), data.y)[0, 1]
+    assert slope < 0.5  # 0.6 when each row's own target is among those that code its word
+    leaky = prepare(data)
+    assert leaky.table is not None
+    own = leaky.table.rows("X", frame)[:, 0]
+    other = leaky.table.rows("X", frame, leaky.columns_of(data.y))[:, 0]
+    assert np.corrcoef(own, data.y)[0, 1] > 0.5 > abs(np.corrcoef(other, data.y)[0, 1]) + 0.3
+
+
+# -- at predict ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[MLP, Any]:
+    frame = people(400)
+    data = a_set(frame, frame["income"], FEATURES)
+    model = model_for(data, (32,), learning_rate=0.01)
+    model.fit(data.X, data.y, epochs=40, progress=False)
+    return model, frame
+
+
+def test_a_table_is_learnt_from(trained: tuple[MLP, Any]) -> None:
+    model, _ = trained
+    new = people(200, seed=1)
+    assert model.evaluate(new[FEATURES], new["income"]).score > 0.85
+
+
+def frames(frame: Any) -> dict[str, Any]:
+    """The same table in other libraries, and other orders and dtypes."""
+    return {
+        "reversed": frame[FEATURES[::-1]],
+        "more columns": frame.assign(more="x"),
+        "fewer": frame.drop(columns=["id", "country"]),  # which were left out
+        "other index": frame.set_index(pandas.Index(range(1, len(frame) + 1))),
+        "polars": polars.from_pandas(frame),
+        "arrow": pyarrow.Table.from_pandas(frame),
+        "objects": frame.astype(object),
+        "nullable": frame.convert_dtypes(),
+        "categories": frame.assign(city=frame["city"].astype("category")),
+        "member as numbers": frame.assign(member=frame["member"].astype(int)),
+        "dates as text": frame.assign(joined=frame["joined"].dt.strftime("%Y-%m-%d")),
+        "dates with a zone": frame.assign(joined=frame["joined"].dt.tz_localize("UTC")),
+    }
+
+
+@pytest.mark.parametrize("how", list(frames(people(20))))
+def test_the_same_table_predicts_the_same_however_it_comes(
+    trained: tuple[MLP, Any], how: str
+) -> None:
+    model, frame = trained
+    expected = model.predict(frame)
+    np.testing.assert_array_equal(model.predict(frames(frame)[how]), expected)
+
+
+def test_whole_numbers_with_gaps_are_the_same_words() -> None:
+    cells = ["1", "2", "2", "1", "3", "3"]
+    found = learnt(pandas.DataFrame({"code": cells, "x": np.arange(6.0)[::-1]}))
+    floats = pandas.DataFrame({"code": [1.0, 2.0, np.nan, 1.0, 3.0, 3.0], "x": np.zeros(6)})
+    assert found.rows("X", floats)[:, :3].argmax(axis=1).tolist() == [0, 1, 0, 0, 2, 2]
+    assert found.rows("X", floats)[2, :3].tolist() == [0, 0, 0]  # no gap in training
+
+
+def test_a_new_word_is_none_of_the_known_and_is_said(
+    command: Callable[..., Any],
+) -> None:
+    people(200).to_csv("d.csv", index=False)
+    assert command("train", "--data", "d.csv", "--target", "income", "--epochs", 1)[0] == 0
+    new = people().head(3).assign(city="Paris", job=["job 1", "spy", "spy"])
+    new.to_csv("new.csv", index=False)
+    code, _, err = command("predict", "model.safetensors", "new.csv")
+    assert code == 0
+    assert "column 'city': 3 rows hold words that training did not meet, such as 'Paris'" in err
+    assert "column 'job': 2 rows hold words that training did not meet, such as 'spy'" in err
+    model = MLP.load("model.safetensors")
+    table = model.preparation.table  # type: ignore[union-attr]
+    rows = dict(zip(table.outputs, table.rows("X", new).T, strict=True))  # type: ignore[union-attr]
+    assert [rows[f"city is {city}"].tolist() for city in CITIES] == [[0, 0, 0]] * 3
+
+
+PREDICT_ERRORS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "missing column": (lambda f: f.drop(columns="city"),
+        "X has no column 'city', which the model was trained on.*in any order, but found 'id'"),
+    "renamed": (lambda f: f.rename(columns={"age": "Age"}), "X has no column 'age'"),
+    "twice": (lambda f: pandas.concat([f, f[["age"]]], axis=1), "X has two columns 'age'"),
+    "words for numbers": (lambda f: f.assign(age="old"),
+        r"X, row 1, column 'age': 'old' is no number, but .*\(400 such cells\)"),
+    "infinite": (lambda f: f.assign(age=np.inf), "row 1, column 'age': 'inf' is infinite"),
+    "no date": (lambda f: f.assign(joined="soon"), "column 'joined': 'soon' is no date"),
+    "a new gap": (lambda f: f.assign(member=None),
+        "X, row 1, column 'member' is empty, but the column had no gap in training"),
+    "an array": (lambda f: f.to_numpy(), "X is a ndarray, but the model was trained on a table"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PREDICT_ERRORS)
+def test_a_table_that_is_not_what_it_was_is_refused(trained: tuple[MLP, Any], case: str) -> None:
+    model, frame = trained
+    change, message = PREDICT_ERRORS[case]
+    with pytest.raises((TableError, TypeError), match=message):
+        model.predict(change(frame[FEATURES]))
+
+
+def test_a_table_of_numbers_alone_is_known_by_name_too() -> None:
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(rng.normal(size=(90, 3)) * [1, 10, 100], columns=["a", "b", "c"])
+    data = mlp_xp.data.Dataset(
+        "d", frame, frame["a"].to_numpy(), features=("a", "b", "c"), table=frame
+    )
+    model = model_for(data, (8,))
+    model.fit(frame, data.y, epochs=2, progress=False)
+    assert model.preparation is not None
+    assert model.preparation.table is None
+    expected = model.predict(frame)
+    for other in (frame[["c", "a", "b"]], polars.from_pandas(frame)[["b", "c", "a"]]):
+        np.testing.assert_array_equal(model.predict(other), expected)
+    np.testing.assert_array_equal(model.predict(frame.to_numpy(), layout="rows"), expected)
+    with pytest.raises(TableError, match="X has no column 'b'"):
+        model.predict(frame.rename(columns={"b": "B"}))
+    with pytest.raises(TableError, match="row 2, column 'b' is empty, but the column had no gap"):
+        model.predict(frame.assign(b=frame["b"].where(frame.index != 1)))
+
+
+# -- files ---------------------------------------------------------------------------
+
+TASKS: dict[str, tuple[str, tuple[object, ...]]] = {
+    "numbers": ("income", ("--drop", "paid")),
+    "classes": ("paid", ("--drop", "income")),
+    "two": ("paid", ("--loss", "binary_cross_entropy")),
+    "truth": ("member", ("--drop", "paid")),
+    "three": ("city", ("--drop", "income")),
+    "minmax": ("income", ("--scale", "minmax", "--no-scale-target")),
+    "unscaled": ("paid", ("--scale", "none", "--hidden", "none")),
+    "everything": ("income", ("--keep", "id", "--dtype", "float64")),
+}
+
+
+def printed(out: str) -> list[list[str]]:
+    return [line.split(",") for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_of_a_table_travels_from_the_command_line_and_back(
+    task: str, command: Callable[..., Any]
+) -> None:
+    target, options = TASKS[task]
+    people(150).dropna(subset=["city"] if task == "three" else []).to_csv("d.csv", index=False)
+    argv = ("--data", "d.csv", "--target", target, "--epochs", 3, *options)
+    code, _, err = command("train", *argv)
+    assert code == 0, err
+    out = command("predict", "model.safetensors", "d.csv")[1]
+    frame = pandas.read_csv("d.csv")
+
+    model = MLP.load("model.safetensors")
+    lines = out.splitlines()[-len(frame) :]
+    assert [str(value) for value in model.predict(frame)] == lines
+    model.save("python")
+    assert command("predict", "python", "d.csv")[1] == out
+
+    classes = model.loss.kind in ("multiclass", "binary")
+    kind = mlp_xp.MLPClassifier if classes else mlp_xp.MLPRegressor
+    for path in ("model.safetensors", "python", "estimator"):
+        estimator = kind.load(path)
+        found = estimator.predict(frame)
+        if classes:
+            assert [str(value) for value in found.tolist()] == lines
+            proba = model.predict_proba(frame)
+            np.testing.assert_allclose(
+                estimator.predict_proba(frame)[:, -1],
+                np.reshape(proba, (len(frame), -1))[:, -1],
+                atol=2e-6,
+            )
+        else:
+            np.testing.assert_allclose(found, model.predict(frame), rtol=2e-5, atol=2e-5)
+        estimator.save("estimator")
+    again = command("predict", "estimator", "d.csv")[1]
+    if classes:
+        assert again == out
+    else:
+        np.testing.assert_allclose(
+            np.array(again.splitlines()[-len(frame) :], float),
+            np.array(lines, float),
+            rtol=2e-5,
+            atol=2e-5,
+        )
+    told = command("evaluate", "model.safetensors", "d.csv", "--json")[1]
+    assert json.loads(told)["trained_on"] == round(0.8 * len(frame))
+
+    code, _, err = command(
+        "train", "--resume", "model.safetensors", "--data", "d.csv", "--epochs", 1
+    )
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_are_kept_without_a_loss(kind: str) -> None:
+    frame = people(200)[FEATURES]
+    found = learnt(frame)
+    again = Columns.from_json(json.loads(json.dumps(found.to_json())))
+    assert again == found
+    assert any(isinstance(column, KINDS[kind]) for column in again.columns)
+    np.testing.assert_array_equal(again.rows("X", frame), found.rows("X", frame))
+
+
+DAMAGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "kind": ("number", {"kind": "code"}),
+    "no kind": ("number", {"kind": None}),
+    "no name": ("number", {"name": 3}),
+    "more": ("words", {"more": 1}),
+    "fill": ("number", {"fill": "x"}),
+    "infinite": ("number", {"fill": float("inf")}),
+    "holes": ("number", {"holes": 1}),
+    "no list": ("words", {"values": 3}),
+    "a word": ("words", {"values": "ab"}),
+    "no words": ("words", {"values": []}),
+    "numbers": ("words", {"values": [1, 2]}),
+    "twice": ("words", {"values": ["a", "a"]}),
+    "a gap between": ("words", {"values": [None, "a"]}),
+    "codes": ("coded", {"codes": [[1.0]]}),
+    "ragged": ("coded", {"codes": [[1.0], [1.0, 2.0]]}),
+    "means": ("coded", {"means": [float("nan")]}),
+    "fills": ("date", {"fills": [1.0]}),
+    "form": ("date", {"form": 3}),
+    "hours": ("date", {"hours": "yes"}),
+    "why": ("unused", {"why": None}),
+    "same name": ("number", {"name": "city"}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_columns_of_no_known_kind_are_refused(damage: str) -> None:
+    kind, change = DAMAGE[damage]
+    stored = json.loads(json.dumps(learnt(people(200)[FEATURES]).to_json()))
+    next(column for column in stored if column["kind"] == kind).update(change)
+    with pytest.raises(ValueError, match="its preparation is none that this mlp_xp knows"):
+        Preparation.from_json({**Preparation("squared_error").to_json(), "table": stored})
+
+
+def test_a_file_with_columns_of_no_known_kind_is_refused(
+    trained: tuple[MLP, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = trained
+    model.save(tmp_path / "m")
+    monkeypatch.delitem(KINDS, "coded")
+    with pytest.raises(ModelFileError, match="column 'job' is of kind 'coded', but known are"):
+        MLP.load(tmp_path / "m")
+
+
+# -- with scikit-learn ---------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_estimator_takes_tables_in_skrubs_pipeline() -> None:
+    from skrub import tabular_pipeline
+
+    frame, new = people(300), people(100, seed=1)
+    pipeline = tabular_pipeline(mlp_xp.MLPClassifier(max_iter=60, random_state=0))
+    pipeline.fit(frame[FEATURES], frame["paid"])
+    assert pipeline.score(new[FEATURES], new["paid"]) > 0.7
+
+
+# -- the command ---------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_every_column_and_writes_nothing(command: Callable[..., Any]) -> None:
+    people().to_csv("d.csv", index=False)
+    argv = ("train", "--data", "d.csv", "--target", "paid", "--dry-run")
+    code, out, _ = command(*argv)
+    assert code == 0
+    assert "  age      number, gaps filled with" in out
+    assert "  joined   date (%Y-%m-%d): year" in out
+    assert "  country  left out: it is 'Norway' throughout" in out
+    assert "96 examples to train on, 24 held out, 2 classes" in out
+    document = json.loads(command(*argv, "--json")[1])
+    assert {"name": "id", "becomes": "left out: it numbers the rows"} in document["columns"]
+    assert [path.name for path in Path().iterdir()] == ["d.csv"]
+
+
+def test_without_the_extra_the_error_names_it(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people().to_csv("d.csv", index=False)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    code, _, err = command("train", "--data", "d.csv", "--target", "paid")
+    assert code == 1
+    assert "pip install 'mlp_xp[tables]'" in err
