@@ -194,7 +194,8 @@ def check_model(path: Path, est: Any, facts: Mapping[str, Any], tensors: Tensors
         weights = getattr(est, "class_weight", None)
         if isinstance(weights, dict) and not set(weights) <= known:
             raise refusal(path, "class_weight", weights, "weights of its classes")
-        if network.n_dropped and "_dropout_seed" not in facts:
+        goes_on = "preparation" not in facts  # what came from an `MLP` predicts only
+        if goes_on and network.n_dropped and "_dropout_seed" not in facts:
             raise ModelFileError(f"{path} is incomplete: its metadata lack _dropout_seed.")
         if est.solver == "lbfgs":
             est._check_deterministic(network)
