@@ -434,4 +434,4 @@ def _delete_left(path: str) -> None:
         os.close(left)
 
 
-__all__ = ["HEADER", "EstimatorFileError", "ModelFileError", "load", "save", "write_atomically"]
+__all__ = ["EstimatorFileError", "ModelFileError", "load", "save", "write_atomically"]

@@ -22,8 +22,9 @@ import pytest
 from safetensors import safe_open
 
 from mlp_xp import MLP, TrainingDiverged
+from mlp_xp.headers import HEADER
 from mlp_xp.prepared import NUMBERS, Preparation, Scale
-from mlp_xp.storage import HEADER, ModelFileError, _checksum, _serialise
+from mlp_xp.storage import ModelFileError, _checksum, _serialise
 
 SAMPLE = 250  # mutations of each file
 PATIENCE = 20.0  # seconds for one of them, on a busy machine
