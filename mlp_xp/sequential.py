@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from . import checks
@@ -145,6 +145,12 @@ class Sequential(Model):
             )
         n = math.prod(shape)
         return X.reshape((m, n) if rows else (n, m))
+
+
+def network_of(config: Mapping[str, Any]) -> Chain:
+    """The network of a file's config; ValueError or the like for what is none."""
+    layers = from_json(config["layers"])
+    return Chain(_shape(config["shape"]), layers, bool(config["lengths"]), config["density"])
 
 
 def _inside(shape: Shape) -> str:

@@ -213,6 +213,15 @@ def test_in_evaluation_an_answer_does_not_depend_on_the_others(name: str) -> Non
     np.testing.assert_allclose(quick, whole.T, rtol=1e-12)
 
 
+def test_a_file_of_other_weights_is_refused(name: str, tmp_path: Path) -> None:
+    model = build(name)
+    model.config["layers"] = [to_json(Dense(10**9)), *model.config["layers"]]
+    model.config["shape"] = [5]
+    model.save(tmp_path / "model.safetensors")
+    with pytest.raises(ModelFileError, match=r"does not fit its own config|cannot be built here"):
+        Sequential.load(tmp_path / "model.safetensors")
+
+
 def test_options_go_through_json(name: str) -> None:
     layers = tuple(NETWORKS[name][1])
     stored = json.loads(json.dumps([to_json(kind) for kind in layers]))
