@@ -271,7 +271,8 @@ def fingerprint(model: Model) -> Fingerprint | None:
     stored = model.metadata.get("fingerprint")
     if not isinstance(stored, Mapping) or stored.get("steps") != model.steps_trained:
         return None
-    return Fingerprint.from_text(stored["rows"])
+    rows = stored.get("rows")
+    return Fingerprint.from_text(rows) if isinstance(rows, str) else None
 
 
 def numbers_of(model: Model, X: Any) -> Rows:
