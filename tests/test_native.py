@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -523,61 +524,64 @@ def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back() -> None:
     assert runtime.use_threads(1) == 1
 
 
+@pytest.fixture
+def library() -> Iterator[Any]:
+    """A BLAS of two threads, as all others that are loaded have then."""
+    libraries = blas.controller().lib_controllers
+    before = [one.num_threads for one in libraries]
+    for one in libraries:
+        sharing._set(one, 2)  # whichever thread asked first
+    yield libraries[0]
+    for one, count in zip(libraries, before, strict=True):
+        sharing._set(one, count)
+
+
 @pytest.mark.parametrize("wanted", ["0", "1"])
 def test_fits_that_overlap_leave_the_blas_as_it_was(
-    wanted: str, monkeypatch: pytest.MonkeyPatch
+    wanted: str, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And each has the number of threads that it would have alone, so the same bits."""
     monkeypatch.setenv("MLP_XP_NATIVE", wanted)
-    (library, *_), runtime = blas.controller().lib_controllers, native.runtime()
-    before, told = library.num_threads, []
-    library.set_num_threads(2)
-    try:
-        entered, both, left = (threading.Event() for _ in range(3))
+    runtime, told = native.runtime(), list[Any]()
+    entered, both, left = (threading.Event() for _ in range(3))
 
-        def work(first: bool) -> None:
-            if not first:
-                entered.wait(30)
-            with sharing.threads((4, 5, 3), 8):
-                told.append((runtime.use_threads(1), library.num_threads))
-                runtime.use_threads(told[-1][0])
-                if first:
-                    entered.set()
-                    both.wait(30)
-                else:
-                    both.set()
-                    left.wait(30)
+    def work(first: bool) -> None:
+        if not first:
+            entered.wait(30)
+        with sharing.threads((4, 5, 3), 8):
+            told.append((runtime.use_threads(1), library.num_threads))
+            runtime.use_threads(told[-1][0])
             if first:
-                left.set()
+                entered.set()
+                both.wait(30)
+            else:
+                both.set()
+                left.wait(30)
+        if first:
+            left.set()
 
-        workers = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        assert library.num_threads == 2
-        assert told == [(2 if wanted == "1" else 1, 1)] * 2
-    finally:
-        library.set_num_threads(before)
-
-
-def test_the_blas_is_on_one_thread_whoever_trained_first() -> None:
-    """`threadpoolctl` hears the first thread only that sets a number, unless it is asked past."""
-    (library, *_) = blas.controller().lib_controllers
-    before, found = library.num_threads, []
-    library.set_num_threads(2)  # by this thread
-    try:
-
-        def work() -> None:
-            with sharing.threads((4, 5, 3), 8):
-                found.append(library.num_threads)
-
-        worker = threading.Thread(target=work)
+    workers = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
+    for worker in workers:
         worker.start()
+    for worker in workers:
         worker.join()
-        assert (found, library.num_threads) == ([1], 2)
-    finally:
-        library.set_num_threads(before)
+    assert library.num_threads == 2
+    assert told == [(2 if wanted == "1" else 1, 1)] * 2
+
+
+def test_the_blas_is_on_one_thread_whoever_trained_first(library: Any) -> None:
+    """`threadpoolctl` hears the first thread only that sets a number, unless it is asked past."""
+    found = []
+    library.set_num_threads(2)  # by this thread
+
+    def work() -> None:
+        with sharing.threads((4, 5, 3), 8):
+            found.append(library.num_threads)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    worker.join()
+    assert (found, library.num_threads) == ([1], 2)
 
 
 def test_a_blas_with_a_number_a_thread_is_set_in_every_thread(
@@ -611,20 +615,14 @@ def test_a_blas_with_a_number_a_thread_is_set_in_every_thread(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_of_a_fork_finds_the_blas_free_and_gives_it_back() -> None:
-    (library, *_) = blas.controller().lib_controllers
-    before = library.num_threads
-    library.set_num_threads(2)
-    try:
-        with sharing.Alone():
-            child = os.fork()
-            if child == 0:
-                with sharing.Alone() as count:
-                    pass
-                os._exit(0 if (count, library.num_threads) == (2, 2) else 1)
-            assert os.waitpid(child, 0)[1] == 0
-    finally:
-        library.set_num_threads(before)
+def test_a_child_of_a_fork_finds_the_blas_free_and_gives_it_back(library: Any) -> None:
+    with sharing.Alone():
+        child = os.fork()
+        if child == 0:
+            with sharing.Alone() as count:
+                pass
+            os._exit(0 if (count, library.num_threads) == (2, 2) else 1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:

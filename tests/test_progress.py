@@ -171,8 +171,11 @@ def test_an_estimator_knows_other_names_too(option: str, name: str, ours: str) -
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        ({"early_stopping": "yes"}, "early_stopping is 'yes', but expected a whole number"),
-        ({"early_stopping": 2.5}, "early_stopping is 2.5, but expected a whole number"),
+        (
+            {"early_stopping": "yes"},
+            "early_stopping is 'yes', but expected True, epochs of patience",
+        ),
+        ({"early_stopping": 2.5}, "early_stopping is 2.5, but expected True, epochs of patience"),
         ({"callbacks": "f"}, "callbacks is 'f', but expected a function or a list of"),
         ({"callbacks": 3}, "callbacks is 3, but expected a function or a list of"),
         ({"callbacks": [print, 3]}, "callbacks holds 3, but expected functions"),
