@@ -1,0 +1,341 @@
+"""What a search works on: its data in three parts, its dimensions, and what a trial does.
+
+train     rows a trial learns from
+choose    rows by which trials are compared, now and then and at their end
+held out  rows that nothing looks at before the best trial's model is done
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from . import checks
+from .data import Dataset
+from .fingerprint import hashed
+from .fitting import Epoch
+from .losses import LOSSES
+from .model import MLP
+from .optimizers import OPTIMIZERS
+from .preparation import SCALES, Examples, default_loss, divide, model_for, n_outputs, prepare
+from .prepared import Preparation
+from .schedules import SCHEDULES
+from .search_space import arguments, dimensions, usual
+from .train_options import default_batch_size, default_epochs, default_rate, defaults
+
+TRIALS = 30
+VALIDATION = 0.2  # many choices are made by it: twice as much as `train` keeps for one
+REDUCTION = 3  # one of so many trials goes on at each rung
+RUNGS = 2  # before the end
+PRUNING = ("halving", "hyperband", "none")
+CHOOSE_BY = {"loss": "minimize", "score": "maximize"}
+
+
+class OutOfTime(Exception):
+    """The time is up in the middle of a trial."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a search is asked for.
+
+    fixed           options of the model and its training that are not searched
+    limits          of dimensions: see `search_space.dimensions`
+    epochs          of every trial and of the model; None goes by the number of examples
+    repeats         networks a trial, trained in one call, whose mean is the trial's value
+    choose_by       "loss" or "score" (accuracy or R²) on the rows to choose by
+    pruning         "halving", "hyperband" or "none"
+    early_stopping  epochs without a better loss after which a trial ends; None never
+    """
+
+    trials: int = TRIALS
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    held_out: float = 0.2
+    validation: float = VALIDATION
+    epochs: int | None = None
+    repeats: int = 1
+    choose_by: str = "loss"
+    pruning: str = "halving"
+    schedule: str = "one_cycle"
+    early_stopping: int | None = None
+    scale: str = "auto"
+    scale_target: bool = True
+    keep: tuple[str, ...] = ()
+    device: str = "cpu"
+
+    def check(self, data: Dataset) -> None:
+        """Raise ValueError for what cannot be."""
+        for name, least in (("trials", 1), ("seed", 0), ("repeats", 1)):
+            checks.integer(name, getattr(self, name), least)
+        for name in ("epochs", "early_stopping"):
+            if getattr(self, name) is not None:
+                checks.integer(name, getattr(self, name), 1)
+        tables: dict[str, Mapping[str, Any]] = {
+            "choose_by": CHOOSE_BY,
+            "pruning": dict.fromkeys(PRUNING),
+            "schedule": SCHEDULES,
+            "scale": SCALES,
+        }
+        for name, table in tables.items():
+            checks.choose(name, table, getattr(self, name))
+        if not 0 <= self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out:g}, but expected a number in [0, 1).")
+        if not 0 < self.validation < 1:
+            raise ValueError(
+                f"validation is {self.validation:g}, but trials are compared by it: expected a "
+                "number in (0, 1)."
+            )
+        if data.y is None or len(data.y) < 5:
+            raise ValueError(f"{data.name} has too few examples to search by: expected 5 or more.")
+
+
+class Task:
+    """A search: its data in three parts, its dimensions, and what a trial does."""
+
+    def __init__(self, data: Dataset, wanted: Wanted) -> None:
+        wanted.check(data)
+        assert data.y is not None
+        self.data, self.wanted, self.fixed = data, wanted, dict(wanted.fixed)
+        self.loss = self.fixed.pop("loss", None) or default_loss(data.y)
+        self.kind = LOSSES[self.loss].kind
+        self.examples, index = divide(data, wanted.held_out, wanted.validation, wanted.seed)
+        self.found = self._prepared(index)
+        m = len(self.examples.X)
+        self.epochs = wanted.epochs or default_epochs(m)
+        batch = default_batch_size(m)
+        self.dimensions = dimensions(self.fixed, wanted.limits, m, batch)
+        self.defaults = {
+            "depth": 2,
+            "width": 256,
+            "taper": 0.5,
+            "activation": "relu",
+            "residual": False,
+            "optimizer": "adam",
+            "batch_size": batch,
+            **{key: defaults(self.kind)[key] for key in ("normalization", "dropout")},
+        }
+        self._usual_rate()
+        self._numbers()
+
+    def _prepared(self, index: Any) -> Preparation:
+        wanted = self.wanted
+        return prepare(
+            self.data, index, self.loss, wanted.scale, wanted.scale_target, keep=wanted.keep
+        )
+
+    def _numbers(self) -> None:
+        """Rows as numbers, once for all trials; of a table they are costly to make."""
+        X, y, X_choice, y_choice, _, _ = self.examples
+        self.bare = replace(self.found, table=None, features=())
+        self.X = self.found.rows("X", X, y)
+        self.X_choice = self.found.rows("X", X_choice)
+        self.y, self.y_choice = y, y_choice
+
+    def _usual_rate(self) -> None:
+        """The rate and the decay that go with the usual optimiser, or the one that is fixed."""
+        name = self.fixed.get("optimizer", self.defaults["optimizer"])
+        row = checks.choose("optimizer", OPTIMIZERS, name)()
+        self.defaults["weight_decay"] = row.weight_decay
+        self.usual_rate = default_rate(name) or row.rate
+
+    def model(self, drawn: Mapping[str, Any], rate: float | None) -> MLP:
+        """The networks of a trial, untrained."""
+        wanted = self.wanted
+        seeds: Any = wanted.seed
+        if wanted.repeats > 1:
+            seeds = range(wanted.seed, wanted.seed + wanted.repeats)
+        options = self.options(drawn, rate)
+        sizes = (self.X.shape[1], *options.pop("hidden"), n_outputs(self.found, self.y))
+        model = MLP(sizes, loss=self.loss, seed=seeds, device=wanted.device, **options)
+        model.preparation = self.bare
+        return model
+
+    def options(self, drawn: Mapping[str, Any], rate: float | None) -> dict[str, Any]:
+        """Options of a model with what was drawn and what is fixed."""
+        label_smoothing = defaults(self.kind)["label_smoothing"]
+        found = {"label_smoothing": label_smoothing, **self.fixed, **arguments(drawn)}
+        found.pop("batch_size", None)
+        return found if rate is None else {**found, "learning_rate": rate}
+
+    def batch_size(self, drawn: Mapping[str, Any], m: int) -> int:
+        size = drawn.get("batch_size") or self.fixed.get("batch_size")
+        return min(int(size or default_batch_size(m)), m)
+
+    def rate(self, drawn: Mapping[str, Any]) -> float | None:
+        """The finder's suggestion for the very networks, times what was drawn; None: fixed."""
+        if "rate_factor" not in drawn:
+            return None
+        rate = drawn["rate_factor"] * self.suggestion(drawn)
+        return float(f"{rate:.4g}")  # so that it can be given on a command line
+
+    def suggestion(self, drawn: Mapping[str, Any]) -> float:
+        """Where the loss falls fastest."""
+        size = self.batch_size(drawn, len(self.X))
+        model = self.model(drawn, None)
+        found = model.find_learning_rate(
+            self.X, self.y, lowest=1e-5, highest=1.0, steps=50, batch_size=size, layout="rows"
+        )
+        return found.suggestion
+
+    def usual(self) -> dict[str, Any]:
+        """The dimensions of the default model, as far as they are searched."""
+        known = {**self.defaults, "rate_factor": 1.0}
+        rows = [row for row in self.dimensions if row.name != "rate_factor"]
+        drawn = usual(known, tuple(rows))
+        whole = len(drawn) == len(rows)
+        if whole and any(row.name == "rate_factor" for row in self.dimensions):
+            known["rate_factor"] = self.usual_rate / self.suggestion(drawn)
+        return usual(known, self.dimensions)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows are in each part."""
+        _, y, _, y_choice, _, y_held = self.examples
+        return {"training": len(y), "validation": len(y_choice), "held_out": len(y_held)}
+
+    # -- a trial -------------------------------------------------------------
+
+    def train(self, drawn: Mapping[str, Any], watch: Watch) -> float | None:
+        """Train a trial's networks under the eyes of `watch`; returns the rate, if searched."""
+        rate = self.rate(drawn)
+        watch.found["learning_rate"] = rate
+        model = self.model(drawn, rate)
+        watch.found["parameters"] = model.n_parameters
+        model.fit(
+            self.X,
+            self.y,
+            epochs=self.epochs,
+            batch_size=self.batch_size(drawn, len(self.X)),
+            validation_data=(self.X_choice, self.y_choice),
+            schedule=self.wanted.schedule,
+            callbacks=watch,
+            progress=False,
+            layout="rows",
+        )
+        return rate
+
+    # -- the model -----------------------------------------------------------
+
+    def refitted(self, drawn: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[MLP, Examples]:
+        """The model of a trial, trained on the rows to train on and to choose by.
+
+        Its epochs are those after which the trial was best, of a schedule over all of them.
+        """
+        wanted = self.wanted
+        examples, index = divide(self.data, wanted.held_out, 0.0, wanted.seed)
+        prepared = self._prepared(index)
+        options = self.options(drawn, found.get("learning_rate"))
+        model = model_for(
+            self.data,
+            options.pop("hidden"),
+            found=prepared,
+            seed=wanted.seed,
+            device=wanted.device,
+            **options,
+        )
+        m, last = len(examples.X), found["epochs"]
+        model.fit(
+            examples.X,
+            examples.y,
+            epochs=self.epochs,
+            batch_size=self.batch_size(drawn, m),
+            schedule=wanted.schedule,
+            callbacks=lambda model, epoch: epoch.epoch >= last,
+            progress=False,
+            layout="rows",
+        )
+        return model, examples
+
+    # -- to know again -------------------------------------------------------
+
+    def record(self) -> dict[str, Any]:
+        """What every process that works at the study must be asked for alike."""
+        wanted = self.wanted
+        kept: tuple[str, ...] = (
+            "seed",
+            "held_out",
+            "validation",
+            "repeats",
+            "choose_by",
+            "pruning",
+            "schedule",
+        )
+        kept = (*kept, "early_stopping", "scale", "scale_target")
+        digest = hashlib.blake2b(digest_size=16)
+        for X, y in ((self.X, self.y), (self.X_choice, self.y_choice)):
+            digest.update(hashed(np.asarray(X)).tobytes())
+            digest.update(json.dumps(np.asarray(y).tolist()).encode())
+        found = {
+            "data": self.data.name,
+            "rows": digest.hexdigest(),
+            "loss": self.loss,
+            "epochs": self.epochs,
+            **{name: getattr(wanted, name) for name in kept},
+            "space": {row.name: row.plain() for row in self.dimensions},
+            **self.fixed,
+        }
+        return dict(json.loads(json.dumps(found)))  # tuples as lists, as they come back
+
+
+def differences(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """What a study was begun with and is not asked for now, in words."""
+    found = []
+    for name in dict.fromkeys((*begun, *asked)):
+        old, new = begun.get(name, "searched"), asked.get(name, "searched")
+        if old == new or name == "data":
+            continue
+        if name == "rows":
+            found.append(f"other rows (of {begun.get('data')})")
+        elif name == "space":
+            for row in dict.fromkeys((*old, *new)):
+                if old.get(row) != new.get(row) and row in old and row in new:
+                    found.append(f"{row} within {old[row]}, not {new[row]}")
+        else:
+            found.append(f"{name} {old}, not {new}")
+    return found
+
+
+# -- the callback --------------------------------------------------------------------
+
+
+class Watch:
+    """Reports a trial's epochs to Optuna, and ends it: pruned, out of time, or early.
+
+    found  what is known of the trial: epochs after which it was best, loss and score then
+    """
+
+    def __init__(self, trial: Any, task: Task, deadline: float, every: int) -> None:
+        self.trial, self.deadline, self.every = trial, deadline, every
+        self.by, self.patience = task.wanted.choose_by, task.wanted.early_stopping
+        self.last = task.epochs
+        self.found: dict[str, Any] = {}
+        self.pruned = False
+        self.waited = 0
+
+    @property
+    def value(self) -> float:
+        return float(self.found[self.by])
+
+    def __call__(self, model: Any, epoch: Epoch) -> bool:
+        loss = float(np.mean(epoch.validation_loss))
+        score = float(np.mean(epoch.validation_score))
+        now = {"epochs": epoch.epoch, "loss": loss, "score": score}
+        better = loss < self.found.get("loss", math.inf)
+        self.waited = 0 if better else self.waited + 1
+        if better or self.patience is None:
+            self.found |= now
+        if time.monotonic() > self.deadline:
+            raise OutOfTime
+        if epoch.epoch % self.every == 0 and epoch.epoch < self.last:
+            self.trial.report(self.value, epoch.epoch)
+            self.pruned = bool(self.trial.should_prune())
+        return self.pruned or (self.patience is not None and self.waited >= self.patience)
