@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .estimators import MLPRegressor as MLPRegressor
     from .preparation import model_for as model_for
     from .preparation import prepare as prepare
+    from .searching import search as search
 
 __version__ = "0.1.0"
 
@@ -45,7 +46,12 @@ __all__ = [
 
 
 ESTIMATORS = ("MLPClassifier", "MLPRegressor")
-OF_DATA = {"load_table": "data", "model_for": "preparation", "prepare": "preparation"}
+OF_DATA = {
+    "load_table": "data",
+    "model_for": "preparation",
+    "prepare": "preparation",
+    "search": "searching",
+}
 
 
 def __dir__() -> list[str]:

@@ -36,7 +36,8 @@ class _Surplus(Exception):
     """Another process has begun the last trial."""
 
 
-def _optuna() -> Any:
+def check_optuna() -> Any:
+    """Optuna; ImportError names the extra where it is missing."""
     try:
         import optuna
     except ImportError as error:
@@ -51,7 +52,7 @@ def _optuna() -> Any:
 @contextmanager
 def quiet() -> Iterator[Any]:
     """Optuna without its log and without warnings that a part of it may change."""
-    optuna = _optuna()
+    optuna = check_optuna()
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

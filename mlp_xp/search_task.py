@@ -26,8 +26,8 @@ from .model import MLP
 from .optimizers import OPTIMIZERS
 from .preparation import SCALES, Examples, default_loss, divide, model_for, n_outputs, prepare
 from .prepared import Preparation
-from .schedules import SCHEDULES
-from .search_space import arguments, dimensions, usual
+from .schedules import SCHEDULES, ReduceOnPlateau
+from .search_space import Dimension, arguments, dimensions, usual
 from .train_options import default_batch_size, default_epochs, default_rate, defaults
 
 TRIALS = 30
@@ -87,6 +87,11 @@ class Wanted:
         }
         for name, table in tables.items():
             checks.choose(name, table, getattr(self, name))
+        if isinstance(SCHEDULES[self.schedule], ReduceOnPlateau):
+            raise ValueError(
+                f"schedule {self.schedule!r} goes by rows to choose by, but the model that is "
+                "found is trained on those too: expected another."
+            )
         if not 0 <= self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out:g}, but expected a number in [0, 1).")
         if not 0 < self.validation < 1:
@@ -153,22 +158,28 @@ class Task:
         seeds: Any = wanted.seed
         if wanted.repeats > 1:
             seeds = range(wanted.seed, wanted.seed + wanted.repeats)
-        options = self.options(drawn, rate)
+        options = {**self.always, **self.options(drawn, rate)}
+        options.pop("batch_size", None)
         sizes = (self.X.shape[1], *options.pop("hidden"), n_outputs(self.found, self.y))
         model = MLP(sizes, loss=self.loss, seed=seeds, device=wanted.device, **options)
         model.preparation = self.bare
         return model
 
+    @property
+    def always(self) -> dict[str, Any]:
+        """Options of a model and its training that every trial has."""
+        return {"label_smoothing": defaults(self.kind)["label_smoothing"], **self.fixed}
+
     def options(self, drawn: Mapping[str, Any], rate: float | None) -> dict[str, Any]:
-        """Options of a model with what was drawn and what is fixed."""
-        label_smoothing = defaults(self.kind)["label_smoothing"]
-        found = {"label_smoothing": label_smoothing, **self.fixed, **arguments(drawn)}
-        found.pop("batch_size", None)
+        """What was drawn, as options of a model and its training."""
+        found = arguments(drawn)
+        found |= {} if "batch_size" not in drawn else {"batch_size": drawn["batch_size"]}
         return found if rate is None else {**found, "learning_rate": rate}
 
-    def batch_size(self, drawn: Mapping[str, Any], m: int) -> int:
-        size = drawn.get("batch_size") or self.fixed.get("batch_size")
-        return min(int(size or default_batch_size(m)), m)
+    def batch_size(self, drawn: Mapping[str, Any]) -> int:
+        """Examples a step of a trial."""
+        known = {"batch_size": default_batch_size(len(self.X)), **self.fixed, **drawn}
+        return int(known["batch_size"])
 
     def rate(self, drawn: Mapping[str, Any]) -> float | None:
         """The finder's suggestion for the very networks, times what was drawn; None: fixed."""
@@ -179,7 +190,7 @@ class Task:
 
     def suggestion(self, drawn: Mapping[str, Any]) -> float:
         """Where the loss falls fastest."""
-        size = self.batch_size(drawn, len(self.X))
+        size = self.batch_size(drawn)
         model = self.model(drawn, None)
         found = model.find_learning_rate(
             self.X, self.y, lowest=1e-5, highest=1.0, steps=50, batch_size=size, layout="rows"
@@ -195,6 +206,23 @@ class Task:
         if whole and any(row.name == "rate_factor" for row in self.dimensions):
             known["rate_factor"] = self.usual_rate / self.suggestion(drawn)
         return usual(known, self.dimensions)
+
+    def check(self) -> None:
+        """Raise what `MLP` raises for options that cannot be, and for a batch that is too large."""
+        drawn = {row.name: self._one_of(row) for row in self.dimensions}
+        self.model(drawn, self.usual_rate if "rate_factor" in drawn else None)
+        size = self.fixed.get("batch_size")
+        if size is not None and checks.integer("batch_size", size, 1) > len(self.X):
+            raise ValueError(
+                f"batch_size is {size}, but there are {len(self.X)} examples to train on."
+            )
+
+    def _one_of(self, row: Dimension) -> Any:
+        """The usual value of a dimension, or another that can be drawn."""
+        value = {**self.defaults, "rate_factor": 1.0}[row.name]
+        if row.holds(value):
+            return value
+        return row.choices[0] if row.choices else row.low
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -214,7 +242,7 @@ class Task:
             self.X,
             self.y,
             epochs=self.epochs,
-            batch_size=self.batch_size(drawn, len(self.X)),
+            batch_size=self.batch_size(drawn),
             validation_data=(self.X_choice, self.y_choice),
             schedule=self.wanted.schedule,
             callbacks=watch,
@@ -225,29 +253,31 @@ class Task:
 
     # -- the model -----------------------------------------------------------
 
-    def refitted(self, drawn: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[MLP, Examples]:
+    def refitted(self, trial: Mapping[str, Any]) -> tuple[MLP, Examples]:
         """The model of a trial, trained on the rows to train on and to choose by.
+
+        trial  a row of `searching.rows`
 
         Its epochs are those after which the trial was best, of a schedule over all of them.
         """
         wanted = self.wanted
         examples, index = divide(self.data, wanted.held_out, 0.0, wanted.seed)
-        prepared = self._prepared(index)
-        options = self.options(drawn, found.get("learning_rate"))
+        options = {**self.always, **trial["options"]}
+        size = options.pop("batch_size", None)
         model = model_for(
             self.data,
             options.pop("hidden"),
-            found=prepared,
+            found=self._prepared(index),
             seed=wanted.seed,
             device=wanted.device,
             **options,
         )
-        m, last = len(examples.X), found["epochs"]
+        last = trial["epochs"]
         model.fit(
             examples.X,
             examples.y,
             epochs=self.epochs,
-            batch_size=self.batch_size(drawn, m),
+            batch_size=size or default_batch_size(len(examples.X)),
             schedule=wanted.schedule,
             callbacks=lambda model, epoch: epoch.epoch >= last,
             progress=False,

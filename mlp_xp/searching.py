@@ -28,12 +28,11 @@ import numpy as np
 
 from . import checks
 from .cells import as_pandas
-from .commands import measure
+from .commands import judge
 from .data import Dataset, Request, load
 from .fingerprint import Fingerprint
 from .model import MLP
 from .preparation import Examples
-from .search_space import arguments
 from .search_study import Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
 
@@ -58,7 +57,8 @@ class Search(NamedTuple):
     best      number, value, options and the like of the best trial: a row of `trials`
     trials    a row for each trial that ended, in their order: see `rows`
     model     trained with the best trial's options on the rows to train on and to choose by
-    held_out  its score on rows that nothing was chosen by; None where none are held out
+    held_out  its score on rows that nothing was chosen by, as `commands.judge` gives it; None
+              where none are held out
     examples  how many rows are in each part
     place     where the study lies
     choose_by what trials are compared by
@@ -83,7 +83,7 @@ class Search(NamedTuple):
         return plots(self.study, folder)
 
 
-def rows(study: Any) -> list[dict[str, Any]]:
+def rows(study: Any, task: Task) -> list[dict[str, Any]]:
     """What became of each trial of a study that ended, in their order.
 
     number      in the study
@@ -100,11 +100,7 @@ def rows(study: Any) -> list[dict[str, Any]]:
         known = trial.user_attrs.get("found")
         if known is None or trial.state.name not in ("COMPLETE", "PRUNED"):
             continue
-        options = arguments(trial.params)
-        if "batch_size" in trial.params:
-            options["batch_size"] = trial.params["batch_size"]
-        if known.get("learning_rate") is not None:
-            options["learning_rate"] = known["learning_rate"]
+        options = task.options(trial.params, known.get("learning_rate"))
         found.append(
             {
                 "number": trial.number,
@@ -183,11 +179,12 @@ def plots(study: Any, folder: str | os.PathLike[str]) -> list[Path]:
         from matplotlib import pyplot
         from optuna.visualization import matplotlib as drawing
 
+        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        complete = states.count(optuna.trial.TrialState.COMPLETE)
         for name, function in PLOTS.items():
-            try:
-                axes = getattr(drawing, function)(study)
-            except (ValueError, RuntimeError, ZeroDivisionError):
-                continue  # importances want two trials that differ
+            if name == "importances" and complete < 2:
+                continue
+            axes = getattr(drawing, function)(study)
             figure = np.atleast_1d(axes).reshape(-1)[0].figure
             if name == "slices":
                 figure.set_size_inches(3 * max(1, len(figure.axes)), 4)
@@ -195,7 +192,6 @@ def plots(study: Any, folder: str | os.PathLike[str]) -> list[Path]:
             figure.savefig(place, dpi=120, bbox_inches="tight")
             pyplot.close(figure)
             made.append(place)
-    del optuna
     return made
 
 
@@ -282,6 +278,7 @@ def search(
     )
     names = (target,) if isinstance(target, str) else tuple(target)
     task = Task(_dataset(data, y, names, layout), wanted)
+    task.check()
 
     def say(text: str) -> None:
         if progress:
@@ -336,18 +333,18 @@ def run(
         try:
             worker.work(deadline)
             best = _best(worker, seconds)
-            model, examples = task.refitted(study.best_trial.params, best)
+            model, examples = task.refitted(best)
         except KeyboardInterrupt:
             _interrupted(worker)
-        trials = rows(study)
+        trials = rows(study, task)
     _sign(model, examples, task, best, study.study_name, len(trials))
-    held = measure(model, examples.X_held, examples.y_held) if len(examples.X_held) else None
+    held = judge(model, examples.X_held, examples.y_held) if len(examples.X_held) else None
     where = worker.place
     return Search(study, best, trials, model, held, task.sizes, where, task.wanted.choose_by)
 
 
 def _best(worker: Study, seconds: float | None) -> dict[str, Any]:
-    trials = rows(worker.study)
+    trials = rows(worker.study, worker.task)
     if not any(row["value"] is not None for row in trials):
         why = "all of them diverged" if trials else f"none was within {seconds:g} seconds"
         raise ValueError(
@@ -359,7 +356,7 @@ def _best(worker: Study, seconds: float | None) -> dict[str, Any]:
 
 
 def _interrupted(worker: Study) -> NoReturn:
-    trials = rows(worker.study)
+    trials = rows(worker.study, worker.task)
     wanted, where = worker.task.wanted.trials, worker.place
     message = f"interrupted: {len(trials)} of {wanted} trials have ended"
     if where != "memory":
@@ -394,7 +391,7 @@ def _sign(
             "loss": best["loss"],
             "score": best["score"],
             "epochs": best["epochs"],
-            "batch_size": task.batch_size(best["options"], len(examples.X)),
+            "options": best["options"],
             "schedule": wanted.schedule,
         },
         "fingerprint": {"rows": str(seen), "steps": model.steps_trained},

@@ -31,7 +31,7 @@ from .commands import (
     usage_error,
     warn,
 )
-from .data import Request, load
+from .data import Dataset, Request, load
 from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
@@ -106,8 +106,8 @@ def _epochs(model: MLP) -> str:
     return f"{n} epoch" + ("s" if n != 1 else "")
 
 
-def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
-    """A model of the options, for the data of the options."""
+def examples_of(args: Arguments) -> Dataset:
+    """The examples of the options that say how data are read."""
     request = Request(
         target=tuple(args.target),
         drop=tuple(args.drop),
@@ -124,6 +124,12 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
         usage_error(f"--keep {name}: {data.name} has no such column to learn from.")
     for note in data.notes:
         warn(note)
+    return data
+
+
+def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
+    """A model of the options, for the data of the options."""
+    data = examples_of(args)
     assert data.y is not None
     loss = args.loss or default_loss(data.y)
     given = {key: getattr(args, key) for key in OF_THE_MODEL if getattr(args, key) is not None}
