@@ -41,7 +41,7 @@ COMMANDS = {
         train_command.train,
     ),
     "search": Command(
-        "search for a network and how to train it, and write the best one to a file",
+        "search for a network, train and write the best",
         search_command.add_arguments,
         search_command.search,
     ),

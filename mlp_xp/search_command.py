@@ -172,7 +172,7 @@ def _say_found(args: Arguments, task: Task, found: Search) -> None:
     say(args, found.table())
     best, epochs = found.best, found.model.epochs_trained
     n = found.examples["training"] + found.examples["validation"]
-    usual = ", the model that is the default" if best["usual"] else ""
+    usual = ", all at its default" if best["usual"] else ""
     say(args, f"best: trial {best['number']}{usual}; trained again on {n:,} examples")
     if epochs == task.epochs:
         say(args, f"the same by hand: {_train_command(args, task, found)}")
@@ -260,7 +260,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "K",
         "networks of each trial, trained in one call, whose mean counts (default: 1)",
     )
-    of.name("--choose-by", CHOOSE_BY, "what the examples to choose by measure (default: loss)")
+    of.name(
+        "--choose-by",
+        CHOOSE_BY,
+        "measured on the examples to choose by (default: score, accuracy or R²)",
+    )
     of.name("--pruning", PRUNING, "of trials that are behind others (default: halving)")
     names = ", ".join(row.name for row in DIMENSIONS)
     of.group.add_argument(

@@ -25,6 +25,7 @@ from .search_space import arguments, draw
 from .search_task import CHOOSE_BY, REDUCTION, RUNGS, OutOfTime, Task, Watch, differences
 
 HEARTBEAT, SILENT = 10, 60  # seconds between signs of life; until a process counts as dead
+TRIES = 3  # of a trial whose process ended
 PAUSE = 1.0  # seconds between two looks at what other processes do
 RECORD = "mlp_xp"  # the study's attribute with what it was begun for
 
@@ -112,7 +113,8 @@ def _opened(optuna: Any, storage: Any) -> Any:
                 heartbeat_stale_trial_callback=_again,
             )
         except (ArgumentError, ImportError) as error:
-            raise ValueError(f"storage {place(storage)} cannot be used: {error}") from None
+            why = str(error).strip().partition("\n")[0]
+            raise ValueError(f"storage {place(storage)} cannot be used: {why}") from None
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             # another process makes the tables at this moment, or it is none of ours
             if tries == 9:
@@ -185,9 +187,14 @@ def _is_dead(trial: Any, token: str) -> bool:
 
 
 def _again(study: Any, trial: Any) -> None:
-    """Put a trial that was broken off in the queue; once, for it may be what ends a process."""
-    if trial.params and "again" not in trial.user_attrs:
-        study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+    """Put a trial that was broken off in the queue; not for ever, for it may be what kills."""
+    tries = trial.user_attrs.get("tries", 1)
+    others = (other.user_attrs.get("again") for other in study.get_trials(deepcopy=False))
+    if not trial.params or tries >= TRIES or trial.number in others:
+        return
+    kept = {name: trial.user_attrs[name] for name in ("usual",) if name in trial.user_attrs}
+    again = {"again": trial.number, "tries": tries + 1}
+    study.enqueue_trial(trial.params, user_attrs={**kept, **again})
 
 
 @contextmanager
@@ -240,9 +247,8 @@ class Study:
                 "on with it, or give this one a name of its own (--study NAME)."
             )
         if begun is None:
-            usual = self.task.usual()
+            usual, whole = self.task.usual()
             self.study.set_user_attr(RECORD, asked)
-            whole = len(usual) == len(self.task.dimensions)
             attributes = {"usual": True} if whole else None
             self.study.enqueue_trial(usual, user_attrs=attributes, skip_if_exists=True)
 
@@ -283,6 +289,8 @@ class Study:
         Ctrl-C waits while the storage is at work, and breaks off what is trained.
         """
         wanted, waiting = self.task.wanted.trials, False
+        if begun := sum(self.counted()):
+            self.say(f"the study has {begun} trial{'s' if begun > 1 else ''} already")
         _RUNNING.add(self.token)
         try:
             with Interrupts() as self.interrupts:
@@ -332,7 +340,7 @@ class Study:
         why = ""
         try:
             with _released(self.interrupts):
-                task.train(drawn, watch)
+                task.train(drawn, watch, bool(trial.user_attrs.get("usual")))
         except (TrainingDiverged, MemoryError) as error:
             why = "diverged" if isinstance(error, TrainingDiverged) else "out of memory"
         seconds = round(time.perf_counter() - began, 3)
@@ -348,7 +356,8 @@ class Study:
         found = watch.found
         parts = [f"trial {number}"]
         if why:
-            parts.append(f"{why} after {found.get('epochs', 0)} epochs")
+            epochs = found.get("epochs", 0)
+            parts.append(f"{why} after {epochs} epoch{'s' if epochs != 1 else ''}")
         if "loss" in found:
             parts.append(f"loss {found['loss']:.4g}, score {found['score']:.4g}")
         self.say(f"{': '.join((parts[0], ', '.join(parts[1:])))} ({described(drawn, found)})")
@@ -359,13 +368,11 @@ def described(drawn: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     options = arguments(drawn)
     parts = []
     if "hidden" in options:
-        parts.append("-".join(map(str, options.pop("hidden"))) or "no hidden layer")
-    if options.pop("residual", False):
-        parts.append("residual")
-    parts += [f"{name} {value}" for name, value in options.items() if isinstance(value, float)]
-    words = [value for value in options.values() if isinstance(value, str)]
-    rate = found.get("learning_rate")
-    parts[1:1] = words
-    parts += [] if rate is None else [f"rate {rate:g}"]
+        parts.append("-".join(map(str, options["hidden"])) or "no hidden layer")
+    parts += [value for value in options.values() if isinstance(value, str)]
+    parts += ["residual"] if options.get("residual") else []
+    parts += [f"{name} {value:g}" for name, value in options.items() if isinstance(value, float)]
+    if found.get("learning_rate") is not None:
+        parts.append(f"rate {found['learning_rate']:g}")
     parts += [f"batch {drawn['batch_size']}"] if "batch_size" in drawn else []
     return ", ".join(parts)

@@ -50,7 +50,7 @@ class Wanted:
     limits          of dimensions: see `search_space.dimensions`
     epochs          of every trial and of the model; None goes by the number of examples
     repeats         networks a trial, trained in one call, whose mean is the trial's value
-    choose_by       "loss" or "score" (accuracy or R²) on the rows to choose by
+    choose_by       "score" (accuracy or R²) or "loss" on the rows to choose by
     pruning         "halving", "hyperband" or "none"
     early_stopping  epochs without a better loss after which a trial ends; None never
     """
@@ -63,7 +63,7 @@ class Wanted:
     validation: float = VALIDATION
     epochs: int | None = None
     repeats: int = 1
-    choose_by: str = "loss"
+    choose_by: str = "score"
     pruning: str = "halving"
     schedule: str = "one_cycle"
     early_stopping: int | None = None
@@ -181,11 +181,14 @@ class Task:
         known = {"batch_size": default_batch_size(len(self.X)), **self.fixed, **drawn}
         return int(known["batch_size"])
 
-    def rate(self, drawn: Mapping[str, Any]) -> float | None:
-        """The finder's suggestion for the very networks, times what was drawn; None: fixed."""
+    def rate(self, drawn: Mapping[str, Any], usual: bool) -> float | None:
+        """The finder's suggestion for the very networks, times what was drawn; None: fixed.
+
+        usual  whether the trial is the default model: then the rate is its own
+        """
         if "rate_factor" not in drawn:
             return None
-        rate = drawn["rate_factor"] * self.suggestion(drawn)
+        rate = self.usual_rate if usual else drawn["rate_factor"] * self.suggestion(drawn)
         return float(f"{rate:.4g}")  # so that it can be given on a command line
 
     def suggestion(self, drawn: Mapping[str, Any]) -> float:
@@ -197,15 +200,22 @@ class Task:
         )
         return found.suggestion
 
-    def usual(self) -> dict[str, Any]:
-        """The dimensions of the default model, as far as they are searched."""
-        known = {**self.defaults, "rate_factor": 1.0}
-        rows = [row for row in self.dimensions if row.name != "rate_factor"]
-        drawn = usual(known, tuple(rows))
+    def usual(self) -> tuple[dict[str, Any], bool]:
+        """The dimensions of the default model as far as they can be drawn, and whether all can.
+
+        Its rate counts as the factor that is nearest to it.
+        """
+        rows = {row.name: row for row in self.dimensions}
+        rate = rows.pop("rate_factor", None)
+        drawn = usual(self.defaults, tuple(rows.values()))
         whole = len(drawn) == len(rows)
-        if whole and any(row.name == "rate_factor" for row in self.dimensions):
-            known["rate_factor"] = self.usual_rate / self.suggestion(drawn)
-        return usual(known, self.dimensions)
+        if not whole or rate is None:
+            return drawn, whole
+        factor = self.usual_rate / self.suggestion(drawn)
+        near = min(max(factor, rate.low), rate.high)
+        if near != factor and "rate_factor" in self.wanted.limits:
+            return drawn, False
+        return {**drawn, "rate_factor": near}, True
 
     def check(self) -> None:
         """Raise what `MLP` raises for options that cannot be, and for a batch that is too large."""
@@ -232,9 +242,9 @@ class Task:
 
     # -- a trial -------------------------------------------------------------
 
-    def train(self, drawn: Mapping[str, Any], watch: Watch) -> float | None:
-        """Train a trial's networks under the eyes of `watch`; returns the rate, if searched."""
-        rate = self.rate(drawn)
+    def train(self, drawn: Mapping[str, Any], watch: Watch, usual: bool = False) -> None:
+        """Train a trial's networks under the eyes of `watch`."""
+        rate = self.rate(drawn, usual)
         watch.found["learning_rate"] = rate
         model = self.model(drawn, rate)
         watch.found["parameters"] = model.n_parameters
@@ -249,7 +259,6 @@ class Task:
             progress=False,
             layout="rows",
         )
-        return rate
 
     # -- the model -----------------------------------------------------------
 
@@ -313,7 +322,9 @@ class Task:
             "space": {row.name: row.plain() for row in self.dimensions},
             **self.fixed,
         }
-        return dict(json.loads(json.dumps(found)))  # tuples as lists, as they come back
+        return dict(
+            json.loads(json.dumps(found, default=repr))
+        )  # tuples as lists, as they come back
 
 
 def differences(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:

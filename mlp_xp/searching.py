@@ -72,7 +72,7 @@ class Search(NamedTuple):
     examples: dict[str, int]
     place: str
 
-    choose_by: str = "loss"
+    choose_by: str = "score"
 
     def table(self) -> str:
         """The trials as lines of text, the best first."""
@@ -125,7 +125,7 @@ def _better_first(choose_by: str) -> Callable[[dict[str, Any]], tuple[bool, floa
     return key
 
 
-def table(trials: Sequence[Mapping[str, Any]], choose_by: str = "loss") -> str:
+def table(trials: Sequence[Mapping[str, Any]], choose_by: str) -> str:
     """Trials as lines of text: complete ones first, the best at the top."""
     ordered = sorted(map(dict, trials), key=_better_first(choose_by))
     options = list(dict.fromkeys(name for row in ordered for name in row["options"]))
@@ -142,7 +142,7 @@ def table(trials: Sequence[Mapping[str, Any]], choose_by: str = "loss") -> str:
         for line in lines
     ]
     if any(row["usual"] for row in ordered):
-        text.append("* the model that is the default")
+        text.append("* all that is searched at its default")
     return "\n".join(text)
 
 
@@ -225,7 +225,7 @@ def search(
     validation: float = VALIDATION,
     epochs: int | None = None,
     repeats: int = 1,
-    choose_by: str = "loss",
+    choose_by: str = "score",
     pruning: str = "halving",
     schedule: str = "one_cycle",
     early_stopping: int | None = None,
@@ -300,8 +300,8 @@ def _dataset(data: Any, y: Any, target: tuple[str, ...], layout: checks.Layout |
     if labels.dtype == object:
         labels = labels.astype(str)
     if checks.is_frame(data):
-        names = tuple(map(str, data.columns))
-        return Dataset("X", as_pandas("X", data), labels, features=names, table=data)
+        frame = as_pandas("X", data)
+        return Dataset("X", frame, labels, features=tuple(map(str, frame.columns)), table=frame)
     X = np.asarray(data)
     if lies is None and X.ndim == 2 and X.shape[0] == X.shape[1]:
         raise ValueError(

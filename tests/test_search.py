@@ -161,11 +161,18 @@ def test_a_table_with_words_and_gaps_is_searched(run: Run) -> None:
     assert set(in_python.model.predict(frame[["color", "size"]])) <= {"yes", "no"}
 
 
+@pytest.mark.parametrize(("choose_by", "best"), [("score", max), ("loss", min)])
+def test_the_best_trial_is_that_by_which_it_is_chosen(choose_by: str, best: Any) -> None:
+    found = search(trials=4, choose_by=choose_by, pruning="none", storage=None, **SHORT)
+    assert found.best[choose_by] == best(row[choose_by] for row in found.trials)
+    assert found.table().splitlines()[1].split()[0].rstrip("*") == str(found.best["number"])
+
+
 def test_numbers_are_searched_by_their_score(run: Run) -> None:
     X = np.random.default_rng(1).normal(size=(200, 2))
     frame = pandas.DataFrame({"a": X[:, 0], "b": X[:, 1], "price": 1000 + 50 * X[:, 0] - X[:, 1]})
     frame.to_csv("n.csv", index=False)
-    argv = ("--data", "n.csv", "--target", "price", "--trials", 3, "--choose-by", "score")
+    argv = ("--data", "n.csv", "--target", "price", "--trials", 3)
     argv = (*argv, "--epochs", 20, "--hidden", "12", "--batch-size", 16, "--json")
     found = run("search", *argv).document
     complete = [row for row in found["trials"] if row["value"] is not None]
@@ -348,7 +355,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"seed": 1}, "seed 0, not 1"),
         ({"dropout": 0.1}, "dropout searched, not 0.1"),
         ({"space": {"dropout": (0.0, 0.2)}}, "dropout within [0.0, 0.6], not [0.0, 0.2]"),
-        ({"choose_by": "score"}, "choose_by loss, not score"),
+        ({"choose_by": "loss"}, "choose_by score, not loss"),
         ({"held_out": 0.3}, "held_out 0.2, not 0.3; other rows (of digits)"),
     ],
 )
@@ -464,10 +471,10 @@ def test_ctrl_c_in_python_is_a_keyboard_interrupt_with_the_trials(
 ) -> None:
     train = Task.train
 
-    def interrupted(self: Task, drawn: Any, watch: Watch) -> Any:
+    def interrupted(self: Task, drawn: Any, watch: Watch, usual: bool) -> None:
         if watch.trial.number == 1:
             raise KeyboardInterrupt
-        return train(self, drawn, watch)
+        train(self, drawn, watch, usual)
 
     monkeypatch.setattr(Task, "train", interrupted)
     with pytest.raises(Interrupted, match="interrupted: 1 of 3 trials have ended") as error:
