@@ -25,7 +25,7 @@ from mlp_xp.cli import main
 from mlp_xp.data import Dataset, load
 from mlp_xp.preparation import split
 from mlp_xp.search_space import DIMENSIONS, arguments, dimensions, draw
-from mlp_xp.search_study import _is_dead, place
+from mlp_xp.search_study import TRIES, _again, _is_dead, place
 from mlp_xp.search_task import Task, Wanted, Watch
 from mlp_xp.searching import Interrupted, search
 
@@ -159,6 +159,18 @@ def test_a_table_with_words_and_gaps_is_searched(run: Run) -> None:
     options: dict[str, Any] = {**SHORT, "batch_size": 16, "storage": None}
     in_python = search(frame[["color", "size"]], frame["kind"], trials=1, **options)
     assert set(in_python.model.predict(frame[["color", "size"]])) <= {"yes", "no"}
+
+
+def test_a_test_set_is_what_is_held_out(run: Run) -> None:
+    data = load("digits")
+    assert data.y is not None
+    X, y = data.X, data.y
+    np.savez("d.npz", x_train=X[:1000], y_train=y[:1000], x_test=X[1000:], y_test=y[1000:])
+    found = run("search", "--data", "d.npz", "--trials", 1, *OPTIONS, "--json").document
+    assert found["examples"] == {"training": 800, "validation": 200, "held_out": 797}
+    assert found["held_out"]["examples"] == 797
+    refused = run("search", "--data", "d.npz", "--held-out", 0.1)
+    assert "d.npz has a test set of its own" in refused.err
 
 
 @pytest.mark.parametrize(("choose_by", "best"), [("score", max), ("loss", min)])
@@ -464,6 +476,27 @@ def test_time_that_is_up_breaks_a_trial_off_which_is_run_again() -> None:
     with pytest.raises(ValueError, match=r"no trial of study 'digits' has ended: none was within"):
         search(trials=1, seconds=3, **options)
     assert [trial.state.name for trial in trials_of()] == ["FAIL", "WAITING"]
+
+
+def test_time_that_is_up_leaves_the_best_so_far() -> None:
+    found = search(trials=10**6, seconds=2, storage=None, **SHORT)
+    assert 1 <= len(found.trials) < 10**6
+    assert found.best in found.trials
+
+
+def test_a_trial_that_was_broken_off_is_run_again_but_not_for_ever() -> None:
+    study = optuna.create_study()
+    for number in range(TRIES):
+        if number == 0:
+            study.enqueue_trial({"x": 0.25}, user_attrs={"usual": True})
+        trial = study.ask()
+        x = trial.suggest_float("x", 0, 1)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        for _ in range(2):  # two processes see it
+            _again(study, study.trials[number])
+        assert x == 0.25
+    assert [trial.user_attrs.get("again") for trial in study.trials] == [None, 0, 1]
+    assert all(trial.user_attrs["usual"] for trial in study.trials)
 
 
 def test_ctrl_c_in_python_is_a_keyboard_interrupt_with_the_trials(
