@@ -100,8 +100,8 @@ def ours(path: Path, target: str, seed: int) -> tuple[float, float]:
 
 def theirs(path: Path, target: str, seed: int) -> tuple[float, float]:
     """The same of HistGradientBoosting on the same rows."""
-    from skrub import tabular_pipeline
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from skrub import tabular_pipeline
 
     from mlp_xp import load_table
     from mlp_xp.preparation import default_loss, split

@@ -6,7 +6,7 @@ An error names the argument, what it is, what was expected, and the likely cure.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -28,27 +28,59 @@ DTYPES = ("float32", "float64")
 # what rows of the tables are called in Keras, PyTorch, scikit-learn and in talk
 ELSEWHERE = {
     "swish": "silu",
+    "hard_swish": "silu",
+    "hardswish": "silu",
     "logistic": "sigmoid",
+    "hard_sigmoid": "sigmoid",
     "linear": "identity",
     "none": "identity",
+    "relu6": "relu",
     "leakyrelu": "leaky_relu",
+    "lrelu": "leaky_relu",
+    "prelu": "leaky_relu",
     "mse": "squared_error",
+    "rmse": "squared_error",
+    "mseloss": "squared_error",
     "l2": "squared_error",
     "mean_squared_error": "squared_error",
     "mae": "absolute_error",
     "l1": "absolute_error",
+    "l1loss": "absolute_error",
     "mean_absolute_error": "absolute_error",
     "smooth_l1": "huber",
     "bce": "binary_cross_entropy",
+    "bceloss": "binary_cross_entropy",
+    "bcewithlogitsloss": "binary_cross_entropy",
     "binary_crossentropy": "binary_cross_entropy",
+    "ce": "cross_entropy",
+    "crossentropyloss": "cross_entropy",
     "log_loss": "cross_entropy",
+    "logloss": "cross_entropy",
     "nll": "cross_entropy",
+    "nll_loss": "cross_entropy",
+    "nllloss": "cross_entropy",
     "softmax": "cross_entropy",
     "categorical_crossentropy": "cross_entropy",
     "sparse_categorical_crossentropy": "cross_entropy",
     "kaiming": "he",
+    "kaiming_normal": "he",
+    "kaiming_uniform": "he",
     "he_normal": "he",
+    "he_uniform": "he",
+    "lecun_normal": "lecun",
+    "lecun_uniform": "lecun",
     "xavier": "glorot_uniform",
+    "glorot": "glorot_uniform",
+    "bn": "batch",
+    "ln": "layer",
+    "sgdm": "momentum",
+    "nag": "nesterov",
+    "plateau": "reduce_on_plateau",
+    "reducelronplateau": "reduce_on_plateau",
+    "cosine_annealing": "cosine",
+    "cosineannealinglr": "cosine",
+    "exp": "exponential",
+    "invscaling": "inverse_scaling",
 }
 LARGE = 2**26  # bytes of targets or weights that one thread of the host is left to look at
 
@@ -57,14 +89,22 @@ def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
     """The row of a table; an unknown name lists the valid ones."""
     if isinstance(name, str) and name in table:
         return table[name]
+    raise ValueError(
+        f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}."
+        f"{meant(table, name)}"
+    )
+
+
+def meant(table: Iterable[str], name: Any) -> str:
+    """A sentence with the name in the table that is nearest to what was given; "" if none is."""
     from difflib import get_close_matches
 
-    known = ELSEWHERE.get(str(name).lower())
-    close = [known] if known in table else get_close_matches(str(name).lower(), table, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{hint}"
-    )
+    names, given = list(table), str(name).lower()
+    known = ELSEWHERE.get(given)
+    if given == "softmax" and "relu" in names:
+        return " A classifier's last layer has its softmax from the loss 'cross_entropy'."
+    close = [known] if known in names else get_close_matches(given, names, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def integer(argument: str, value: Any, least: int) -> int:
@@ -74,6 +114,18 @@ def integer(argument: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"{argument} is {value}, but expected at least {least}.")
     return int(value)
+
+
+def functions(argument: str, value: Any) -> tuple[Callable[..., Any], ...]:
+    """One function or several; None is none."""
+    found = (value,) if callable(value) else value or ()
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise TypeError(f"{argument} is {value!r}, but expected a function or a list of functions.")
+    found = tuple(found)
+    wrong = next((one for one in found if not callable(one)), None)
+    if wrong is not None:
+        raise TypeError(f"{argument} holds {wrong!r}, but expected functions.")
+    return found
 
 
 def number(argument: str, value: Any, low: float, high: float, *, open_high: bool = False) -> float:
@@ -162,8 +214,9 @@ def _as_array(argument: str, value: Any, device: Device) -> Array:
             ) from None
     if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
         raise TypeError(
-            f"{argument} has dtype {value.dtype}, but expected numbers. "
-            "Encode text as numbers first; a numeric array read as objects wants .astype(float)."
+            f"{argument} has dtype {value.dtype}, but expected numbers. Encode text as numbers "
+            "first, or take mlp_xp.load_table and model_for, which do; a numeric array read as "
+            "objects wants .astype(float)."
         )
     return value
 

@@ -2,6 +2,9 @@
 
 Exit codes: 0 done, 1 the data, the model file or the training failed, 2 the command line
 is wrong, 130 interrupted, 141 nobody reads the output.
+
+Under --json standard output gets one document in every case but --help and --version: that of
+the command, or {"error": message} with what else is known.
 """
 
 from __future__ import annotations
@@ -11,13 +14,24 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from difflib import get_close_matches
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from . import bench, commands, search_command, selftest, train_command, train_options
+from . import (
+    bench,
+    commands,
+    predict_command,
+    search_command,
+    selftest,
+    show,
+    train_command,
+    train_options,
+)
 from .commands import Arguments, Document, Halt
 from .fitting import TrainingDiverged
 
@@ -28,6 +42,21 @@ class Command(NamedTuple):
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Arguments], Document]
+
+
+class _UsageError(Exception):
+    """A command line that cannot be read: the message, and how it is written right."""
+
+    def __init__(self, message: str, usage: str, prog: str) -> None:
+        super().__init__(message)
+        self.usage, self.prog = usage, prog
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where argparse writes and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message, self.format_usage(), self.prog)
 
 
 def _none(parser: argparse.ArgumentParser) -> None:
@@ -46,15 +75,16 @@ COMMANDS = {
         search_command.search,
     ),
     "predict": Command(
-        "print a prediction for every example",
-        commands.predict_arguments,
-        commands.predict,
+        "print a table with a prediction for every example",
+        predict_command.add_arguments,
+        predict_command.predict,
     ),
     "evaluate": Command(
         "print loss and score on examples",
         commands.evaluate_arguments,
         commands.evaluate,
     ),
+    "show": Command("print what a model is and how it was trained", show.add_arguments, show.show),
     "devices": Command("print what can run here, and why not", _none, commands.print_devices),
     "selftest": Command(
         "check that a device computes right, and measure it",
@@ -72,23 +102,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # "R?" where there is no ²
             stream.reconfigure(errors="replace")
+    asked = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser().parse_args(argv)
-    except SystemExit as error:
-        return int(error.code or 0)
-    code, message, document = _run(args)
+        args = _parser().parse_args(asked)
+    except _UsageError as error:
+        print(error.usage, end="", file=sys.stderr)
+        message = f"{error}{_meant(asked, str(error))}"
+        return _answer(_wants_json(asked), 2, message, {"error": message}, error.prog)
+    except SystemExit as done:  # --help, --version
+        return int(done.code or 0)
+    try:
+        code, message, document = _run(args)
+    except Exception as error:  # a fault of ours: its traceback follows
+        _answer(args.json, 1, "", {"error": f"{type(error).__name__}: {error}"})
+        raise
+    return _answer(args.json, code, message, document)
+
+
+def _answer(
+    as_json: bool, code: int, message: str, document: Document, prog: str = "mlp-xp"
+) -> int:
+    """Say what came of a command line; returns the exit code."""
     try:
         if message:
             kind = "error: " if code in (1, 2) else ""
-            print(f"mlp-xp: {kind}{message}", file=sys.stderr)
-        if args.json:
-            print(json.dumps(_strict(document), ensure_ascii=False))
+            print(f"{prog}: {kind}{message}", file=sys.stderr)
+        if as_json:
+            unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+            print(json.dumps(_strict(document), ensure_ascii=not unicode))
         sys.stdout.flush()
     except BrokenPipeError:
         code = 141
     if code == 141:  # the reader has gone, say `head`: nothing is left to flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _meant(argv: Sequence[str], message: str) -> str:
+    """The command or option that is nearest to what there is none of."""
+    known, asked = list(COMMANDS), re.search(r"argument COMMAND: invalid choice: '(.*?)'", message)
+    if asked is None:
+        asked = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        command = next((word for word in argv if word in COMMANDS), None)
+        known = [] if command is None else _options(command)
+    close = get_close_matches(asked[1], known, n=1) if asked else []
+    return f". Did you mean {close[0]!r}?" if close else ""
+
+
+def _options(command: str) -> list[str]:
+    """All that begin with two dashes."""
+    parser = argparse.ArgumentParser()
+    COMMANDS[command].add_arguments(parser)
+    options = (option for action in parser._actions for option in action.option_strings)
+    return ["--json", *(option for option in options if option.startswith("--"))]
+
+
+def _wants_json(argv: Sequence[str]) -> bool:
+    """Whether a command line that cannot be read asks for JSON."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    return "--json" in options
 
 
 def _run(args: Arguments) -> tuple[int, str, Document]:
@@ -121,9 +193,7 @@ def _strict(value: Any) -> Any:
 def _parser() -> argparse.ArgumentParser:
     from . import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="mlp-xp", description="Train multilayer perceptrons and use them."
-    )
+    parser = _Parser(prog="mlp-xp", description="Train multilayer perceptrons and use them.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     rows = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():

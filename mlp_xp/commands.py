@@ -1,4 +1,4 @@
-"""The commands predict, evaluate and devices, and what all commands share.
+"""The commands evaluate and devices, and what all commands share.
 
 What people read goes through `say`: to standard output, or to standard error under
 --json, where the document a command returns is all that standard output gets.
@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from . import report
 from .data import VARIABLE, Dataset, Request, load
 from .devices import device as find_device
 from .devices import devices
@@ -22,7 +23,8 @@ from .model import MLP
 from .preparation import split, take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
-from .storage import EstimatorFileError, check_writable, write_atomically
+from .report import described
+from .storage import EstimatorFileError
 
 Document: TypeAlias = dict[str, Any] | list[Any]
 Arguments: TypeAlias = argparse.Namespace
@@ -68,7 +70,7 @@ def usage_error(message: object) -> NoReturn:
     raise Halt(2, str(message))
 
 
-# -- predict, evaluate -------------------------------------------------------------
+# -- evaluate -------------------------------------------------------------
 
 
 def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Preparation]:
@@ -111,15 +113,26 @@ def _of_estimator(path: str, name: str, device: str) -> MLP:
     return model
 
 
-def read_data(source: str, args: Arguments, prepared: Preparation, labelled: bool) -> Dataset:
-    """Data for a trained model: by name the columns it was trained on."""
+def read_data(
+    source: str,
+    args: Arguments,
+    prepared: Preparation,
+    labelled: bool,
+    ids: tuple[str, ...] = (),
+) -> Dataset:
+    """Data for a trained model: by name the columns it was trained on, else all but `ids`.
+
+    ids  a table's columns that are to be copied: text, if the model does not take them
+    """
     target = tuple(args.target) or (prepared.target if labelled else ())
     table = prepared.table
+    others = tuple(name for name in ids if name not in prepared.features)
     request = Request(
         target=target,
         features=prepared.features,
         missing=tuple(args.missing),
-        text=() if table is None else table.text,
+        text=(() if table is None else table.text) + others,
+        drop=() if prepared.features else ids,
         labels=args.labels,
         folder=args.data_dir,
         labelled=labelled,
@@ -167,19 +180,90 @@ def probabilities(model: MLP, rows: Any) -> Rows:
 
 
 def measure(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
-    """Loss, score, and for numbers the root of the mean squared error in their own units."""
+    """Loss and score, and what they are made of.
+
+    classes   `report.by_class`, or by label; for classes only
+    confused  `report.confused`, where an example is of one class
+    rmse, mae root of the mean squared error and mean absolute error, in the targets' units
+    targets   `report.by_target`, where there are several
+    """
     loss, score = model.evaluate(X, y, layout="rows")
-    found = {"examples": len(X), "loss": loss}
+    found, answer = {"examples": len(X), "loss": loss}, answers(model, X)
     if model.loss.kind not in NUMBERS:
-        return {**found, "accuracy": score}
-    error = answers(model, X).astype(np.float64) - y
-    return {**found, "r2": score, "rmse": float(np.sqrt(np.mean(error * error)))}
+        return {**found, "accuracy": score, **_by_class(model, y, answer)}
+    error = answer.astype(np.float64) - y
+    found |= {
+        "r2": score,
+        "rmse": float(np.sqrt(np.mean(error * error))),
+        "mae": float(np.mean(np.abs(error))),
+    }
+    if answer.ndim == 2 and answer.shape[1] > 1:
+        found["targets"] = report.by_target(y, answer, _names(model, answer.shape[1]))
+    return found
 
 
-def described(found: dict[str, Any]) -> str:
-    """`measure` as a line."""
-    names = {"accuracy": "accuracy", "r2": "R²", "rmse": "RMSE", "loss": "loss"}
-    return ", ".join(f"{label} {found[key]:.4g}" for key, label in names.items() if key in found)
+def _names(model: MLP, n: int) -> tuple[Any, ...]:
+    """Of the classes or targets, by number."""
+    prepared = model.preparation
+    if prepared is not None:
+        for names in (prepared.classes, prepared.target):
+            if names is not None and len(names) == n:
+                return names
+    return tuple(range(n))
+
+
+def _by_class(model: MLP, y: Rows, answer: Rows) -> dict[str, Any]:
+    if model.loss.kind == "multilabel":
+        called = np.reshape(answer, (len(y), -1)) > 0
+        truth = np.reshape(y, called.shape) > 0.5
+        return {"classes": report.by_label(truth, called, _names(model, called.shape[1]))}
+    right, names = _class_numbers(model, y)
+    given, _ = _class_numbers(model, answer)
+    return {
+        "classes": report.by_class(right, given, names),
+        "confused": report.confused(right, given, names),
+    }
+
+
+def _class_numbers(model: MLP, y: Rows) -> tuple[npt.NDArray[np.int64], tuple[Any, ...]]:
+    """Numbers of classes (m,) of labels, or of columns with a 1 in each row; and their names."""
+    n = max(model.network.sizes[-1], 2)
+    if y.ndim == 2 and y.shape[1] > 1:
+        y = np.argmax(y, axis=1)
+    elif model.preparation is not None and model.preparation.classes is not None:
+        y = model.preparation.numbers("y", np.reshape(y, (-1,)))
+    return np.reshape(y, (-1,)).astype(np.int64), _names(model, n)
+
+
+def balance(model: MLP, y: Rows) -> str:
+    """What is to be said of the sizes of the classes that are to be trained on, or ""."""
+    kind = model.loss.kind
+    if kind in NUMBERS:
+        return ""
+    if kind == "multilabel":
+        counts = np.count_nonzero(np.reshape(y, (len(y), -1)) > 0.5, axis=0)
+        return report.balance(counts, _names(model, len(counts)), len(y), exclusive=False)
+    numbers, names = _class_numbers(model, y)
+    return report.balance(np.bincount(numbers, minlength=len(names)), names, len(y))
+
+
+def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -> None:
+    """What a score of `judge` is made of, of the examples not used in training if it can be.
+
+    most  classes from which on it is too long to be said; None: never
+    """
+    flattered = bool(found.get("trained_on")) and found.get("unseen") is not None
+    part = found["unseen"] if flattered else found
+    classes = part.get("classes", ())
+    if classes and (most is None or len(classes) <= most):
+        lines = report.lines(classes, part.get("confused", ()))
+    elif "targets" in part:
+        lines = report.target_lines(part["targets"])
+    else:
+        return
+    if flattered:
+        say(args, f"of the {part['examples']:,} that were not used in training:")
+    say(args, "\n".join(lines))
 
 
 def fingerprint(model: MLP) -> Fingerprint | None:
@@ -263,6 +347,7 @@ def evaluate(args: Arguments) -> Document:
     sampled = found["trained_on"] and found["looked_up"] < len(X)
     if sampled and not args.held_out and data.X_test is None and _knows_split(model, data):
         say(args, "--held-out measures on all that training held out")
+    say_parts(args, found)
     return {"model": args.model, "data": data.name, **found}
 
 
@@ -283,45 +368,6 @@ def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
             f"{len(data.X):,}: expected the file it was trained on."
         )
     return split(stored["examples"], stored["held_out"], stored["seed"])[1]
-
-
-def predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, DATA and their options."""
-    parser.add_argument("model", metavar="MODEL", help="file of a model")
-    parser.add_argument("data", metavar="DATA", help="a file, digits or fashion-mnist")
-    parser.add_argument("--proba", action="store_true", help="probabilities after the prediction")
-    parser.add_argument("--out", metavar="FILE", help="write there, not to standard output")
-    add_data_arguments(parser)
-
-
-def predict(args: Arguments) -> Document:
-    """One line an example: the prediction, then with --proba the probability of each class."""
-    model, prepared = open_model(args.model, args.device)
-    if args.proba and model.loss.kind in NUMBERS:
-        usage_error("--proba takes a model of classes, but this one predicts numbers.")
-    if args.out:
-        check_writable(args.out)
-    data = read_data(args.data, args, prepared, labelled=False)
-    check_features(model, data, args.model)
-    X = data.X if data.X_test is None else data.X_test
-    answer = answers(model, X)
-    document: dict[str, Any] = {"model": args.model, "data": data.name}
-    document["predictions"] = answer.tolist()
-    columns = [np.reshape(answer, (len(answer), -1))]
-    if args.proba:
-        columns.append(probabilities(model, X))
-        document |= {"classes": prepared.classes, "probabilities": columns[1].tolist()}
-    text = "".join(
-        ",".join(str(value) for part in line for value in part) + "\n"
-        for line in zip(*columns, strict=True)
-    )
-    if args.out:
-        write_atomically(args.out, text.encode())
-        say(args, f"{len(answer):,} predictions written to {args.out}")
-        return {**document, "out": args.out}
-    if not args.json:
-        sys.stdout.write(text)
-    return document
 
 
 # -- devices -------------------------------------------------------------------

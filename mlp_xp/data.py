@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import tables
+from .checks import is_frame
 from .readers import DataError, Rows, idx_array, listed, npy_array, npz_arrays
 
 VARIABLE = "MLP_XP_DATA"
@@ -178,7 +179,12 @@ def _npz(path: Path, request: Request) -> Dataset:
 
 def _table(source: str | Path, request: Request) -> Dataset:
     name = "standard input" if source == tables.STDIN else str(source)
-    frame = tables.read(str(source), request.missing, request.text)
+    found = _of_table(name, tables.read(str(source), request.missing, request.text), request)
+    return found if source == tables.STDIN else found._replace(name=Path(source).name)
+
+
+def _of_table(name: str, frame: Any, request: Request) -> Dataset:
+    """The examples of a table whose columns are named by text."""
     names = [str(column) for column in frame.columns]
     if request.labelled and not request.target:
         raise DataError(
@@ -198,9 +204,8 @@ def _table(source: str | Path, request: Request) -> Dataset:
     if request.target:
         frame = _with_targets(name, frame, request.target, notes)
     y = tables.target(name, frame, request.target) if request.target else None
-    short = name if source == tables.STDIN else Path(source).name
     return Dataset(
-        short,
+        name,
         frame[features],
         y,
         features=tuple(features),
@@ -225,7 +230,7 @@ def _with_targets(name: str, frame: Any, target: tuple[str, ...], notes: list[st
 
 
 def load_table(
-    source: str | os.PathLike[str],
+    source: Any,
     target: str | Sequence[str] = (),
     *,
     drop: Sequence[str] = (),
@@ -233,25 +238,26 @@ def load_table(
 ) -> Dataset:
     """A table as `mlp-xp train --data SOURCE --target TARGET` reads it.
 
-    source   .csv, .tsv, .parquet or .feather, perhaps gzipped, or "-": the standard input
+    source   path of a .csv, .tsv, .parquet or .feather, perhaps gzipped; "-", the standard
+             input; or a data frame of pandas, polars or Arrow
     target   name of the column to predict, or names; () reads a table without targets
     drop     names of columns to leave out
     missing  words that stand for a gap, beside the usual ones
 
     X of what is returned is a pandas.DataFrame, y an array of numbers or text, without the
-    rows that have no target. `mlp_xp.prepare` finds what the command does to them:
+    rows that have no target. `model_for` makes a model that takes them as they are:
 
         data = load_table("people.csv", "income")
-        preparation = prepare(data)
-        model = MLP((preparation.n_inputs, 256, 128, preparation.n_outputs), loss=preparation.loss)
-        model.preparation = preparation
-        model.fit(data.X, data.y)
+        model = model_for(data, hidden=(256, 128)).fit(data.X, data.y)
+        model.predict(load_table("others.csv").X)
 
     Raises `DataError`, OSError, or ImportError where the extra [tables] is missing.
     """
     names = (target,) if isinstance(target, str) else tuple(target)
     request = Request(target=names, drop=tuple(drop), missing=tuple(missing), labelled=bool(names))
-    return _table(os.fspath(source), request)
+    if not is_frame(source):
+        return _table(os.fspath(source), request)
+    return _of_table("the table", tables.of_frame("source", source, request.missing), request)
 
 
 def _beside(path: Path, name: str) -> Path | None:

@@ -18,8 +18,11 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
+from .activations import ACTIVATIONS
+from .checks import meant
 from .devices import Device
 from .estimators_arrays import HOST, Place, SparseRows, dtype_name, follow, place_of
 from .estimators_data import (
@@ -48,10 +51,20 @@ from .estimators_solvers import (
     scores,
 )
 from .fitting import Run, copied
-from .losses import Kind, Loss
+from .losses import LOSSES, Kind, Loss
 from .network import Network, initial_statistics, join
+from .optimizers import OPTIMIZERS
+from .schedules import SCHEDULES
 from .training import CHUNK, Data, Step, stepper
 from .types import Array, Layer, State
+
+# parameters that take a name of a table
+NAMES: dict[str, dict[str, Any]] = {
+    "activation": ACTIVATIONS,
+    "loss": LOSSES,
+    "solver": OPTIMIZERS,
+    "learning_rate": SCHEDULES,
+}
 
 
 class Targets(NamedTuple):
@@ -101,6 +114,17 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return tags
 
     # -- fitting -------------------------------------------------------------
+
+    def _validate_params(self) -> None:
+        """scikit-learn's check, and what a name of another library is called here."""
+        try:
+            super()._validate_params()
+        except InvalidParameterError as error:
+            for name, table in NAMES.items():
+                value = getattr(self, name, None)
+                if isinstance(value, str) and f"The {name!r} parameter" in str(error):
+                    raise InvalidParameterError(f"{error}{meant(table, value)}") from None
+            raise
 
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None

@@ -183,7 +183,10 @@ def descend(
 
     est.n_iter_ = 0
     try:
-        with progress_bar(steps, est.progress and not once) as bar, Interrupts() as interrupts:
+        with (
+            progress_bar(steps, est.progress and not once, est.max_iter) as bar,
+            Interrupts() as interrupts,
+        ):
 
             def after_steps(count: int) -> None:
                 bar.update(count)
@@ -214,8 +217,7 @@ def descend(
                     monitored = est.loss_ if measured is None else measured[0]
                     descent.rates.observe(np.array([monitored]))
                 stop = _is_over(est, descent)
-                if callbacks:
-                    publish(est, est._live, run.state)
+                if callbacks or est.progress:
                     seconds = time.perf_counter() - clock
                     result = Epoch(
                         epoch=len(est.loss_curve_),
@@ -226,6 +228,9 @@ def descend(
                         validation_score=None if measured is None else measured[1],
                         seconds=seconds,
                     )
+                    bar.show(result)
+                    if callbacks:
+                        publish(est, est._live, run.state)
                     asked = [bool(callback(est, result)) for callback in callbacks]
                     stop = stop or any(asked)
                 if stop or once:

@@ -181,7 +181,7 @@ def train(
     began = time.perf_counter()
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
-        progress_bar(rates.n_steps, plan.progress) as bar,
+        progress_bar(rates.n_steps, plan.progress, run.epoch + plan.epochs) as bar,
         Interrupts() as interrupts,
     ):
 
@@ -232,7 +232,7 @@ def train(
                 seconds=time.perf_counter() - began,
             )
             run.record(result)
-            bar.set_postfix_str(describe(result), refresh=False)
+            bar.show(result)
             monitored = np.reshape(loss if found is None else np.asarray(found.loss), (-1,))
             rates.observe(monitored)
             stops = [bool(callback(model, result)) for callback in plan.callbacks]
@@ -352,12 +352,34 @@ def _number(value: Any) -> Any:
 
 
 def describe(epoch: Epoch) -> str:
-    """One line for the progress bar, the best network standing for several."""
-    parts = [f"loss {np.min(epoch.loss):.4f}"]
+    """One line for people, the best network standing for several."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in _told(epoch))
+
+
+def _told(epoch: Epoch) -> list[tuple[str, float]]:
+    """What a line says of an epoch, the most wanted first."""
+    told = [("loss", float(np.min(epoch.loss)))]
     if epoch.validation_loss is not None:
-        parts.append(f"validation {np.min(epoch.validation_loss):.4f}")
-        parts.append(f"score {np.max(epoch.validation_score):.4f}")
-    return ", ".join(parts)
+        told.append(("validation", float(np.min(epoch.validation_loss))))
+        told.append(("score", float(np.max(epoch.validation_score))))
+    return told
+
+
+def fitted(epoch: Epoch, last: int | None, width: int) -> str:
+    """As much of an epoch as a width has room for: its number and loss, then the score.
+
+    last  number of the last epoch, where it is known
+    """
+    number = f"{epoch.epoch}" if last is None else f"{epoch.epoch}/{last}"
+    told = {
+        name: f"{name} {value:.4f}" if abs(value) < 1000 else f"{name} {value:.3g}"
+        for name, value in _told(epoch)
+    }
+    longest = [f"epoch {number}", *told.values()]
+    without = [f"epoch {number}", told["loss"], *([told["score"]] if "score" in told else [])]
+    choices = [longest, without, without[:2], [number, told["loss"]]]
+    lines = [", ".join(parts) for parts in choices]
+    return next((line for line in lines if len(line) <= width), lines[-1])
 
 
 class Interrupts:
@@ -406,20 +428,65 @@ class _Silent:
     def update(self, n: int) -> None:
         return None
 
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+    def show(self, epoch: Epoch) -> None:
         return None
 
 
-def progress_bar(n_steps: int, shown: bool) -> Any:
-    """A tqdm bar on standard error, or nothing; tqdm is imported only when shown."""
+# Columns from which tqdm's own line has room for all that is said of an epoch, and from which
+# it has without the number of steps a second.
+WIDE, USUAL = 100, 80
+PLAIN = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+NARROW = "{desc} {bar}{percentage:4.0f}%"
+BESIDE = 8  # columns that NARROW takes beside what is said, with a bar of two
+
+
+def _columns() -> int | None:
+    """How wide standard error is; None where nobody says."""
+    found = None
+    with suppress(OSError, ValueError):  # it is no terminal
+        found = os.get_terminal_size(sys.stderr.fileno()).columns
+    if not found:  # 0: a terminal that does not know
+        with suppress(ValueError):
+            return max(int(os.environ.get("COLUMNS", "")), 1)
+    return 80 if found == 0 else found
+
+
+def progress_bar(n_steps: int, shown: bool, last: int | None = None) -> Any:
+    """A tqdm bar on standard error, or nothing; tqdm is imported only when shown.
+
+    last  number of the last epoch, where it is known
+
+    On a narrow terminal epoch and loss come before everything else, for tqdm cuts a line at
+    its end.
+    """
     if not shown:
         return _Silent()
     from tqdm import tqdm
 
-    ncols = None
-    with suppress(OSError, ValueError):  # not a terminal: tqdm's own default
-        ncols = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0: it does not know
-    return tqdm(total=n_steps, unit="step", file=sys.stderr, ncols=ncols)
+    ncols = _columns()
+    room = ncols - BESIDE if ncols is not None and ncols < USUAL else None
+
+    class Bar(tqdm):  # type: ignore[misc]
+        """A bar that says what is known of an epoch."""
+
+        def show(self, epoch: Epoch) -> None:
+            if room is not None:
+                self.set_description_str(fitted(epoch, last, room), refresh=False)
+            else:
+                self.set_postfix_str(describe(epoch), refresh=False)
+
+    layout = None
+    if ncols is not None and ncols < WIDE:
+        layout = PLAIN if room is None else NARROW
+    first = f"epoch 0/{last}" if room is not None and last is not None else None
+    return Bar(
+        total=n_steps,
+        unit="step",
+        file=sys.stderr,
+        ncols=ncols,
+        bar_format=layout,
+        desc=first,
+    )
 
 
 __all__ = [

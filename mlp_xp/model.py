@@ -302,7 +302,7 @@ class MLP:
         schedule: str | Schedule = "constant",
         early_stopping: EarlyStopping | int | bool | None = None,
         shuffle: bool = True,
-        callbacks: Callback | Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] | None = (),
         progress: bool = True,
         layout: Layout | None = None,
     ) -> MLP:
@@ -337,7 +337,7 @@ class MLP:
             validation = self._validation(validation_data, lies)
         if isinstance(early_stopping, bool):
             early_stopping = EarlyStopping() if early_stopping else None
-        elif isinstance(early_stopping, int):
+        elif early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
             early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
             schedule = checks.choose("schedule", SCHEDULES, schedule)
@@ -349,7 +349,7 @@ class MLP:
             schedule=schedule,
             shuffle=bool(shuffle),
             early_stopping=early_stopping,
-            callbacks=(callbacks,) if callable(callbacks) else tuple(callbacks),
+            callbacks=checks.functions("callbacks", callbacks),
             progress=progress,
         )
         self.layout = lies
@@ -593,6 +593,20 @@ class MLP:
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
         prepares = "" if self.preparation is None else ", with a preparation"
         return f"<MLP {shape}, {numbers}{several}{prepares}>"
+
+    def summary(self) -> str:
+        """Layers, what it takes and answers, how it was trained: the text of `mlp-xp show`."""
+        from .description import describe
+        from .summary import as_text
+
+        return as_text(describe(self))
+
+    def _repr_html_(self) -> str:
+        """The summary for a notebook, which needs nothing from elsewhere."""
+        from .description import describe
+        from .summary import as_html
+
+        return as_html(describe(self))
 
 
 def _moved(state: State, move: Callable[[Any], Any]) -> State:

@@ -21,11 +21,11 @@ from .commands import (
     add_data_arguments,
     said_of,
     say,
+    say_parts,
     say_unseen,
     usage_error,
     warn,
 )
-from .commands import described as scored
 from .data import Dataset
 from .initializers import INITIALIZERS
 from .kernels import PRECISIONS
@@ -34,13 +34,14 @@ from .network import AXES
 from .optimizers import OPTIMIZERS
 from .preparation import SCALES
 from .readers import DataError
+from .report import described
 from .schedules import SCHEDULES
 from .search_space import DIMENSIONS
 from .search_study import check_optuna, place
 from .search_task import CHOOSE_BY, PRUNING, TRIALS, VALIDATION, Task, Wanted
 from .searching import STORAGE, Interrupted, Search, check_plots, run
 from .storage import check_writable
-from .train_command import examples_of
+from .train_command import SHORT, examples_of
 from .train_options import MANY, OUT, _Options, _positive, _widths
 
 # Options of the model and its training that are not searched where they are given, and those
@@ -115,8 +116,9 @@ def search(args: Arguments) -> dict[str, Any]:
     if found.held_out is not None:
         held = found.held_out
         on = f"on {held['examples']:,} examples{said_of(held)}"
-        say(args, f"held-out {scored(held)}, {on}")
+        say(args, f"held-out {described(held)}, {on}")
         say_unseen(args, held)
+        say_parts(args, held, SHORT)
         document["held_out"] = held
     if args.plots:
         made = [str(one) for one in found.plots(args.plots)]

@@ -67,10 +67,9 @@ class Dimension:
             return trial.suggest_categorical(self.name, list(self.choices))
         if self.whole:
             return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log)
-        value = trial.suggest_float(
+        return trial.suggest_float(
             self.name, self.low, self.high, log=self.log, step=self.step or None
         )
-        return float(f"{value:.6g}")  # 0.3 for 6 · 0.05
 
     def holds(self, value: Any) -> bool:
         """Whether it can be drawn."""
@@ -222,8 +221,13 @@ def hidden(drawn: Drawn) -> tuple[int, ...]:
 def arguments(drawn: Drawn) -> dict[str, Any]:
     """What was drawn as options of a model: `hidden`, and names that are options already."""
     of_shape = ("depth", "width", "taper", *OF_TRAINING)
-    found = {name: value for name, value in drawn.items() if name not in of_shape}
+    found = {name: _short(value) for name, value in drawn.items() if name not in of_shape}
     return {"hidden": hidden(drawn), **found} if "depth" in drawn else found
+
+
+def _short(value: Any) -> Any:
+    """0.3 for 6 · 0.05, so that it can be given on a command line."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def usual(defaults: Drawn, rows: tuple[Dimension, ...]) -> dict[str, Any]:

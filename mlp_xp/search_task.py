@@ -28,6 +28,7 @@ from .preparation import SCALES, Examples, default_loss, divide, model_for, n_ou
 from .prepared import Preparation
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .search_space import Dimension, arguments, dimensions, usual
+from .train_command import DEFAULT_SCHEDULE
 from .train_options import default_batch_size, default_epochs, default_rate, defaults
 
 TRIALS = 30
@@ -65,7 +66,7 @@ class Wanted:
     repeats: int = 1
     choose_by: str = "score"
     pruning: str = "halving"
-    schedule: str = "one_cycle"
+    schedule: str = DEFAULT_SCHEDULE
     early_stopping: int | None = None
     scale: str = "auto"
     scale_target: bool = True
@@ -272,7 +273,7 @@ class Task:
         wanted = self.wanted
         examples, index = divide(self.data, wanted.held_out, 0.0, wanted.seed)
         options = {**self.always, **trial["options"]}
-        size = options.pop("batch_size", None)
+        options.pop("batch_size", None)
         model = model_for(
             self.data,
             options.pop("hidden"),
@@ -286,13 +287,20 @@ class Task:
             examples.X,
             examples.y,
             epochs=self.epochs,
-            batch_size=size or default_batch_size(len(examples.X)),
+            batch_size=self.final_batch_size(trial),
             schedule=wanted.schedule,
             callbacks=lambda model, epoch: epoch.epoch >= last,
             progress=False,
             layout="rows",
         )
         return model, examples
+
+    def final_batch_size(self, trial: Mapping[str, Any]) -> int:
+        """Examples a step of the model of a trial."""
+        m = len(self.examples.X) + len(self.examples.X_choice)
+        return int(
+            {"batch_size": default_batch_size(m), **self.fixed, **trial["options"]}["batch_size"]
+        )
 
     # -- to know again -------------------------------------------------------
 

@@ -21,6 +21,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -28,13 +29,15 @@ import numpy as np
 
 from . import checks
 from .cells import as_pandas
-from .commands import judge
+from .commands import judge, numbers_of
 from .data import Dataset, Request, load
+from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .model import MLP
 from .preparation import Examples
 from .search_study import Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
+from .train_command import DEFAULT_SCHEDULE
 
 STORAGE = "search.db"
 
@@ -227,7 +230,7 @@ def search(
     repeats: int = 1,
     choose_by: str = "score",
     pruning: str = "halving",
-    schedule: str = "one_cycle",
+    schedule: str = DEFAULT_SCHEDULE,
     early_stopping: int | None = None,
     scale: str = "auto",
     scale_target: bool = True,
@@ -337,10 +340,9 @@ def run(
         except KeyboardInterrupt:
             _interrupted(worker)
         trials = rows(study, task)
-    _sign(model, examples, task, best, study.study_name, len(trials))
-    held = judge(model, examples.X_held, examples.y_held) if len(examples.X_held) else None
-    where = worker.place
-    return Search(study, best, trials, model, held, task.sizes, where, task.wanted.choose_by)
+    held = _sign(model, examples, task, best, study.study_name, len(trials))
+    where, choose_by = worker.place, task.wanted.choose_by
+    return Search(study, best, trials, model, held, task.sizes, where, choose_by)
 
 
 def _best(worker: Study, seconds: float | None) -> dict[str, Any]:
@@ -368,11 +370,13 @@ def _interrupted(worker: Study) -> NoReturn:
 
 def _sign(
     model: MLP, examples: Examples, task: Task, best: Mapping[str, Any], name: str, n: int
-) -> None:
-    """Let a model know where it comes from and what it has seen, as `mlp-xp train` does."""
-    data, wanted = task.data, task.wanted
-    assert model.preparation is not None
-    seen = Fingerprint.of(model.preparation.rows("X", examples.X))
+) -> dict[str, Any] | None:
+    """Let a model know where it comes from, what it has seen and how it does on other rows.
+
+    As `mlp-xp train` does. Returns the score on the rows held out.
+    """
+    data, wanted, steps = task.data, task.wanted, model.steps_trained
+    seen = Fingerprint.of(numbers_of(model, examples.X))
     model.metadata = {
         "data": data.name,
         "split": {
@@ -388,11 +392,27 @@ def _sign(
             "choose_by": wanted.choose_by,
             "validation": wanted.validation,
             "repeats": wanted.repeats,
-            "loss": best["loss"],
-            "score": best["score"],
-            "epochs": best["epochs"],
-            "options": best["options"],
-            "schedule": wanted.schedule,
+            **{key: best[key] for key in ("loss", "score", "epochs", "options")},
         },
-        "fingerprint": {"rows": str(seen), "steps": model.steps_trained},
+        "fingerprint": {"rows": str(seen), "steps": steps},
+        NOTED: {
+            "data": data.name,
+            "examples": {
+                "training": len(examples.X),
+                "validation": 0,
+                "held_out": len(examples.X_held),
+            },
+            "schedule": wanted.schedule,
+            "batch_size": task.final_batch_size(best),
+            "early_stopping": None,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "steps": steps,
+        },
     }
+    if not len(examples.X_held):
+        return None
+    found = judge(model, examples.X_held, examples.y_held)
+    long = ("classes", "confused", "unseen")
+    kept = {key: value for key, value in found.items() if key not in long}
+    model.metadata[SCORED] = {"on": "held_out", "data": data.name, **kept, "steps": steps}
+    return found

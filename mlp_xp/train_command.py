@@ -11,14 +11,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 from .commands import (
     Arguments,
     Halt,
+    balance,
     check_features,
-    described,
     fingerprint,
     judge,
     measure,
@@ -27,17 +28,20 @@ from .commands import (
     read_data,
     said_of,
     say,
+    say_parts,
     say_unseen,
     usage_error,
     warn,
 )
 from .data import Dataset, Request, load
+from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import MLP
 from .preparation import Examples, default_loss, divide, model_for, prepare
 from .prepared import Preparation
+from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
 from .train_options import (
@@ -49,6 +53,8 @@ from .train_options import (
     defaults,
 )
 
+DEFAULT_SCHEDULE = "one_cycle"
+SHORT = 10  # classes whose scores are said one by one
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
 OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # not of MLP
 
@@ -65,13 +71,14 @@ def train(args: Arguments) -> dict[str, Any]:
     if args.dry_run:
         return _planned(model, prepared, examples, name)
     seen = _seen(model, examples)
+    _note(args, model, examples, name)
     begun, epochs_before = model.steps_trained, model.epochs_trained
     ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": _sizes(examples)}
     try:
         _fit(args, model, examples)
         with _undisturbed():
             replaced = Path(out).exists()
-            _save(model, seen, out)
+            _save(model, seen, out)  # now, for measuring takes its time
     except KeyboardInterrupt:
         if model.steps_trained == begun:
             raise
@@ -97,6 +104,9 @@ def train(args: Arguments) -> dict[str, Any]:
     else:
         what, found = "training", measure(model, examples.X, examples.y)
         say(args, f"training {described(found)}{when}")
+    say_parts(args, found, SHORT)
+    with _undisturbed():
+        _save(model, seen, out, {"on": what.replace("-", "_"), "data": name, **found})
     say(args, f"model written to {out}" + (", replacing the file there" if replaced else ""))
     return {**ended, what.replace("-", "_"): found}
 
@@ -220,10 +230,32 @@ def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
     return seen if before is None else seen | before
 
 
-def _save(model: MLP, seen: Fingerprint | None, place: str | Path) -> None:
-    """Write a model that knows what it has seen, up to the step it is at."""
+def _note(args: Arguments, model: MLP, examples: Examples, name: str) -> None:
+    """Let a model know how it is going to be trained, for `mlp-xp show`."""
+    m = len(examples.X)
+    model.metadata.pop(SCORED, None)
+    model.metadata[NOTED] = {
+        "data": name,
+        "examples": _sizes(examples),
+        "schedule": args.schedule or DEFAULT_SCHEDULE,
+        "batch_size": args.batch_size or default_batch_size(m),
+        "early_stopping": args.early_stopping,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _save(
+    model: MLP, seen: Fingerprint | None, place: str | Path, score: dict[str, Any] | None = None
+) -> None:
+    """Write a model that knows what it has seen and how it did, up to the step it is at."""
+    steps = model.steps_trained
     if seen is not None:
-        model.metadata["fingerprint"] = {"rows": str(seen), "steps": model.steps_trained}
+        model.metadata["fingerprint"] = {"rows": str(seen), "steps": steps}
+    model.metadata[NOTED]["steps"] = steps
+    if score is not None:
+        long = ("classes", "confused", "unseen")
+        kept = {key: value for key, value in score.items() if key not in long}
+        model.metadata[SCORED] = {**kept, "steps": steps}
     model.save(place)
 
 
@@ -251,6 +283,8 @@ def _say_plan(
     shape = "-".join(map(str, model.network.sizes))
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
     say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
+    if uneven := balance(model, examples.y):
+        say(args, uneven)
 
 
 def _say_columns(args: Arguments, prepared: Preparation) -> None:
@@ -297,7 +331,7 @@ def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
         epochs=epochs,
         batch_size=args.batch_size or default_batch_size(m),
         validation_data=validation,
-        schedule=args.schedule or "one_cycle",
+        schedule=args.schedule or DEFAULT_SCHEDULE,
         early_stopping=args.early_stopping,
         callbacks=lines,
         progress=terminal and not args.no_progress,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -101,33 +100,10 @@ def test_a_process_trains_predicts_and_evaluates(tmp_path: Path) -> None:
     document = json.loads(found.stdout)
     assert document["held_out"]["accuracy"] > 0.8
     assert document["model"] == "model.safetensors"
-    assert len(process("predict", "model.safetensors", "digits").stdout.splitlines()) == 1797
+    assert len(process("predict", "model.safetensors", "digits").stdout.splitlines()) == 1 + 1797
     assert "accuracy 0." in process("evaluate", "model.safetensors", "digits").stdout
     assert process("train", "--epochs", "0").returncode == 2
     assert process("evaluate", "gone", "digits").returncode == 1
-
-
-@pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
-def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    argv = [sys.executable, "-m", "mlp_xp", "train", "--epochs", "2", "--json"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=slave)
-    os.close(slave)
-    shown = ""
-    with contextlib.suppress(OSError):  # how Linux reports the end of a terminal
-        while part := os.read(master, 4096):
-            shown += part.decode(errors="replace")
-    os.close(master)
-    assert process.wait(timeout=60) == 0
-    assert "46/46" in shown
-    assert "score 0." in shown
 
 
 def test_no_progress_means_silence(run: Run) -> None:
@@ -231,11 +207,12 @@ def test_a_score_of_rows_trained_on_is_said_to_be_one_beside_the_score_of_the_ot
     told = run("train", "--json").document["held_out"]
     assert (told["trained_on"], told["looked_up"], told["unseen"]["examples"]) == (0, 359, 359)
     found = run("evaluate", "model.safetensors", "digits")
-    first, second = found.out.splitlines(keepends=True)
+    first, second, third, *_ = found.out.splitlines(keepends=True)
     assert SEEN.fullmatch(first)
     assert (
         second == f"accuracy {told['accuracy']:.4g}, loss {told['loss']:.4g} on 359 that were not\n"
     )
+    assert third == "of the 359 that were not used in training:\n"
     document = run("evaluate", "model.safetensors", "digits", "--json").document
     assert (document["examples"], document["trained_on"], document["looked_up"]) == (
         1797,
@@ -246,7 +223,7 @@ def test_a_score_of_rows_trained_on_is_said_to_be_one_beside_the_score_of_the_ot
     parts = ("examples", "loss", "accuracy")
     assert [document["unseen"][key] for key in parts] == pytest.approx([told[key] for key in parts])
     held = run("evaluate", "model.safetensors", "digits", "--held-out")
-    assert held.out.endswith(" on 359 examples of digits\n")
+    assert held.out.splitlines()[0].endswith(" on 359 examples of digits")
 
 
 def test_rows_are_known_again_in_another_file_and_order(run: Run) -> None:
@@ -259,7 +236,7 @@ def test_rows_are_known_again_in_another_file_and_order(run: Run) -> None:
     assert (found["examples"], found["trained_on"], found["unseen"]["examples"]) == (100, 72, 28)
     write_csv("new.csv", np.column_stack([new[:, ::-1], np.full(10, 3)]), "width,length,kind")
     found = run("evaluate", "model.safetensors", "new.csv")
-    assert found.out.endswith(" on 10 examples of new.csv\n")
+    assert found.out.splitlines()[0].endswith(" on 10 examples of new.csv")
     assert told["trained_on"] == 0
 
 
@@ -273,7 +250,7 @@ def test_a_held_out_row_that_equals_one_trained_on_counts_as_used(run: Run) -> N
     found = run(*QUICK, "--data", "d.npz")
     said = f", on 20 examples, of which {used.sum()} were used in training\n"
     assert said in found.out
-    assert f" on {(~used).sum()} that were not\nmodel written" in found.out
+    assert f" on {(~used).sum()} that were not\nof the" in found.out
     document = run("evaluate", "model.safetensors", "d.npz", "--held-out", "--json").document
     assert (document["trained_on"], document["unseen"]["examples"]) == (used.sum(), (~used).sum())
 
@@ -381,7 +358,7 @@ def test_a_resumed_model_remembers_all_it_was_ever_trained_on(run: Run) -> None:
     run("train", "--resume", "model.safetensors", "--data", "b.csv", "--epochs", 1)
     found = run("evaluate", "model.safetensors", "both.csv")
     assert " on 120 examples of both.csv, of which 120 were used in training\n" in found.out
-    assert len(found.out.splitlines()) == 1
+    assert "that were not" not in found.out
 
 
 def test_of_many_rows_a_sample_is_looked_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -410,7 +387,7 @@ def test_a_small_sample_without_a_hit_is_no_proof(
     monkeypatch.setattr("mlp_xp.fingerprint.MOST", 20)
     run(*QUICK)
     found = run("evaluate", "model.safetensors", "digits", "--held-out")
-    assert re.search(r"of which about 0 were used in training \(\d were looked up\)\n$", found.out)
+    assert re.search(r"of which about 0 were used in training \(\d were looked up\)\n", found.out)
     monkeypatch.setattr("mlp_xp.fingerprint.MOST", 1)
     run(*QUICK)
     found = run("evaluate", "model.safetensors", "digits", "--held-out")
@@ -430,7 +407,7 @@ def test_a_file_that_does_not_say_what_it_was_trained_on_is_measured_with_a_cave
     model.save("went-on")  # in Python, on other rows
     for name in ("old", "went-on"):
         found = run("evaluate", name, "digits")
-        assert (found.code, found.out.endswith(caveat)) == (0, True)
+        assert (found.code, caveat in found.out) == (0, True)
         document = run("evaluate", name, "digits", "--json").document
         assert (document["trained_on"], document["unseen"]) == (None, None)
     assert "1,438 examples to train on" in run("train", "--resume", "old", "--epochs", 1).out
@@ -445,7 +422,7 @@ def test_csv_labels_come_back_as_they_were(run: Run) -> None:
     found = run("train", "--data", "d.csv", "--target", "kind", "--epochs", 40)
     assert "d.csv: 72 examples to train on, 18 held out, 3 classes" in found.out
     write_csv("new.csv", flowers()[:, [1, 0]], "width,length")  # no target, other order
-    predicted = run("predict", "model.safetensors", "new.csv")
+    predicted = run("predict", "model.safetensors", "new.csv", "--no-header")
     assert set(predicted.out.split()) <= {"3", "5", "8"}
     right = np.array(predicted.out.split(), int) == flowers()[:, 2]
     assert right.mean() > 0.9
@@ -458,7 +435,7 @@ def test_probabilities_follow_the_prediction(run: Run) -> None:
     run("train", "--data", "d.csv", "--target", "kind", "--epochs", 5)
     found = run("predict", "model.safetensors", "d.csv", "--proba", "--out", "p.csv")
     assert found.out == "90 predictions written to p.csv\n"
-    table = np.loadtxt("p.csv", delimiter=",")
+    table = np.loadtxt("p.csv", delimiter=",", skiprows=1)
     assert table.shape == (90, 4)
     assert np.allclose(table[:, 1:].sum(axis=1), 1, atol=1e-5)
     assert np.array_equal(np.array([3, 5, 8])[table[:, 1:].argmax(axis=1)], table[:, 0])
@@ -475,7 +452,7 @@ def test_two_classes_may_share_one_output(run: Run) -> None:
     argv = ("--data", "d.csv", "--target", "kind", "--loss", "binary_cross_entropy")
     found = run("train", *argv, "--epochs", 40)
     assert (found.code, found.err.count("error")) == (0, 0)
-    lines = run("predict", "model.safetensors", "d.csv", "--proba").out.splitlines()
+    lines = run("predict", "model.safetensors", "d.csv", "--proba").out.splitlines()[1:]
     values = np.array([line.split(",") for line in lines], float)
     assert values.shape == (90, 3)
     assert np.array_equal(np.where(values[:, 2] > 0.5, 8, 3), values[:, 0])
@@ -488,7 +465,7 @@ def test_numbers_are_learnt_and_told_in_their_own_units(run: Run) -> None:
     assert found["loss"] == "squared_error"
     assert found["held_out"]["r2"] > 0.9
     assert 0 < found["held_out"]["rmse"] < 20
-    values = np.array(run("predict", "model.safetensors", "d.csv").out.split(), float)
+    values = np.array(run("predict", "model.safetensors", "d.csv").out.split()[1:], float)
     assert np.corrcoef(values, line_of()[:, 2])[0, 1] > 0.95
     assert abs(values.mean() - 1000) < 20
     measured = run("evaluate", "model.safetensors", "d.csv")
@@ -503,7 +480,8 @@ def test_several_targets_are_predicted_at_once(run: Run) -> None:
     argv = ("--target", "price", "--target", "b", "--hidden", "8", "--epochs", 3)
     assert run("train", "--data", "d.csv", *argv).code == 0
     lines = run("predict", "model.safetensors", "d.csv").out.splitlines()
-    assert (len(lines), lines[0].count(",")) == (200, 1)
+    assert lines[0] == "prediction_price,prediction_b"
+    assert len(lines) == 1 + 200
 
 
 def test_counts_and_several_labels_have_their_losses(run: Run) -> None:
@@ -515,7 +493,8 @@ def test_counts_and_several_labels_have_their_losses(run: Run) -> None:
         assert run("train", *argv).code == 0
         assert run("evaluate", "model.safetensors", f"{name}.npz").code == 0
     lines = run("predict", "model.safetensors", "labels.npz", "--proba").out.splitlines()
-    assert (len(lines), lines[0].count(",")) == (60, 3)
+    assert lines[0] == "prediction_1,prediction_2,0,1"
+    assert len(lines) == 1 + 60
 
 
 def test_a_test_set_of_the_data_is_what_is_measured(run: Run) -> None:
@@ -534,7 +513,7 @@ def test_npy_pairs_train_and_evaluate(run: Run) -> None:
     argv = ("X.npy", "--labels", "y.npy")
     assert run("train", "--data", *argv, "--epochs", 2).code == 0
     assert run("evaluate", "model.safetensors", *argv).code == 0
-    assert len(run("predict", "model.safetensors", "X.npy").out.splitlines()) == 90
+    assert len(run("predict", "model.safetensors", "X.npy").out.splitlines()) == 1 + 90
 
 
 def test_a_model_saved_from_python_predicts_unscaled(run: Run) -> None:
@@ -542,7 +521,7 @@ def test_a_model_saved_from_python_predicts_unscaled(run: Run) -> None:
     np.save("X.npy", X)
     model = MLP((3, 4, 2))
     model.save("m")
-    assert run("predict", "m", "X.npy").out.split() == [
+    assert run("predict", "m", "X.npy", "--no-header").out.split() == [
         str(v) for v in model.predict(X, layout="rows")
     ]
 
@@ -584,6 +563,8 @@ def test_resuming_goes_on_from_the_file(run: Run) -> None:
     assert again.epochs_trained == 4
     before, after = dict(model.metadata), dict(again.metadata)
     assert before.pop("fingerprint")["rows"] == after.pop("fingerprint")["rows"]
+    for name in ("trained", "score"):
+        assert before.pop(name)["steps"] < after.pop(name)["steps"]
     assert after == before
     assert again.preparation == model.preparation
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")

@@ -24,11 +24,25 @@ def run(script: Path, folder: Path) -> str:
     return done.stdout
 
 
+def write_penguins(path: Path) -> None:
+    """A table of the columns that the README shows, its own rows among others."""
+    header, *first = re.findall(r"^(?:species|Adelie),.*$", README, re.MULTILINE)
+    assert (header.count(","), len(first)) == (7, 4)
+    kinds = ("Adelie,Torgersen,39", "Chinstrap,Dream,49", "Gentoo,Biscoe,47")
+    rows = [
+        f"{kinds[i % 3]}.{i % 10},{18 - i % 3}.{i % 7},{190 + 10 * (i % 3)}.0,{3700 + i}.0,"
+        f"{('male', 'female')[i % 2]},{2007 + i % 3}"
+        for i in range(60)
+    ]
+    path.write_text("\n".join([header, *first, *rows]) + "\n", encoding="utf-8")
+
+
 def test_the_readmes_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 2
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
+    write_penguins(tmp_path / "penguins.csv")
     out = run(script, tmp_path)
     score = re.search(r"score=(0\.\d+)", out)
     assert score is not None

@@ -243,6 +243,6 @@ def test_the_command_line_takes_square_tables_as_rows(
     expected = model.evaluate(SQUARE, LABELS, layout="rows")
     np.testing.assert_allclose([found["loss"], found["accuracy"]], expected, rtol=1e-6)
     np.save("X.npy", SQUARE)
-    assert main(["predict", "m", "X.npy"]) == 0
+    assert main(["predict", "m", "X.npy", "--no-header"]) == 0
     answers = model.predict(SQUARE, layout="rows")
     assert capsys.readouterr().out.split() == [str(value) for value in answers]

@@ -14,11 +14,13 @@ from mlp_xp import (
     LOSSES,
     MLP,
     OPTIMIZERS,
+    SCHEDULES,
     Activation,
     checks,
     inspect_step,
 )
 from mlp_xp.initializers import normal
+from mlp_xp.network import AXES
 from mlp_xp.optimizers import Momentum
 
 Random = np.random.Generator
@@ -307,7 +309,7 @@ def test_a_name_from_elsewhere_gets_the_name_it_has_here(
 
 
 def test_every_name_from_elsewhere_means_a_row_of_a_table() -> None:
-    rows = {*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *INITIALIZERS}
+    rows = {*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *INITIALIZERS, *SCHEDULES, *AXES}
     assert set(checks.ELSEWHERE.values()) <= rows
     assert not set(checks.ELSEWHERE) & rows
 

@@ -71,7 +71,8 @@ CLASSES = ("digits", "images", "none", "two", "binary", "multilabel")
 
 
 def columns(printed: str) -> np.ndarray:
-    return np.array([line.split(",") for line in printed.splitlines()], float)
+    """The numbers below the header."""
+    return np.array([line.split(",") for line in printed.splitlines()[1:]], float)
 
 
 def assert_printed(printed: np.ndarray, found: np.ndarray) -> None:
@@ -161,7 +162,7 @@ def test_an_estimator_answers_in_the_shell_as_in_python(task: str, command: Pred
     est.save("m")
     np.savez("d.npz", X=X, y=LABELS[: len(X)])
     proba = ("--proba",) if hasattr(est, "predict_proba") else ()
-    lines = [line.split(",") for line in command("predict", "m", "d.npz", *proba).splitlines()]
+    lines = [line.split(",") for line in command("predict", "m", "d.npz", *proba).splitlines()[1:]]
     found = np.reshape(est.predict(X), (len(X), -1))
     n = found.shape[1]
     if proba:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -107,9 +108,7 @@ def test_the_best_trial_is_trained_again_written_and_made_by_train_alike(run: Ru
     assert "digits: 1,150 examples to train on, 288 to choose by, 359 held out" in found.out
     assert "study 'digits' in search.db; Ctrl-C keeps it" in found.out
     assert found.err.count("mlp-xp: trial ") == 4
-    table = [
-        line for line in found.out.splitlines() if line[:1].isdigit() and "4 trials" not in line
-    ]
+    table = re.findall(r"^\d+\*? +(?:complete|pruned) ", found.out, re.MULTILINE)
     assert len(table) == 4
     assert {path.name for path in Path("p").iterdir()} >= {"history.png", "slices.png"}
     line = next(line for line in found.out.splitlines() if line.startswith("the same by hand: "))
@@ -122,6 +121,13 @@ def test_the_best_trial_is_trained_again_written_and_made_by_train_alike(run: Ru
     assert one.metadata["fingerprint"] == other.metadata["fingerprint"]
     assert one.metadata["split"] == other.metadata["split"]
     assert one.metadata["search"]["trials"] == 4
+    shown, same = (run("show", name, "--json").document for name in ("model.safetensors", "other"))
+    for document in (shown, same):
+        del document["file"], document["training"]["date"], document["training"]["seconds"]
+        document["scores"].pop("validation", None)
+        document["training"].pop("final_rate")
+
+    assert shown == same
     measured = run("evaluate", "model.safetensors", "digits", "--held-out", "--json").document
     assert (measured["examples"], measured["trained_on"]) == (359, 0)
 
@@ -155,7 +161,7 @@ def test_a_table_with_words_and_gaps_is_searched(run: Run) -> None:
     found = run("search", "--data", "t.csv", "--target", "kind", "--trials", 2, *OPTIONS[:4])
     assert found.code == 0, found.err
     answers = run("predict", "model.safetensors", "t.csv").out.split()
-    assert set(answers) <= {"yes", "no"}
+    assert set(answers) <= {"prediction", "yes", "no"}
     options: dict[str, Any] = {**SHORT, "batch_size": 16, "storage": None}
     in_python = search(frame[["color", "size"]], frame["kind"], trials=1, **options)
     assert set(in_python.model.predict(frame[["color", "size"]])) <= {"yes", "no"}

@@ -32,7 +32,7 @@ from mlp_xp import MLP, load_table
 from mlp_xp.cells import TableError
 from mlp_xp.cli import main
 from mlp_xp.columns import KINDS, Columns
-from mlp_xp.data import Dataset, Request, load
+from mlp_xp.data import DataError, Dataset, Request, load
 from mlp_xp.preparation import model_for, prepare
 from mlp_xp.prepared import Preparation
 from mlp_xp.recognise import learn
@@ -192,12 +192,37 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     assert found.y.tolist() == [[3, 1], [6, 4]]
 
 
+def test_the_kind_of_a_column_is_decided_by_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    code = [*range(300_000), "0017x"]
+    path.write_text("code,y\n" + "".join(f"{cell},1\n" for cell in code))
+    found = load_table(path, "y").X["code"]
+    assert (found[0], found[300_000]) == ("0", "0017x")
+
+
 def test_words_for_gaps_are_the_usual_ones_and_those_that_are_named(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     path.write_text("a,b,y\n1,x,0\n?,NA,1\n,n/a,0\n-99,unknown,1\n5,,0\n")
     found = load_table(path, "y", missing=["-99", "unknown"])
     assert found.X["a"].isna().tolist() == [False, True, True, True, False]
     assert found.X["b"].isna().tolist() == [False, True, True, True, True]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
+def test_a_data_frame_is_a_table_too(library: str) -> None:
+    frame = people().set_index(np.arange(120) + 7)
+    frame.loc[9, "paid"] = None
+    given = {"pandas": lambda: frame, "polars": lambda: polars.from_pandas(frame)}
+    source = given.get(library, lambda: pyarrow.Table.from_pandas(frame, preserve_index=False))()
+    found = load_table(source, "paid", drop=["income"])
+    assert (list(found.X.columns), len(found.X)) == (FEATURES, 119)
+    assert found.notes == ("1 row without a value in 'paid' is left out",)
+    model = model_for(found, (8,)).fit(found.X, found.y, epochs=2, progress=False)
+    assert set(model.predict(source)) <= {"yes", "no"}
+    with pytest.raises(DataError, match="source has two columns 'x'"):
+        load_table(pandas.DataFrame([[1, 2]], columns=["x", "x"]), "x")
+    with pytest.raises(DataError, match="source has columns, but no examples"):
+        load_table(frame.head(0), "paid")
 
 
 def test_rows_without_a_target_are_left_out_and_counted(command: Callable[..., Any]) -> None:
