@@ -25,6 +25,7 @@ from .search_space import arguments, draw
 from .search_task import CHOOSE_BY, REDUCTION, RUNGS, OutOfTime, Task, Watch, differences
 
 HEARTBEAT, SILENT = 10, 60  # seconds between signs of life; until a process counts as dead
+OPENINGS = 6  # tries to open a storage
 TRIES = 3  # of a trial whose process ended
 PAUSE = 1.0  # seconds between two looks at what other processes do
 RECORD = "mlp_xp"  # the study's attribute with what it was begun for
@@ -95,7 +96,7 @@ def _opened(optuna: Any, storage: Any) -> Any:
     """Optuna's storage of an address, with signs of life of the processes that work at it."""
     if storage is None or not isinstance(storage, str | os.PathLike):
         return storage
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+    from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
 
     url = address(storage)
     options = {"connect_args": {"timeout": SILENT}} if url.startswith("sqlite") else {}
@@ -103,7 +104,7 @@ def _opened(optuna: Any, storage: Any) -> Any:
         folder = Path(os.fspath(storage)).resolve().parent
         if not folder.is_dir():
             raise FileNotFoundError(f"{storage} cannot be written: there is no folder {folder}.")
-    for tries in range(10):
+    for tries in range(OPENINGS):
         try:
             return optuna.storages.RDBStorage(
                 url,
@@ -116,8 +117,8 @@ def _opened(optuna: Any, storage: Any) -> Any:
             why = str(error).strip().partition("\n")[0]
             raise ValueError(f"storage {place(storage)} cannot be used: {why}") from None
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            # another process makes the tables at this moment, or it is none of ours
-            if tries == 9:
+            # another process makes the tables at this moment, or it is no database at all
+            if tries == OPENINGS - 1 or type(error) is DatabaseError:
                 why = str(error.__cause__ or error).partition("\n")[0]
                 raise ValueError(f"storage {place(storage)} cannot be opened: {why}") from None
             time.sleep(0.1 * (tries + 1))
@@ -289,6 +290,7 @@ class Study:
         Ctrl-C waits while the storage is at work, and breaks off what is trained.
         """
         wanted, waiting = self.task.wanted.trials, False
+        self.bury()
         if begun := sum(self.counted()):
             self.say(f"the study has {begun} trial{'s' if begun > 1 else ''} already")
         _RUNNING.add(self.token)
