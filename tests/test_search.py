@@ -459,20 +459,20 @@ def test_ctrl_c_keeps_the_study_and_says_how_to_go_on() -> None:
 
 
 def test_two_processes_share_the_trials_of_one_study() -> None:
-    argv = ("--trials", 8, "--epochs", 30, *OPTIONS[2:], "--json")
+    argv = ("--trials", 6, "--epochs", 400, "--pruning", "none", *OPTIONS[2:], "--json")
     two = [begin(*argv, "--out", f"{name}.safetensors") for name in "ab"]
     documents = []
     for process in two:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         documents.append(json.loads(out))
-    assert len(ended(trials_of())) == 8
+    assert len(ended(trials_of())) == 6
     assert documents[0]["best"] == documents[1]["best"]
-    assert [len(document["trials"]) for document in documents] == [8, 8]
+    assert [len(document["trials"]) for document in documents] == [6, 6]
     workers = {trial.user_attrs["process"]["pid"] for trial in ended(trials_of())}
     assert workers == {process.pid for process in two}
     drawn = {json.dumps(trial.params) for trial in ended(trials_of())}
-    assert len(drawn) == 8
+    assert len(drawn) == 6
     a, b = (MLP.load(f"{name}.safetensors") for name in "ab")
     np.testing.assert_array_equal(a.parameters["W1"], b.parameters["W1"])
 
