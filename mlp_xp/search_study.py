@@ -345,6 +345,8 @@ class Study:
                 task.train(drawn, watch, bool(trial.user_attrs.get("usual")))
         except (TrainingDiverged, MemoryError) as error:
             why = "diverged" if isinstance(error, TrainingDiverged) else "out of memory"
+        else:
+            why = "" if math.isfinite(watch.value) else f"{task.wanted.choose_by} not finite"
         seconds = round(time.perf_counter() - began, 3)
         trial.set_user_attr("found", {**watch.found, "seconds": seconds, "why": why})
         self.current = -1

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -378,7 +377,7 @@ class Watch:
         loss = float(np.mean(epoch.validation_loss))
         score = float(np.mean(epoch.validation_score))
         now = {"epochs": epoch.epoch, "loss": loss, "score": score}
-        better = loss < self.found.get("loss", math.inf)
+        better = "loss" not in self.found or loss < self.found["loss"]
         self.waited = 0 if better else self.waited + 1
         if better or self.patience is None:
             self.found |= now

@@ -74,7 +74,6 @@ class Search(NamedTuple):
     held_out: dict[str, Any] | None
     examples: dict[str, int]
     place: str
-
     choose_by: str = "score"
 
     def table(self) -> str:
@@ -90,7 +89,7 @@ def rows(study: Any, task: Task) -> list[dict[str, Any]]:
     """What became of each trial of a study that ended, in their order.
 
     number      in the study
-    state       "complete", "pruned", "diverged" or "out of memory"
+    state       "complete", "pruned", "diverged", "out of memory" or "score not finite"
     value       what trials are compared by; None where it was broken off
     loss, score on the rows to choose by, means over a trial's networks
     epochs      after which they were measured
@@ -241,7 +240,8 @@ def search(
 ) -> Search:
     """Search for a network and how to train it; what `mlp-xp search` does.
 
-    data       name of a set or of a file, as `mlp-xp train --data` takes it; a `Dataset`; or X
+    data       name of a set or of a file, as `mlp-xp train --data` takes it; what `load_table`
+               gives; or X
     y          targets of X; layout says how X lies, as everywhere
     target     a file's columns to predict
     trials     of the study in all: the same call again adds what is missing

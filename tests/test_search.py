@@ -264,6 +264,15 @@ def test_trials_that_diverge_are_no_choice() -> None:
         search(trials=2, storage=None, learning_rate=1e30, **options)
 
 
+def test_a_score_that_is_no_number_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(self: Task, drawn: Any, watch: Watch, usual: bool) -> None:
+        watch.found |= {"epochs": 3, "loss": 1.0, "score": math.nan}
+
+    monkeypatch.setattr(Task, "train", nothing)
+    with pytest.raises(ValueError, match="no trial of study 'digits' has ended"):
+        search(trials=2, storage=None, **SHORT)
+
+
 # -- the space -----------------------------------------------------------------------
 
 
