@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -14,9 +15,12 @@ import numpy as np
 
 from .devices import Device
 from .devices import device as find_device
+from .fitting import EarlyStopping
 from .kernels import PRECISIONS
 from .losses import Kind
+from .optimizers import Optimizer
 from .prepared import AS_GIVEN, NO_SCALE, Preparation, Scale
+from .schedules import Schedule
 from .training import Data
 from .types import Array
 
@@ -140,6 +144,40 @@ def number(argument: str, value: Any, low: float, high: float, *, open_high: boo
     return checked
 
 
+def dropout(value: Any) -> float:
+    """A rate of dropout; it is drawn in 16 bits, and must leave something."""
+    rate = number("dropout", value, 0, 1, open_high=True)
+    if round(rate * 2**16) == 2**16:
+        raise ValueError(
+            f"dropout is {value}, which rounded to 16 bits drops everything: expected at most "
+            f"{1 - 2**-16}."
+        )
+    return rate
+
+
+def clip_norm(value: float | None, dtype: str) -> float | None:
+    """The largest norm of a gradient, as a normal number of a dtype."""
+    if value is None:
+        return None
+    known = np.finfo(dtype)
+    return min(max(value, float(known.tiny)), float(known.max))
+
+
+def early_stopping(value: Any) -> EarlyStopping | None:
+    """A rule, of `True`, of the epochs of patience, or of itself."""
+    if value is None or isinstance(value, bool):
+        return EarlyStopping() if value else None
+    if isinstance(value, Integral):
+        return EarlyStopping(integer("early_stopping", value, 1))
+    if not isinstance(value, EarlyStopping):
+        raise TypeError(
+            f"early_stopping is {value!r}, but expected True, epochs of patience, or EarlyStopping."
+        )
+    integer("EarlyStopping.patience", value.patience, 1)
+    number("EarlyStopping.threshold", value.threshold, -math.inf, math.inf)
+    return value
+
+
 def precision(value: Any, dtype: str) -> str:
     """A row of `kernels.PRECISIONS` that goes with a dtype."""
     choose("precision", PRECISIONS, value)
@@ -149,6 +187,53 @@ def precision(value: Any, dtype: str) -> str:
             f"is {dtype}: expected dtype='float32' with it. Leave precision out for {dtype}."
         )
     return str(value)
+
+
+# of an optimiser's fields; a number at the end of a range in brackets is not in it
+RANGES = {
+    **dict.fromkeys(("rate", "weight_decay", "epsilon"), (0.0, math.inf, True)),
+    **dict.fromkeys(("beta1", "beta2", "decay"), (0.0, 1.0, True)),
+    "momentum": (0.0, 1.0, False),
+}
+
+
+def optimizer(value: Optimizer) -> Optimizer:
+    """An optimiser with numbers that mean something; fields of a user's own are his affair."""
+    for field in fields(value):
+        given = getattr(value, field.name)
+        if field.name in RANGES:
+            low, high, is_open = RANGES[field.name]
+            number(f"{type(value).__name__}.{field.name}", given, low, high, open_high=is_open)
+        if field.name == "epsilon_hat" and not isinstance(given, bool):
+            raise TypeError(
+                f"{type(value).__name__}.epsilon_hat is {given!r}, but expected a bool."
+            )
+    return value
+
+
+def schedule(value: Schedule) -> Schedule:
+    """A schedule with numbers that mean something; fields of a user's own are his affair."""
+    for field in fields(value):
+        given, name = getattr(value, field.name), f"{type(value).__name__}.{field.name}"
+        if field.name in ("every", "steps", "patience"):
+            integer(name, given, 0 if field.name == "patience" else 1)
+        elif field.name in ("power", "drop", "decay", "final", "start", "threshold", "lowest"):
+            number(name, given, 0, math.inf)
+        elif field.name == "warm":
+            number(name, given, 0, 1)
+        elif field.name == "then":
+            if not isinstance(given, Schedule):
+                raise TypeError(f"{name} is {given!r}, but expected a Schedule.")
+            schedule(given)
+    return value
+
+
+def seed(argument: str, value: Any) -> int:
+    """A whole number of 64 bits, the key of a stream of random numbers."""
+    checked = integer(argument, value, 0)
+    if checked >= 2**64:
+        raise ValueError(f"{argument} is {checked:g}, but expected less than 2**64.")
+    return checked
 
 
 def sizes(value: Any) -> tuple[int, ...]:
@@ -424,8 +509,10 @@ def _labels(argument: str, Y: Array, n_out: int, m: int, device: Device, several
             "Convert them with Y.astype(int); for numbers to be predicted use another loss, "
             "such as 'squared_error'."
         )
+    if xp.isdtype(Y.dtype, "bool"):
+        Y = xp.astype(Y, xp.int64)
+    low, high = int(xp.min(Y)), int(xp.max(Y))  # before a cast makes other numbers of them
     Y = xp.astype(Y, xp.int64, copy=False)
-    low, high = int(xp.min(Y)), int(xp.max(Y))
     if low < 0 or high >= n_out:
         raise ValueError(
             f"{argument} holds labels from {low} to {high}, but the network has {n_out} outputs: "
@@ -452,7 +539,8 @@ def parameter(name: str, value: Any, shape: tuple[int, ...], device: Device, dty
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, but expected {shape}.")
     xp = device.xp
-    array = xp.astype(_put(name, value, device), getattr(xp, dtype), copy=False)
+    with np.errstate(over="ignore"):  # an overflow in the cast is reported below
+        array = xp.astype(_put(name, value, device), getattr(xp, dtype), copy=False)
     _finite(name, array, device, dtype)
     return array
 
@@ -468,14 +556,28 @@ def weights(argument: str, value: Any, m: int, device: Device, dtype: str) -> Ar
         )
     where = _checked_on(value, device)
     xp = where.xp
-    w = xp.astype(_put(argument, value, where), getattr(xp, dtype), copy=False)
+    with np.errstate(over="ignore"):  # an overflow is infinite, and reported below
+        w = xp.astype(_put(argument, value, where), getattr(xp, dtype), copy=False)
+        low, total = float(xp.min(w)), float(xp.sum(w))
     _finite(argument, w, where, dtype)
-    if float(xp.min(w)) < 0 or float(xp.sum(w)) == 0:
+    if low < 0 or total == 0:
         raise ValueError(
-            f"{argument} runs from {float(xp.min(w)):g} to {float(xp.max(w)):g}, but expected "
-            "weights ≥ 0 that are not all 0."
+            f"{argument} runs from {low:g} to {float(xp.max(w)):g}, but expected weights ≥ 0 that "
+            "are not all 0."
         )
+    check_total(argument, total, dtype)
     return device.put(w)
+
+
+def check_total(argument: str, total: float, dtype: str) -> None:
+    """Weights are divided by their sum: it must be a normal number of the dtype."""
+    known = np.finfo(dtype)
+    if not float(known.tiny) <= total <= float(known.max):
+        raise ValueError(
+            f"{argument} sums to {total:g}, by which {dtype} cannot divide: expected a sum "
+            f"between {float(known.tiny):.3g} and {float(known.max):.3g}. Only the ratios of "
+            "weights count: divide them by their mean."
+        )
 
 
 def data(

@@ -271,7 +271,8 @@ def fingerprint(model: MLP) -> Fingerprint | None:
     stored = model.metadata.get("fingerprint")
     if not isinstance(stored, Mapping) or stored.get("steps") != model.steps_trained:
         return None
-    return Fingerprint.from_text(stored["rows"])
+    rows = stored.get("rows")
+    return Fingerprint.from_text(rows) if isinstance(rows, str) else None
 
 
 def numbers_of(model: MLP, X: Any) -> Rows:
@@ -353,13 +354,31 @@ def evaluate(args: Arguments) -> Document:
 
 def _knows_split(model: MLP, data: Dataset) -> bool:
     """Whether these may be the data that training held a share out of."""
-    stored = model.metadata.get("split", {"held_out": 0})
-    return bool(stored["held_out"] > 0 and stored["examples"] == len(data.X))
+    stored = kept_split(model)
+    return stored is not None and stored["held_out"] > 0 and stored["examples"] == len(data.X)
+
+
+def kept_split(model: MLP) -> dict[str, Any] | None:
+    """What `mlp-xp train` held out, by the model's metadata; None where they hold none of ours.
+
+    held_out, validation  shares in [0, 1)
+    seed                  of the draw
+    examples              how many there were
+    """
+    found = model.metadata.get("split")
+    if not isinstance(found, Mapping):
+        return None
+    stored = {"validation": 0.0, "examples": 0, **found}
+    shares = [stored.get(name) for name in ("held_out", "validation")]
+    counts = [stored.get(name) for name in ("seed", "examples")]
+    right = all(isinstance(share, int | float) and 0 <= share < 1 for share in shares)
+    right = right and all(isinstance(n, int) and 0 <= n < 2**64 for n in counts)
+    return stored if right else None
 
 
 def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
     """Indices of the examples that training held out of the same data."""
-    stored = model.metadata.get("split")
+    stored = kept_split(model)
     if stored is None or not _knows_split(model, data):
         known = "nothing" if stored is None else f"a share of {stored['held_out']:g}"
         known += "" if stored is None else f" of {stored['examples']:,} examples"

@@ -42,6 +42,14 @@ OUTPUTS = {
 }
 NOTED = "trained"  # the entries of `MLP.metadata` that `mlp-xp train` writes
 SCORED = "score"
+KINDS: dict[str, type] = {
+    "data": str,
+    "examples": dict,
+    "schedule": str,
+    "batch_size": int,
+    "early_stopping": int,
+    "date": str,
+}
 
 
 def describe(model: MLP) -> Document:
@@ -150,8 +158,13 @@ def _mapping(metadata: Mapping[str, Any], name: str) -> Document:
 def noted(metadata: Mapping[str, Any], steps: int) -> Document:
     """What `mlp-xp train` wrote of a training, and until which step that is all."""
     found = _mapping(metadata, NOTED)
-    known = ("data", "examples", "schedule", "batch_size", "early_stopping", "date")
-    kept = {name: found[name] for name in known if name in found}
+    kept = {
+        name: found[name]
+        for name, kind in KINDS.items()
+        if name in found and (found[name] is None or isinstance(found[name], kind))
+    }
+    if not all(isinstance(n, int) for n in (kept.get("examples") or {}).values()):
+        del kept["examples"]
     if found and found["steps"] != steps:
         kept["known_until_step"] = found["steps"]
     return kept

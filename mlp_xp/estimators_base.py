@@ -8,6 +8,7 @@ views of one flat vector where they live on the device that computes.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -51,6 +52,7 @@ from .estimators_solvers import (
     scores,
 )
 from .fitting import Run, copied
+from .guard import trains, turn, unchanged
 from .losses import LOSSES, Kind, Loss
 from .network import Network, initial_statistics, join
 from .optimizers import OPTIMIZERS
@@ -104,7 +106,9 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        state.pop("_live", None)
+        turn(self)
+        for name in ("_live", "_guard"):
+            state.pop(name, None)
         return state
 
     def __sklearn_tags__(self) -> Any:
@@ -155,6 +159,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             )
         return True
 
+    @trains
     def _fit(self, X: Any, y: Any, sample_weight: Any, validation_data: Any, *, once: bool) -> Self:
         place = place_of(X, self.device)
         with place.device.active():
@@ -207,6 +212,8 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             network = network_of(parameters, sizes)
             recipe = recipe_of(parameters, network, loss, place.device, self._dtype)
             live = live._replace(recipe=recipe, parameters=parameters, step=None)
+        if self.solver != "lbfgs" and not hasattr(self, "loss_curve_"):  # the last fit was by it
+            self._forget()
         problem = self._problem(live, rows, targets, y, weights, validation_data, once)
         state = State(flat(live), (), live.running, 0)
         self._live = live
@@ -231,6 +238,13 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
+            )
+        if not np.isfinite(self.loss_):
+            warnings.warn(
+                f"The loss is {self.loss_}: nothing was learnt from batches with such a loss. "
+                "Scale X and y to a size of about one.",
+                RuntimeWarning,
+                stacklevel=4,
             )
         return self
 
@@ -344,7 +358,15 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     ) -> Data:
         values = targets.values
         if values.ndim == 2:
-            values = np.ascontiguousarray(values, dtype=dtype_name(rows))
+            dtype = dtype_name(rows)
+            with np.errstate(over="ignore"):  # an overflow in the cast is reported below
+                values = np.ascontiguousarray(values, dtype=dtype)
+            narrowed = values.dtype.itemsize < targets.values.dtype.itemsize
+            if narrowed and not np.isfinite(values).all():
+                raise ValueError(
+                    f"y runs from {targets.values.min():g} to {targets.values.max():g}, which does "
+                    f"not fit {dtype}, the dtype of X: scale y, or pass X as float64."
+                )
         put = device.put
         return Data(rows, put(values), None if weights is None else put(weights))
 
@@ -439,18 +461,22 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         if not hasattr(self, "coefs_"):
             check_is_fitted(self)
             raise NotFittedError(f"This {type(self).__name__} instance is not fitted yet.")
-        if hasattr(self, "preparation_") and self.preparation_.table is not None:
-            X = self.preparation_.rows("X", X)
-        place = place_of(X, self.device)
-        check_place(self, X, method)
-        with place.device.active():
-            rows, live = check_rows(self, X, place), current(self, place)
-            if not hasattr(self, "preparation_"):
-                return make(live, self._predictions(live, rows))
-            device, prepared = place.device, self.preparation_
-            rows = rows.toarray() if hasattr(rows, "tocsr") else rows
-            rows = prepared.inputs.apply(rows.T, device).T
-            return make(live, prepared.outputs.undo(self._predictions(live, rows), device))
+        before = turn(self)
+        try:
+            if hasattr(self, "preparation_") and self.preparation_.table is not None:
+                X = self.preparation_.rows("X", X)
+            place = place_of(X, self.device)
+            check_place(self, X, method)
+            with place.device.active():
+                rows, live = check_rows(self, X, place), current(self, place)
+                if not hasattr(self, "preparation_"):
+                    return make(live, self._predictions(live, rows))
+                device, prepared = place.device, self.preparation_
+                rows = rows.toarray() if hasattr(rows, "tocsr") else rows
+                rows = prepared.inputs.apply(rows.T, device).T
+                return make(live, prepared.outputs.undo(self._predictions(live, rows), device))
+        finally:
+            unchanged(self, before)
 
     def _predictions(self, live: Live, rows: Any) -> Array:
         """What the scores of rows stand for: (n_outputs, m)."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_n_features, _check_sample_weight, validate_data
 
+from .checks import check_total
 from .devices import Device
 from .estimators_arrays import (
     Place,
@@ -27,6 +28,13 @@ FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 
 def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any, Any]:
     """Rows on the device, and y on the host."""
+    for name, value in (("X", X), ("y", y)):
+        kind = getattr(getattr(value, "dtype", None), "kind", "")
+        if kind in ("M", "m") and (name == "X" or est._is_regressor):
+            raise TypeError(
+                f"{name} has dtype {value.dtype}, but expected numbers: a date is none before a "
+                "unit and a beginning are chosen. Subtract one date, and divide by a timedelta."
+            )
     if is_foreign(X):
         rows = check_foreign(est, X, place, reset)
         y = check_array(y, ensure_2d=False, dtype="numeric" if est._is_regressor else None)
@@ -136,5 +144,16 @@ def check_weights(sample_weight: Any, rows: Any) -> npt.NDArray[Any]:
     """Weights (m,) on the host in the dtype of the rows."""
     dtype = dtype_name(rows)
     stand_in = np.broadcast_to(np.zeros(1, dtype), rows.shape)
-    weights: npt.NDArray[Any] = _check_sample_weight(sample_weight, stand_in, dtype=dtype)
+    with np.errstate(over="ignore"):  # an overflow in the cast is infinite, and refused
+        weights: npt.NDArray[Any] = _check_sample_weight(sample_weight, stand_in, dtype=dtype)
+    low, high = float(weights.min()), float(weights.max())
+    if low < 0:
+        raise ValueError(
+            f"sample_weight runs from {low:g} to {high:g}, but expected weights >= 0: of an "
+            "example that weighs less than nothing a larger loss is better, without end. Leave "
+            "such examples out, or give them weight 0. (class_weight is multiplied into it.)"
+        )
+    with np.errstate(over="ignore"):
+        total = float(np.sum(weights, dtype=dtype))
+    check_total("sample_weight", total, dtype)
     return weights

@@ -11,7 +11,6 @@ does; neither trains on, for the penalty, the draws and the schedules are others
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from dataclasses import fields, is_dataclass, replace
@@ -25,15 +24,24 @@ from .activations import ACTIVATIONS
 from .devices import Device
 from .devices import device as find_device
 from .estimators_arrays import to_host
+from .estimators_headers import (
+    CURVES,
+    check_facts,
+    check_model,
+    check_parameters,
+    check_progress,
+)
 from .estimators_live import current_at_home, flat
 from .estimators_recipe import ACTIVATION_NAMES, LOG_LOSS, out_activation
 from .estimators_solvers import Descent
+from .guard import turn, unchanged
+from .headers import MISUSED, ModelFileError, mapping, parsed, refusal
 from .losses import LOSSES
 from .model import MLP
 from .network import Network, initial_statistics, join, split
 from .optimizers import Adam, Momentum, Optimizer
 from .prepared import NUMBERS, Preparation
-from .storage import ModelFileError, Tensors
+from .storage import Tensors
 from .types import Layer
 
 SESSION = ("device", "callbacks")
@@ -55,7 +63,6 @@ COUNTERS = (
 )
 # parameters that are arguments of MLP, too
 SHARED = ("normalization", "residual", "dropout", "clip_norm", "clip_value", "precision", "dtype")
-CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 
 
 # -- parameters as JSON ------------------------------------------------------------
@@ -115,6 +122,7 @@ def _thing(value: Any) -> Any:
 
 def save(est: Any, path: str | os.PathLike[str]) -> None:
     """Write a fitted estimator, or leave `path` as it was."""
+    before = turn(est)
     live = current_at_home(est)
     network = live.recipe.network
     get = live.place.device.get
@@ -141,7 +149,9 @@ def save(est: Any, path: str | os.PathLike[str]) -> None:
     header = {"format": storage.FORMAT, "version": storage.VERSION}
     header |= {name: storage._to_json(name, value) for name, value in values.items()}
     header["sha256"] = storage._checksum(header, tensors)
-    storage.write_atomically(path, storage._serialise(tensors, header))
+    content = storage._serialise(tensors, header)
+    unchanged(est, before)
+    storage.write_atomically(path, content)
 
 
 def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
@@ -164,29 +174,27 @@ def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
 def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | None) -> Any:
     """Read an estimator of the class."""
     header, tensors = storage._read(path)
-    values = {name: json.loads(header[name]) for name in storage.HEADER}
+    values = parsed(path, header)
     if "estimator" not in values["config"]:
         return _from_mlp(cls, path, device)
     found = values["config"]["estimator"]
     if found != cls.__name__:
-        raise ModelFileError(f"{path} holds an {found}: expected {cls.__name__}. Use {found}.load.")
-    try:
-        parameters = {k: _thing(v) for k, v in values["config"]["parameters"].items()}
-        est = cls(**parameters, device=device)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ModelFileError(
-            f"{path} has parameters that this mlp_xp cannot read: {error}"
-        ) from None
-    facts = values["metadata"]
-    for name, value in {**facts, **values["history"]}.items():
-        if name.endswith("_") or name in COUNTERS:
+        name = str(found)[:100]
+        raise ModelFileError(f"{path} holds an {name}: expected {cls.__name__}. Use {name}.load.")
+    est = _unfitted(cls, path, values["config"], device)
+    facts, curves = values["metadata"], values["history"]
+    check_facts(path, facts, classifies=not cls._is_regressor)
+    check_progress(path, facts, curves)
+    for name, value in {**facts, **curves}.items():
+        if name in COUNTERS or name in CURVES:
             setattr(est, name, value)
     if "feature_names_in_" in facts:
         est.feature_names_in_ = np.array(facts["feature_names_in_"], dtype=object)
-    if "preparation" in facts:
-        est.preparation_ = Preparation.from_json(facts["preparation"])
     if "classes" in facts:
         _set_targets(est, facts)
+    check_model(path, est, facts, tensors)
+    if "preparation" in facts:
+        est.preparation_ = Preparation.from_json(facts["preparation"])
     _set_layers(est, tensors)
     put = find_device(device or "cpu").put
     if "running" in tensors:
@@ -197,6 +205,28 @@ def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | No
         est._optimizer = Descent(moments, values["step"], facts["learning_rate"], facts["began"])
     if "best" in tensors:
         est._best = (put(tensors["best"]), put(tensors["best_running"]))
+    return est
+
+
+def _unfitted(
+    cls: type[Any],
+    path: str | os.PathLike[str],
+    config: dict[str, Any],
+    device: str | Device | None,
+) -> Any:
+    """An estimator with the parameters of a file's config."""
+    stored = mapping(path, "config['parameters']", config.get("parameters"))
+    names = cls._parameter_constraints
+    unknown = [name for name in stored if name not in names or name in SESSION]
+    if unknown:
+        raise refusal(path, "config['parameters']", unknown, "parameters that this mlp_xp knows")
+    try:
+        est = cls(**{name: _thing(value) for name, value in stored.items()}, device=device)
+    except (*MISUSED, RecursionError) as error:
+        raise ModelFileError(
+            f"{path} has parameters that this mlp_xp cannot read: {str(error)[:500]}"
+        ) from None
+    check_parameters(path, est)
     return est
 
 
@@ -375,7 +405,7 @@ def to_sklearn(est: Any) -> Any:
             "This estimator was read from a file of MLP or mlp-xp train, whose scales and class "
             "names scikit-learn's has no place for. Use ours, or fit a new one."
         )
-    theirs = getattr(neural_network, type(est).__name__)()
+    before, theirs = turn(est), getattr(neural_network, type(est).__name__)()
     own, known, default = est.get_params(deep=False), theirs.get_params(), type(est)()
     for name, value in known.items():
         if own[name] is not value:
@@ -396,6 +426,7 @@ def to_sklearn(est: Any) -> Any:
     theirs._best_coefs, theirs._best_intercepts = _lists(network, best)
     if hasattr(est, "_optimizer"):
         theirs._optimizer = _their_optimizer(theirs, est._optimizer, network, live.recipe.optimizer)
+    unchanged(est, before)
     return theirs
 
 

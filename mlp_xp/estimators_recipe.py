@@ -195,7 +195,7 @@ def network_of(parameters: Mapping[str, Any], sizes: Sequence[int]) -> Network:
     return Network(
         sizes=tuple(int(n) for n in sizes),
         activations=tuple(activation_row(choice) for choice in choices),
-        dropout=tuple(checks.number("dropout", rate, 0, 1, open_high=True) for rate in rates),
+        dropout=tuple(map(checks.dropout, rates)),
         normalization=parameters["normalization"],
         residual=bool(parameters["residual"]),
     )
@@ -249,7 +249,7 @@ def recipe_of(
         l2=float(parameters["alpha"]),
         l2_shared=True,
         label_smoothing=float(parameters.get("label_smoothing", 0.0)),
-        clip_norm=parameters["clip_norm"],
+        clip_norm=checks.clip_norm(parameters["clip_norm"], dtype),
         clip_value=parameters["clip_value"],
         precision=precision,
     )

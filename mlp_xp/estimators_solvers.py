@@ -31,6 +31,7 @@ from .fitting import (
     one_epoch,
     progress_bar,
 )
+from .guard import training
 from .network import forward, split
 from .schedules import Schedule
 from .training import (
@@ -182,8 +183,11 @@ def descend(
         return descent.rates.since(run.state.step - began)
 
     est.n_iter_ = 0
+    if not est.early_stopping and est.best_loss_ is None:  # the last fit watched a score
+        est.best_loss_ = np.inf
     try:
         with (
+            training(run),
             progress_bar(steps, est.progress and not once, est.max_iter) as bar,
             Interrupts() as interrupts,
         ):

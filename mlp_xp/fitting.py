@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .devices import Device
+from .guard import training
 from .schedules import Plateau, ReduceOnPlateau, Schedule
 from .training import CHUNK, Data, Recipe, Step, bits_for, evaluate, pieces, shuffled, stepper
 from .types import Array, State
@@ -181,6 +182,7 @@ def train(
     began = time.perf_counter()
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
+        training(run),
         progress_bar(rates.n_steps, plan.progress, run.epoch + plan.epochs) as bar,
         Interrupts() as interrupts,
     ):

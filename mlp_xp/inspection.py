@@ -30,7 +30,7 @@ def inspect_step(
     device, float64 or float32 as the model is.
     """
     data = model._data(X, Y, sample_weight, layout)
-    device, network, state = model.device, model.network, model._run.state
+    device, network, state = model.device, model.network, model._state()
     index = device.put(np.arange(data.m))
     X_, T, w = batch(model._recipe, device.xp, data, index)
     bits = bits_for(device, network, model.seeds, model.leading, state.step, data.m)
@@ -94,7 +94,8 @@ def check_gradients(
     """
     device, network, xp = model.device, model.network, model.device.xp
     data = model._data(X, Y, sample_weight, layout, "float64")
-    theta_host = np.reshape(device.get(model._run.state.theta), (-1, network.n_parameters))[0]
+    state = model._state()
+    theta_host = np.reshape(device.get(state.theta), (-1, network.n_parameters))[0]
     theta_host = theta_host.astype(np.float64)
     theta = device.put(theta_host)
     decayed = np.zeros(network.n_parameters)
@@ -108,7 +109,7 @@ def check_gradients(
         connected=None if connected is None else device.put(connected),
     )
     X_, T, w = batch(recipe, xp, data, device.put(np.arange(data.m)))
-    bits = bits_for(device, network, model.seeds[:1], (), model._run.state.step, data.m)
+    bits = bits_for(device, network, model.seeds[:1], (), state.step, data.m)
     backward = device.get(gradient(recipe, xp, theta, X_, T, w, bits).g)
     present = np.arange(network.n_parameters)
     if connected is not None:

@@ -22,6 +22,7 @@ from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
 from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
+from .guard import changes, trains, turn
 from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from .kernels import at_precision
 from .losses import LOSSES, Loss
@@ -55,6 +56,7 @@ from .training import (
 from .types import Array, Layer, State
 
 DEFAULT_BATCH = 128
+OWN = ("_recipe", "_guard")  # what every model makes for itself
 
 
 class LearningRates(NamedTuple):
@@ -143,7 +145,7 @@ class MLP:
         self.network = Network(
             sizes=widths,
             activations=activations,
-            dropout=tuple(checks.number("dropout", rate, 0, 1, open_high=True) for rate in rates),
+            dropout=tuple(map(checks.dropout, rates)),
             normalization=normalization,
             residual=bool(residual),
             density=_positive("density", density, most=1.0),
@@ -187,6 +189,7 @@ class MLP:
     # -- state ---------------------------------------------------------------
 
     @on_device
+    @trains
     def reset(self) -> None:
         """Back to the initial weights, with no history."""
         theta = [
@@ -207,7 +210,7 @@ class MLP:
             classes=self.device.put(np.arange(self.network.sizes[-1])),
             l2=self.l2,
             label_smoothing=self.label_smoothing,
-            clip_norm=self.clip_norm,
+            clip_norm=checks.clip_norm(self.clip_norm, self.dtype),
             clip_value=self.clip_value,
             precision=self.precision,
         )
@@ -219,6 +222,15 @@ class MLP:
 
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
+
+    def _state(self) -> State:
+        """The state reached, of a whole step: `ModelBusy` while another thread trains.
+
+        A training writes to arrays of its own, so what was reached before it began stays whole.
+        """
+        state = self._run.state
+        turn(self)
+        return state
 
     @property
     def history(self) -> dict[str, list[Any]]:
@@ -245,10 +257,11 @@ class MLP:
     def parameters(self) -> dict[str, Array]:
         """W1, b1, gain1, P1, W2 … by name, on the device, (…, n_out, n_in) each: a copy."""
         xp = self.device.xp
-        layers = split(self.network, xp, xp.asarray(self._run.state.theta, copy=True))
+        layers = split(self.network, xp, xp.asarray(self._state().theta, copy=True))
         return {slot.name: getattr(layers[slot.layer], slot.field) for slot in self.network.slots}
 
     @on_device
+    @changes
     def set_parameters(self, **parameters: Any) -> None:
         """Replace parameters by name: arrays of the shapes in `parameters`, any kind of float.
 
@@ -290,6 +303,7 @@ class MLP:
     # -- training ------------------------------------------------------------
 
     @on_device
+    @trains
     def fit(
         self,
         X: Any,
@@ -322,7 +336,8 @@ class MLP:
         layout           "rows" for X (m, n_features) and Y (m, n_out), or "columns": of this
                          call, its validation data, and all later calls that are given none
 
-        A second call goes on where the first ended, with the optimiser's moments. Raises
+        A second call goes on where the first ended, with the optimiser's moments. Meanwhile
+        callbacks may ask the model, and other threads are refused (`guard.ModelBusy`). Raises
         `TrainingDiverged` if the loss stops being finite, keeping the last good weights;
         after a KeyboardInterrupt the model holds the weights of the last step.
         """
@@ -335,10 +350,6 @@ class MLP:
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data, lies)
-        if isinstance(early_stopping, bool):
-            early_stopping = EarlyStopping() if early_stopping else None
-        elif early_stopping is not None and not isinstance(early_stopping, EarlyStopping):
-            early_stopping = EarlyStopping(checks.integer("early_stopping", early_stopping, 1))
         if not isinstance(schedule, Schedule):
             schedule = checks.choose("schedule", SCHEDULES, schedule)
         plan = Plan(
@@ -346,9 +357,9 @@ class MLP:
             batch_size=_batch_size(batch_size, data.m),
             seeds=self.seeds,
             leading=self.leading,
-            schedule=schedule,
+            schedule=checks.schedule(schedule),
             shuffle=bool(shuffle),
-            early_stopping=early_stopping,
+            early_stopping=checks.early_stopping(early_stopping),
             callbacks=checks.functions("callbacks", callbacks),
             progress=progress,
         )
@@ -390,7 +401,7 @@ class MLP:
         if lowest >= highest:
             raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
         steps = checks.integer("steps", steps, 3)
-        size, state = _batch_size(batch_size, data.m), self._run.state
+        size, state = _batch_size(batch_size, data.m), self._state()
         rates = np.geomspace(lowest, highest, steps)
         losses: list[float] = []
         xp, start, epoch = self.device.xp, 0, 0
@@ -422,7 +433,7 @@ class MLP:
     def _scores(self, X: Any, layout: Layout | None) -> Array:
         args = (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
-        return scores_of(self._recipe, self.device.xp, self._run.state, rows)
+        return scores_of(self._recipe, self.device.xp, self._state(), rows)
 
     def _laid(self, answer: Array, layout: Layout | None) -> Array:
         """An answer (n_out, m) as its question lay."""
@@ -463,11 +474,12 @@ class MLP:
         `predict` where the loss is for numbers, in columns whatever the layout of other
         calls. What makes it several times faster on one
         example: X must be an array of the model's device and dtype and is not checked, the
-        weights are those of now, and an answer may lie where the last one did: copy what
-        you keep. A `preparation` is applied in the model's dtype.
+        weights are those of now, and an answer may lie where the last one of the same thread
+        did: copy what you keep. Threads may share a predictor. A `preparation` is applied in
+        the model's dtype.
         """
         size, xp = checks.integer("batch_size", batch_size, 1), self.device.xp
-        recipe, state = self._recipe, copied(self.device, self._run.state)
+        recipe, state = self._recipe, copied(self.device, self._state())
         fast = None
         if self.device.predictor is not None:
             layers, plain = split(self.network, xp, state.theta), recipe
@@ -508,7 +520,7 @@ class MLP:
         With a `preparation` that scales targets, the loss is that of the scaled ones.
         """
         data = self._data(X, Y, sample_weight, layout)
-        found = evaluate(self._recipe, self.device.xp, self._run.state, data)
+        found = evaluate(self._recipe, self.device.xp, self._state(), data)
         loss, score = (self.device.get(value) for value in found)
         return Score(loss, score) if self.leading else Score(float(loss), float(score))
 
@@ -552,8 +564,8 @@ class MLP:
     @on_device
     def __getstate__(self) -> dict[str, Any]:
         """All but what `reset` makes, arrays on the host."""
-        kept = {name: value for name, value in vars(self).items() if name != "_recipe"}
-        kept["_run"] = replace(self._run, state=_moved(self._run.state, self.device.get))
+        kept = {name: value for name, value in vars(self).items() if name not in OWN}
+        kept["_run"] = replace(self._run, state=_moved(self._state(), self.device.get))
         for argument in ("optimizer", "initializers"):
             kept[argument] = portable(argument.rstrip("s"), kept[argument])
         return kept
@@ -574,10 +586,12 @@ class MLP:
         shared = ("_recipe", "_run", "network", "initializers", "optimizer", "device")
         other = type(self).__new__(type(self))
         memo[id(self)] = other
-        for name, value in vars(self).items():
+        run, state = self._run, self._state()
+        for name, value in list(vars(self).items()):
+            if name == "_guard":
+                continue
             setattr(other, name, value if name in shared else deepcopy(value, memo))
-        run = self._run
-        state = copied(self.device, run.state)
+        state = copied(self.device, state)
         other._run = replace(run, state=state, history=deepcopy(run.history, memo))
         self.device.synchronize()
         return other
@@ -650,11 +664,11 @@ def _seeds(seed: int | Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
     if isinstance(seed, list | tuple | range | np.ndarray):
-        seeds = tuple(checks.integer(f"seed[{i}]", s, 0) for i, s in enumerate(seed))
+        seeds = tuple(checks.seed(f"seed[{i}]", s) for i, s in enumerate(seed))
         if not seeds:
             raise ValueError("seed is an empty list, but expected at least one number.")
         return seeds, (len(seeds),)
-    return (checks.integer("seed", seed, 0),), ()
+    return (checks.seed("seed", seed),), ()
 
 
 def _optimizer(
@@ -668,7 +682,7 @@ def _optimizer(
     if weight_decay is not None:
         decay = checks.number("weight_decay", weight_decay, 0, math.inf)
         optimizer = replace(optimizer, weight_decay=decay)
-    return optimizer
+    return checks.optimizer(optimizer)
 
 
 def _optimizer_config(optimizer: Optimizer) -> dict[str, Any]:

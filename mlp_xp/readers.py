@@ -21,7 +21,8 @@ Rows: TypeAlias = npt.NDArray[Any]
 
 GZIP = b"\x1f\x8b"
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-NUMPY_ERRORS = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+# the RuntimeError is zipfile's of what it cannot unpack: encrypted, or by an unknown method
+NUMPY_ERRORS = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 class DataError(ValueError):

@@ -6,7 +6,6 @@ An estimator's file is described from what stands in it, without scikit-learn.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from . import storage
 from .commands import Arguments, say
 from .description import OUTPUTS, describe, layers, noted, prepares, scored
+from .headers import parsed
 from .model import MLP
 from .prepared import Preparation
 from .storage import EstimatorFileError, ModelFileError
@@ -42,7 +42,7 @@ def show(args: Arguments) -> dict[str, Any]:
 def of_estimator(path: str) -> dict[str, Any]:
     """`describe` of an estimator's file."""
     header, tensors = storage._read(path)
-    values = {name: json.loads(header[name]) for name in storage.HEADER}
+    values = parsed(path, header)
     try:
         return _described(values, {name: T.shape for name, T in tensors.items()}, tensors["W1"])
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:

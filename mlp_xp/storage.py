@@ -17,8 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,8 +31,17 @@ import numpy.typing as npt
 from .devices import Device
 from .devices import device as find_device
 from .fitting import Run
+from .headers import (
+    HEADER,
+    MISUSED,
+    ModelFileError,
+    check_finite,
+    check_sizes,
+    parsed,
+    preparation,
+)
+from .network import split
 from .optimizers import OPTIMIZERS
-from .prepared import Preparation
 from .types import State
 
 if TYPE_CHECKING:
@@ -38,13 +50,10 @@ if TYPE_CHECKING:
 FORMAT = "mlp_xp"
 VERSION = "1"
 SUFFIX = ".safetensors"
-HEADER = ("config", "step", "epoch", "history", "metadata")
+LEFT = re.compile(rf"\.{FORMAT}-[0-9a-f]{{8}}\.tmp")  # files that are being written
+OLD = 600  # seconds after which one of them is locked, or nobody's
 
 Tensors: TypeAlias = dict[str, npt.NDArray[Any]]
-
-
-class ModelFileError(ValueError):
-    """A file that is not a whole, unaltered model of this version."""
 
 
 class EstimatorFileError(ModelFileError):
@@ -72,7 +81,8 @@ def save(
     metadata that JSON cannot hold; OSError where the file cannot be written.
     """
     _check_named(model.config)
-    run, kept = model._run, dict(model.metadata if metadata is None else metadata)
+    run, state = model._run, model._state()
+    kept = dict(model.metadata if metadata is None else metadata)
     if "preparation" in kept:
         raise ValueError(
             "metadata has an entry 'preparation', which a file keeps for what the model itself "
@@ -82,14 +92,14 @@ def save(
         kept["preparation"] = model.preparation.to_json()
     values = {
         "config": model.config,
-        "step": run.state.step,
+        "step": state.step,
         "epoch": run.epoch,
         "history": run.history,
         "metadata": kept,
     }
     header = {"format": FORMAT, "version": VERSION}
     header |= {name: _to_json(name, value) for name, value in values.items()}
-    tensors = _tensors(model)
+    tensors = _tensors(model, state)
     header["sha256"] = _checksum(header, tensors)
     write_atomically(path, _serialise(tensors, header))
 
@@ -104,36 +114,57 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
 
     where = find_device(device)
     header, tensors = _read(path)
+    values = parsed(path, header)
+    config = values["config"]
+    if "estimator" in config:
+        raise EstimatorFileError(path, str(config["estimator"])[:100])
     try:
-        values = {name: json.loads(header[name]) for name in HEADER}
-        if "estimator" in values["config"]:
-            raise EstimatorFileError(path, values["config"]["estimator"])
-        choice = dict(values["config"].pop("optimizer"))
+        check_sizes(path, config, tensors)
+        choice = dict(config.pop("optimizer"))
         optimizer = OPTIMIZERS[choice.pop("name")](**choice)
-        model = MLP(**values["config"], optimizer=optimizer, device=where)
-    except EstimatorFileError:
+        model = MLP(**config, optimizer=optimizer, device=where)
+    except ModelFileError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except MISUSED as error:
         raise ModelFileError(
-            f"{path} describes a model that cannot be built here: {error} If it was saved "
-            "with rows of your own (say, in ACTIVATIONS), add them before loading."
+            f"{path} describes a model that cannot be built here: {str(error)[:500]} If it was "
+            "saved with rows of your own (say, in ACTIVATIONS), add them before loading."
         ) from None
     _check_layout(path, tensors, _layout(model), model.dtype)
+    check_finite(path, tensors)
     state = _state(model, tensors, values["step"])
     _check_connections(path, model, state)
-    history = values["history"]
-    if model.leading:
-        history = {name: [_entry(value) for value in h] for name, h in history.items()}
-    model._run = Run(state, values["epoch"], history)
+    model._run = Run(state, values["epoch"], _history(path, model, values["history"]))
     model.metadata = values["metadata"]
     stored = model.metadata.pop("preparation", None)
-    try:
-        model.preparation = None if stored is None else Preparation.from_json(stored)
-    except (TypeError, ValueError) as error:
-        raise ModelFileError(
-            f"{path} was not written by this mlp_xp: {error} Only that knows what it predicts from."
-        ) from None
+    if stored is not None:
+        found = preparation(path, stored, model.dtype, model.loss.kind)
+        try:
+            model.preparation = found
+        except MISUSED as error:
+            raise ModelFileError(
+                f"{path} was not written by this mlp_xp: {str(error)[:500]} Only that knows what "
+                "it predicts from."
+            ) from None
     return model
+
+
+def _history(
+    path: str | os.PathLike[str], model: MLP, stored: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    """Lists with a number an epoch, or an array where there are several networks."""
+    n = len(model.seeds)
+    for name, entries in stored.items():
+        for i, entry in enumerate(entries):
+            if isinstance(entry, list) and not (model.leading and len(entry) == n):
+                raise ModelFileError(
+                    f"{path} does not fit its own config: history[{name!r}][{i}] has "
+                    f"{len(entry)} numbers, but there "
+                    + (f"are {n} networks." if model.leading else "is one network.")
+                )
+    if not model.leading:
+        return stored
+    return {name: [_entry(value) for value in entries] for name, entries in stored.items()}
 
 
 def _check_named(config: Mapping[str, Any]) -> None:
@@ -192,9 +223,10 @@ def _layout(model: MLP) -> dict[str, tuple[int, ...]]:
     return {name: (*leading, *shape) for name, shape in shapes.items()}
 
 
-def _tensors(model: MLP) -> Tensors:
-    get, state = model.device.get, model._run.state
-    tensors = {name: get(W) for name, W in model.parameters.items()}
+def _tensors(model: MLP, state: State) -> Tensors:
+    get, layers = model.device.get, split(model.network, model.device.xp, state.theta)
+    slots = model.network.slots
+    tensors = {slot.name: get(getattr(layers[slot.layer], slot.field)) for slot in slots}
     running, start = get(state.running), 0
     for name, n in _running_names(model):
         tensors[name] = running[..., start : start + n, None]
@@ -344,12 +376,16 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     try:
         # O_EXCL: never through a link laid there; 0o666: the umask decides.
         with open(os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
+            _lock(file.fileno())
             if place.exists():
                 os.chmod(spare, stat.S_IMODE(place.stat().st_mode))
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(spare, place)
+            if os.name == "posix":  # while it is locked
+                os.replace(spare, place)
+        if os.name != "posix":  # where an open file has no other name
+            os.replace(spare, place)
     except BaseException:
         spare.unlink(missing_ok=True)
         raise
@@ -359,3 +395,43 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+    _sweep(place.parent)
+
+
+def _lock(file: int) -> bool:
+    """Show that a file is being written, for as long as it is open; whether nobody else does."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what writers left in a folder that were killed: files that nobody has locked.
+
+    Only the user's own, and none so new that its writer may not have come to lock it yet.
+    """
+    if os.name != "posix":
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if LEFT.fullmatch(entry.name):
+                with suppress(OSError):
+                    _delete_left(entry.path)
+
+
+def _delete_left(path: str) -> None:
+    left = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        found = os.fstat(left)
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        if ours and found.st_mtime < time.time() - OLD and _lock(left):
+            os.unlink(path)
+    finally:
+        os.close(left)
+
+
+__all__ = ["EstimatorFileError", "ModelFileError", "load", "save", "write_atomically"]

@@ -180,7 +180,7 @@ def _scores(scores: Document, steps: int) -> list[str]:
         where += f" of {data}" if data else ""
         lines.append(f"{on.replace('_', '-')} {described(found)}{where}")
         used = found.get("trained_on")
-        if on == "held_out" and used:
+        if on == "held_out" and isinstance(used, int) and used:
             lines.append(f"about {used:,} of them equal some that it was trained on")
         if found.get("steps") != steps:
             lines.append(f"that was at step {found['steps']:,}; it was trained on since")

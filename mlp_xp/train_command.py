@@ -22,6 +22,7 @@ from .commands import (
     check_features,
     fingerprint,
     judge,
+    kept_split,
     measure,
     numbers_of,
     open_model,
@@ -198,13 +199,19 @@ def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
         usage_error(f"--keep belongs to the model in {args.resume}: leave the option out.")
     data = read_data(args.data or str(known), args, prepared, labelled=True)
     check_features(model, data, args.resume)
-    stored = model.metadata.get("split", {"held_out": 0.2, "seed": model.seeds[0]})
-    validation = stored.get("validation", 0.0)
+    usual: dict[str, Any] = {
+        "held_out": 0.2,
+        "seed": model.seeds[0],
+        "validation": 0.0,
+        "examples": 0,
+    }
+    stored = kept_split(model) or usual
+    validation = stored["validation"]
     if not validation and _chooses(args):
         validation = defaults(prepared.kind)["validation"]
         say(args, "it was trained on the examples to choose by before: it may stop late")
     examples, _ = divide(data, stored["held_out"], validation, stored["seed"])
-    if stored.get("examples") != len(data.X):
+    if stored["examples"] != len(data.X):
         say(args, f"{data.name} is not what it was trained on: held-out examples may not be new.")
     model.metadata["split"] = {**stored, "validation": validation, "examples": len(data.X)}
     return model, prepared, examples, data.name

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+import signal
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 # Before NumPy is loaded: small products on two threads that wait for each other are up
@@ -55,6 +57,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         metavar="LIBRARY",
         help="fail instead of skipping where this library (torch, cupy) cannot run",
+    )
+    parser.addoption(
+        "--exhaustive",
+        action="store_true",
+        help="try every mutation of files, not a sample",
+    )
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=None,
+        metavar="N",
+        help="the sample of mutations to try, as a failed run printed it",
     )
 
 
@@ -162,6 +176,28 @@ def counting(cupy: Any) -> Any:
 def random() -> np.random.Generator:
     """Random inputs, the same in every run."""
     return np.random.default_rng(20220530)
+
+
+@pytest.fixture
+def sample(request: pytest.FixtureRequest) -> int | None:
+    """The seed of this run's sample, which a failure shows; None: everything is tried."""
+    if request.config.getoption("--exhaustive"):
+        return None
+    seed = request.config.getoption("--seed")
+    seed = int(time.time()) // 86400 if seed is None else int(seed)
+    print(f"repeat with --seed {seed}")
+    return seed
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as Python answers it, here and in processes that are started.
+
+    A job that a shell starts in the background is told to ignore it, and so is what that starts.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def tolerance(dtype: Any, terms: int = 1) -> dict[str, float]:

@@ -17,6 +17,7 @@ import pytest
 
 from mlp_xp import LOSSES, MLP, OPTIMIZERS, SCHEDULES
 from mlp_xp.cli import COMMANDS, main
+from mlp_xp.data import load
 from mlp_xp.fingerprint import Fingerprint
 from mlp_xp.preparation import split
 from mlp_xp.prepared import Preparation
@@ -596,6 +597,7 @@ def test_resuming_on_a_file_wants_its_name(run: Run) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "beside"])
 def test_ctrl_c_saves_the_last_whole_step_and_says_where(tmp_path: Path, existing: bool) -> None:
     if existing:
@@ -814,3 +816,29 @@ def test_help_and_version_answer(run: Run) -> None:
     options = run("train", "--help").out
     for name in (*LOSSES, *OPTIMIZERS, *SCHEDULES):
         assert name in options
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("split", [1]),
+        ("split", {}),
+        ("split", "70/30"),
+        ("split", {"held_out": 2, "seed": 0}),
+        ("split", {"held_out": 0.2, "seed": -1, "examples": 1797}),
+        ("split", {"held_out": 0.2, "seed": 0, "examples": "all"}),
+        ("trained", {"steps": 1, "early_stopping": [None], "examples": {"training": "x"}}),
+        ("trained", "by hand"),
+        ("score", [1]),
+    ],
+)
+def test_metadata_of_ones_own_are_not_taken_for_the_commands(
+    run: Run, name: str, value: Any
+) -> None:
+    digits = load("digits")
+    model = MLP((64, 4, 10)).fit(digits.X.T, digits.y, epochs=1, progress=False)
+    model.save("m.safetensors", {name: value})
+    assert run("show", "m.safetensors").code == 0
+    assert run("evaluate", "m.safetensors", "digits").code == 0
+    found = run("evaluate", "m.safetensors", "digits", "--held-out")
+    assert (found.code, "held out nothing" in found.err) == (2, True)

@@ -192,6 +192,32 @@ def test_a_bad_file_is_named_with_its_fault(tmp_path: Path, case: str) -> None:
     assert name in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("what", "local", "central"), [("an unknown method", 8, 10), ("flags", 6, 8)]
+)
+def test_npz_that_cannot_be_unpacked_says_so(
+    what: str, local: int, central: int, tmp_path: Path
+) -> None:
+    """Whatever its headers ask for: a value of that field, and no other error."""
+    path, refused = tmp_path / "d.npz", list[str]()
+    np.savez(path, X=np.eye(5), y=np.arange(5))
+    whole = path.read_bytes()
+    for value in range(256):
+        content = bytearray(whole)
+        for mark, place in ((b"PK\3\4", local), (b"PK\1\2", central)):
+            at = content.find(mark)
+            while at >= 0:
+                content[at + place] = value
+                at = content.find(mark, at + 4)
+        path.write_bytes(content)
+        try:
+            load(str(path))
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all(str(path) in message for message in refused)
+
+
 def test_npz_without_known_arrays_lists_what_it_holds(tmp_path: Path) -> None:
     np.savez(tmp_path / "d.npz", weights=np.eye(2))
     with pytest.raises(DataError, match="holds the arrays 'weights', but expected X and y"):

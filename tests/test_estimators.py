@@ -393,3 +393,52 @@ def test_the_extra_is_named_where_scikit_learn_is_missing() -> None:
     run = [sys.executable, "-c", code]
     out = subprocess.run(run, check=True, capture_output=True, text=True).stdout
     assert "pip install 'mlp_xp[sklearn]'" in out
+
+
+WEIGHTS: dict[str, tuple[Any, str]] = {
+    "all negative": (-np.ones(60), "from -1 to -1, but expected weights >= 0"),
+    "one negative": (np.r_[-1.0, np.ones(59)], "from -1 to 1, but expected weights >= 0"),
+    "a negative number": (-2.0, "from -2 to -2"),
+    "sum of 0": (np.r_[np.ones(30), -np.ones(30)], "expected weights >= 0"),
+    "all 0": (np.zeros(60), "at least one non-zero"),
+    "NaN": (np.r_[np.nan, np.ones(59)], "contains NaN"),
+    "infinite": (np.r_[np.inf, np.ones(59)], "contains infinity"),
+    "too many": (np.ones(61), r"expected \(60,\)"),
+    "two axes": (np.ones((60, 1)), "1D array or scalar"),
+    "text": (np.array(["a"] * 60), "could not convert"),
+    "complex": (np.ones(60) * 1j, "Complex"),
+    "denormal": (np.full(60, 1e-320), "sums to .* by which float64 cannot divide"),
+    "a sum that overflows": (np.full(60, 1e308), "sums to inf"),
+}
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("what", WEIGHTS)
+def test_weights_that_mean_nothing_are_refused(what: str, solver: str) -> None:
+    """scikit-learn takes negative ones; the loss of all -1 then falls for ever."""
+    weights, message = WEIGHTS[what]
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    for make in (MLPClassifier, MLPRegressor):
+        est = make(hidden_layer_sizes=(5,), solver=solver, max_iter=2)
+        with pytest.raises(ValueError, match=message):
+            est.fit(X, y, sample_weight=weights)
+        if solver == "adam":
+            with pytest.raises(ValueError, match=message):
+                est.fit(X, y, validation_data=(X, y, weights))
+
+
+def test_weights_of_classes_that_are_negative_are_refused() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    with pytest.raises(ValueError, match=r"class_weight is multiplied into it"):
+        MLPClassifier(class_weight={0: -1.0}, max_iter=2).fit(X, y)
+
+
+def test_what_is_watched_may_change_between_calls() -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    est = MLPClassifier((5,), max_iter=2, early_stopping=True, warm_start=True, random_state=0)
+    est.fit(X, y)
+    est.set_params(early_stopping=False).fit(X, y)
+    assert np.isfinite(est.best_loss_)
+    est = MLPClassifier((5,), max_iter=200, solver="lbfgs", random_state=0).fit(X, y)
+    est.set_params(solver="adam").partial_fit(X, y)
+    assert len(est.loss_curve_) == 1

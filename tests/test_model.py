@@ -321,3 +321,18 @@ def test_what_is_listed_is_what_is_public() -> None:
     assert {"MLP", "MLPClassifier", "MLPRegressor", "devices", "inspect_step"} <= set(names)
     assert not {"Any", "TYPE_CHECKING", "checks", "training"} & set(names)
     assert all(getattr(mlp_xp, name) is not None for name in names)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [1e-320, 3e38, 1e308])
+def test_weights_whose_sum_is_no_number_of_the_dtype_are_refused(dtype: str, size: float) -> None:
+    model, X = MLP((4, 5, 3), dtype=dtype), np.random.default_rng(0).normal(size=(4, 60))
+    y, w = np.arange(60) % 3, np.full(60, size)
+    if dtype == "float64" and size == 3e38:
+        model.fit(X, y, sample_weight=w, epochs=2, progress=False)
+        alone = MLP((4, 5, 3), dtype=dtype).fit(X, y, epochs=2, progress=False)
+        np.testing.assert_allclose(model.history["loss"], alone.history["loss"], rtol=1e-9)
+        return
+    for ask in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"sample_weight (sums to|holds inf|runs from 0 to 0)"):
+            ask(X, y, sample_weight=w)

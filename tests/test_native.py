@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from mlp_xp.fitting import copied
 from mlp_xp.optimizers import SGD
 from mlp_xp.training import Data
 
-CACHED = (native.compiler, native._machine, native.folder, native.library, native.runtime)
+CACHED = (native.compiler, native._machine, native.folder, native._library, native.runtime)
 
 
 @pytest.fixture
@@ -35,6 +37,8 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """
     for function in (*CACHED, native._works):
         monkeypatch.setattr(native, function.__name__, _again(function))
+    monkeypatch.setattr(native, "_hung", [])
+    monkeypatch.setattr(native, "_warned", set())
     monkeypatch.setenv("MLP_XP_CACHE", str(tmp_path))
     return tmp_path / "native"
 
@@ -54,19 +58,269 @@ def test_a_library_is_compiled_once_and_kept(fresh: Path, monkeypatch: pytest.Mo
     assert first.one() == 1
     assert [path.suffix for path in fresh.iterdir()] == [".so"]
     assert fresh.stat().st_mode & 0o077 == 0  # nobody else may put a library there
-    monkeypatch.setattr(native, "library", _again(native.library))
+    monkeypatch.setattr(native, "_library", _again(native._library))
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
     assert native.library("int one(void) { return 1; }").one() == 1
 
 
-def test_a_damaged_library_is_made_again(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+TRAINS = """
+import mlp_xp
+import numpy as np
+from mlp_xp.fast import native
+model = mlp_xp.MLP((4, 5, 3)).fit(np.eye(4, 9), np.arange(9) % 3, epochs=2, progress=False)
+assert model.predict(np.eye(4, 9)).shape == (9,)
+assert model.predictor(1)(np.ones((4, 1), "float32")).shape == (3, 1)
+print(native.status())
+"""
+
+
+def train_anew(folder: Path, before: str = "", **environment: str) -> tuple[str, list[str]]:
+    """What a fresh process with that cache says of its steps, and its lines of warning."""
+    known = {**os.environ, "MLP_XP_CACHE": str(folder), **environment}
+    command = [sys.executable, "-c", before + TRAINS]
+    done = subprocess.run(command, env=known, check=False, capture_output=True, timeout=120)
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 0, said
+    return done.stdout.decode().strip(), [line for line in said if "Warning: " in line]
+
+
+DAMAGES: dict[str, Any] = {
+    "empty": lambda content: b"",
+    "header only": lambda content: content[:64],
+    "half": lambda content: content[: len(content) // 2],
+    "last page": lambda content: content[:-4096],
+    "last byte": lambda content: content[:-1],
+    "zeros": lambda content: bytes(len(content)),
+    "zeros inside": lambda content: content[:4096] + bytes(4096) + content[8192:],
+    "one bit": lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+    "one byte more": lambda content: content + b"x",
+    "no library": lambda content: b"no library",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_library_is_made_again_and_never_loaded(tmp_path: Path, damage: str) -> None:
+    """By a process of its own: a library that lacks its end kills whoever loads it."""
+    compiled, _ = train_anew(tmp_path)
+    libraries = {path: path.read_bytes() for path in tmp_path.rglob("*.so")}
+    assert compiled.startswith("steps compiled")
+    assert len(libraries) >= 2
+    for path, content in libraries.items():
+        path.unlink()
+        path.write_bytes(DAMAGES[damage](content))
+        path.chmod(0o700)
+    assert train_anew(tmp_path) == (compiled, [])
+    for path in tmp_path.rglob("*.so"):
+        assert path.stem.rpartition("-")[2] == native._hash(path.read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "writable"])
+def test_what_is_no_file_of_the_users_alone_is_not_loaded(
+    fresh: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = "int two(void) { return 2; }"
     native.library(source)
     (path,) = fresh.iterdir()
-    path.unlink()
-    path.write_bytes(b"no library")
-    monkeypatch.setattr(native, "library", _again(native.library))
-    assert native.library(source).two() == 2
+    other = path.rename(tmp_path / "other")
+    if kind == "link":
+        path.symlink_to(other)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(other.read_bytes())
+        path.chmod(0o722)
+    assert native._kept(path.name.partition("-")[0]) is None
+
+
+def test_a_library_of_another_user_is_not_loaded(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native.library("int two(void) { return 2; }")
+    (path,) = fresh.iterdir()
+    monkeypatch.setattr(native, "_trusted", lambda owner: False)
+    assert native._kept(path.name.partition("-")[0]) is None
+
+
+@pytest.mark.parametrize("which", ["itself", "its parent"])
+@pytest.mark.parametrize("mode", [0o777, 0o702, 0o1777, 0o720])
+def test_nothing_is_loaded_from_a_folder_that_others_may_write_to(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, mode: int
+) -> None:
+    monkeypatch.setattr(native, "_alone", lambda group: False)
+    fresh.mkdir(mode=0o700)
+    place = fresh if which == "itself" else tmp_path
+    place.chmod(mode)
+    if mode == 0o1777 and which == "its parent":  # as /tmp is: nobody can take the folder away
+        assert native.folder() == fresh
+        return
+    with pytest.warns(RuntimeWarning, match=f"not kept: others may write to {place} .*chmod go-w"):
+        other = native.folder()
+    assert fresh not in (other, *other.parents)
+    assert other.stat().st_mode & 0o077 == 0
+    assert native.library("int two(void) { return 2; }").two() == 2
+    assert not list(fresh.iterdir())
+    native._delete(other, os.getpid() + 1)  # of another process
+    assert other.exists()
+    native._delete(other, os.getpid())
+    assert not other.exists()
+
+
+def test_nothing_is_loaded_from_a_folder_of_another_user(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_trusted", lambda owner: False)
+    with (
+        pytest.warns(RuntimeWarning, match="belongs to another user"),
+        pytest.raises(native.CannotCompile, match="belongs to another user"),
+    ):
+        native.folder()  # the temporary folder's parents are no better here
+
+
+def test_the_group_that_is_the_users_own_may_write(fresh: Path) -> None:
+    import grp
+    import pwd
+
+    alone = grp.getgrgid(os.getegid()).gr_name == pwd.getpwuid(os.geteuid()).pw_name
+    assert native._alone(os.getegid()) == alone
+    assert not native._alone(2**30)
+
+
+@pytest.mark.parametrize("home", ["unwritable", "missing", "a file", "unknown"])
+def test_a_home_that_cannot_be_written_is_done_without(tmp_path: Path, home: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "tmp").mkdir()
+    cache = {"unwritable": "/proc/here", "missing": "/proc/1/no", "a file": str(tmp_path / "file")}
+    before = ""
+    if home == "unknown":  # no HOME, and no entry for the user
+        before = "import os, pwd\nos.environ.pop('HOME', 0)\npwd.getpwuid = {}.__getitem__\n"
+    more = {"MLP_XP_CACHE": cache.get(home, ""), "XDG_CACHE_HOME": ""}
+    said, warned = train_anew(tmp_path, before, TMPDIR=str(tmp_path / "tmp"), **more)
+    assert said.startswith("steps compiled")
+    assert not warned
+    assert not list((tmp_path / "tmp").iterdir())  # the temporary folder went with its process
+
+
+def failing(folder: Path, script: str) -> str:
+    """A compiler that does what a script says."""
+    path = folder / "failing-cc"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+NO_ENTRY = """
+for a; do if [ "$before" = -o ]; then out=$a; fi; before=$a; done
+echo 'int other;' > "$out.c"; exec cc -shared -fPIC "$out.c" -o "$out"
+"""
+LIMITED = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+TROUBLES = {
+    "says what is not UTF-8": ("printf '\\377\\376 so' >&2; exit 1", "so"),
+    "says nothing": ("exit 3", "exit status 3"),
+    "says much": ("yes 'all wrong' | head -c 100000 >&2; exit 1", "all wrong all wrong"),
+    "makes nothing": ("exit 0", "built.so"),
+    "makes no library": (NO_ENTRY.replace("-shared -fPIC", "-c"), "native"),
+    "makes a library without its entry": (NO_ENTRY, "has no function run"),
+    "is killed": ("kill -9 $$", "exit status -9"),
+    "is no program": (None, "Exec format error"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_compiler_in_trouble_is_one_line_and_numpys_calls(tmp_path: Path, trouble: str) -> None:
+    script, said = TROUBLES[trouble]
+    path = failing(tmp_path, script or "")
+    if script is None:
+        Path(path).write_bytes(b"\0\1\2")
+    status, warned = train_anew(tmp_path, CC=path)
+    assert status.startswith("steps not compiled: ")
+    assert len(warned) == 1
+    assert "RuntimeWarning: Steps are not compiled: " in warned[0]
+    assert said in warned[0]
+    left = [p for p in tmp_path.rglob("*") if p.is_dir() and p.name != "native"]
+    assert not left
+
+
+@pytest.mark.parametrize("quote", ["'", '"', "gcc '-O1", "\\"])
+def test_a_command_that_no_shell_reads_is_one_line(tmp_path: Path, quote: str) -> None:
+    status, (warned,) = train_anew(tmp_path, CC=quote)
+    assert status.startswith("steps not compiled: CC is ")
+    assert "expected one such as 'gcc'" in warned
+
+
+def test_a_full_disk_is_one_line_and_numpys_calls(tmp_path: Path) -> None:
+    status, (warned,) = train_anew(tmp_path, LIMITED)
+    assert status.startswith("steps not compiled: ")
+    assert "Steps are not compiled: " in warned
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_disk_that_is_full_at_last_leaves_no_library(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(native.CannotCompile, match="No space left"):
+        native.library("int two(void) { return 2; }")
+    assert not list(fresh.iterdir())
+
+
+def test_where_no_code_may_run_nothing_is_compiled(
+    fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Mounted:
+        f_flag = os.ST_NOEXEC
+
+    monkeypatch.setattr(os, "statvfs", lambda path: Mounted)
+    monkeypatch.setattr(native, "_run", lambda *_: pytest.fail("compiled all the same"))
+    with pytest.warns(RuntimeWarning) as warned:
+        assert not native.available()
+    assert [str(w.message).partition(": ")[0] for w in warned] == [
+        "Compiled steps are not kept",
+        "Steps are not compiled",
+    ]
+    assert all("noexec" in str(w.message) for w in warned)
+
+
+@pytest.mark.parametrize("script", ["exec sleep 60", "sleep 60", "sleep 60 & wait"])
+def test_a_compiler_that_does_not_come_back_is_asked_once(
+    fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setenv("CC", failing(tmp_path, script))
+    monkeypatch.setattr(native, "TIME_LIMIT", 0.3)
+    began = time.monotonic()
+    with pytest.warns(RuntimeWarning, match=r"not compiled: .* did not end within 0.3 s"):
+        assert not native.available()
+    for source in ("int one;", "int two;"):
+        with pytest.raises(native.CannotCompile, match="did not end"):
+            native.library(source)
+    assert time.monotonic() - began < 30
+
+
+def test_what_a_killed_compilation_left_is_swept(fresh: Path) -> None:
+    for name, age in (("making-old", 7200), ("making-new", 0), ("other", 7200)):
+        (fresh / name).mkdir(parents=True)
+        os.utime(fresh / name, (time.time() - age,) * 2)
+    native.library("int two(void) { return 2; }")
+    assert {path.name for path in fresh.iterdir() if path.is_dir()} == {"making-new", "other"}
+
+
+def test_processes_that_start_at_once_all_find_their_libraries(tmp_path: Path) -> None:
+    known = {**os.environ, "MLP_XP_CACHE": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [
+        subprocess.Popen([sys.executable, "-c", TRAINS], env=known, **pipes)  # type: ignore[call-overload]
+        for _ in range(8)
+    ]
+    for process in started:
+        said, errors = process.communicate(timeout=300)
+        assert (process.returncode, errors) == (0, b"")
+        assert said.startswith(b"steps compiled")
+    names = [path.name for path in (tmp_path / "native").iterdir()]
+    assert len({name.partition("-")[0] for name in names}) == len(names)  # and nothing else is left
 
 
 def test_a_folder_that_cannot_be_written_is_done_without(
@@ -103,7 +357,7 @@ def test_the_list_of_devices_says_what_becomes_of_a_step(
     monkeypatch.setenv("CC", "no-such-compiler")
     native.compiler.cache_clear()
     native.runtime.cache_clear()
-    native.library.cache_clear()
+    native._library.cache_clear()
     assert "no C compiler" in devices()[0].detail
 
 
@@ -267,6 +521,110 @@ def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back() -> None:
     assert inner == outer == before
     assert library.num_threads == before
     assert runtime.use_threads(1) == 1
+
+
+@pytest.mark.parametrize("wanted", ["0", "1"])
+def test_fits_that_overlap_leave_the_blas_as_it_was(
+    wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And each has the number of threads that it would have alone, so the same bits."""
+    monkeypatch.setenv("MLP_XP_NATIVE", wanted)
+    (library, *_), runtime = blas.controller().lib_controllers, native.runtime()
+    before, told = library.num_threads, []
+    library.set_num_threads(2)
+    try:
+        entered, both, left = (threading.Event() for _ in range(3))
+
+        def work(first: bool) -> None:
+            if not first:
+                entered.wait(30)
+            with sharing.threads((4, 5, 3), 8):
+                told.append((runtime.use_threads(1), library.num_threads))
+                runtime.use_threads(told[-1][0])
+                if first:
+                    entered.set()
+                    both.wait(30)
+                else:
+                    both.set()
+                    left.wait(30)
+            if first:
+                left.set()
+
+        workers = [threading.Thread(target=work, args=(first,)) for first in (True, False)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert library.num_threads == 2
+        assert told == [(2 if wanted == "1" else 1, 1)] * 2
+    finally:
+        library.set_num_threads(before)
+
+
+def test_the_blas_is_on_one_thread_whoever_trained_first() -> None:
+    """`threadpoolctl` hears the first thread only that sets a number, unless it is asked past."""
+    (library, *_) = blas.controller().lib_controllers
+    before, found = library.num_threads, []
+    library.set_num_threads(2)  # by this thread
+    try:
+
+        def work() -> None:
+            with sharing.threads((4, 5, 3), 8):
+                found.append(library.num_threads)
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+        assert (found, library.num_threads) == ([1], 2)
+    finally:
+        library.set_num_threads(before)
+
+
+def test_a_blas_with_a_number_a_thread_is_set_in_every_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Openmp:
+        def __init__(self) -> None:
+            self.own = threading.local()
+
+        @property
+        def num_threads(self) -> int:
+            return int(getattr(self.own, "count", 2))
+
+        def set_num_threads(self, count: int) -> None:
+            self.own.count = count
+
+    library, found = Openmp(), []
+    monkeypatch.setattr(sharing, "_libraries", lambda: ([], [library]))
+
+    def work() -> None:
+        with sharing.Alone():
+            found.append(library.num_threads)
+        found.append(library.num_threads)
+
+    with sharing.Alone():
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+    assert (found, library.num_threads) == ([1, 2], 2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_a_fork_finds_the_blas_free_and_gives_it_back() -> None:
+    (library, *_) = blas.controller().lib_controllers
+    before = library.num_threads
+    library.set_num_threads(2)
+    try:
+        with sharing.Alone():
+            child = os.fork()
+            if child == 0:
+                with sharing.Alone() as count:
+                    pass
+                os._exit(0 if (count, library.num_threads) == (2, 2) else 1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        library.set_num_threads(before)
 
 
 def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -123,3 +125,47 @@ def test_more_examples_than_announced_are_an_error(
 def test_a_batch_size_is_a_whole_number_from_one_on(size: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="batch_size"):
         MLP((5, 7, 3)).predictor(size)
+
+
+def asked(predict: Any, X: Any, wanted: Any, times: int, wrong: list[Any]) -> None:
+    """Ask again and again; whatever is not the answer is wrong."""
+    for i in range(times):
+        m = 1 + i % X.shape[1]
+        found = np.array(predict(X[:, :m]))
+        if not np.allclose(found, wanted[:, :m], rtol=1e-4, atol=1e-6):
+            wrong.append(found)
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+@pytest.mark.parametrize(
+    ("sizes", "more"),
+    [
+        ((20, 30, 3), {}),
+        ((20, 300, 200, 3), {"activation": "gelu"}),
+        ((20, 30, 3), {"normalization": "batch"}),
+        ((20, 30, 3), {"normalization": "layer"}),
+        ((900, 400, 3), {}),  # from three rows on shared out to the runtime's threads
+    ],
+)
+def test_threads_may_share_a_predictor(
+    native: str, sizes: tuple[int, ...], more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each asks for examples of its own, and none gets another's answers."""
+    monkeypatch.setenv("MLP_XP_NATIVE", native)
+    random, before = np.random.default_rng(0), sys.getswitchinterval()
+    model, wrong = MLP(sizes, **more), list[Any]()
+    predict, workers = model.predictor(5), []
+    for _ in range(8):
+        X = random.normal(size=(sizes[0], 5)).astype(np.float32)
+        workers.append(
+            threading.Thread(target=asked, args=(predict, X, model.predict_proba(X), 200, wrong))
+        )
+    sys.setswitchinterval(1e-6)
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert len(wrong) == 0

@@ -285,6 +285,7 @@ def test_an_interruption_leaves_the_weights_of_a_whole_step(random: Random) -> N
     assert model.epochs_trained == 2
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_waits_for_the_end_of_the_step(
     random: Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:

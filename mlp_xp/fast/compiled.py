@@ -13,7 +13,6 @@ And a call costs 20 ns in the place of half a microsecond.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any, cast
 
@@ -245,7 +244,7 @@ class CompiledStep(NumpyStep):
             try:
                 return CompiledProgram(self, m, shared)
             except native.CannotCompile as error:
-                warnings.warn(f"A step is not compiled: {error}", RuntimeWarning, stacklevel=4)
+                native.warn("A step is not compiled", error, stacklevel=5)
         return super().program(m, shared)
 
 

@@ -1,7 +1,8 @@
 """Predictions on NumPy arrays by compiled kernels: one call from rows to probabilities.
 
 The way forward of `fast.compiled`, on buffers made once for every number of rows that
-comes. Of one row it takes half the time of `fast.predict`, whose calls are all it costs.
+comes, and in every thread that asks. Of one row it takes half the time of `fast.predict`,
+whose calls are all it costs.
 """
 
 from __future__ import annotations
@@ -62,11 +63,19 @@ class Plan:
         return self.out
 
 
+class _Own(threading.local):
+    """What a predictor has for each thread: others may predict at the same time."""
+
+    def __init__(self) -> None:
+        self.plans: dict[int, Plan] = {}
+        self.arena = Arena()
+
+
 class CompiledPredictor:
     """rows (m, n_features) → what they stand for, (n_out, m).
 
-    most       rows at most, and every answer lies where the last one did; None: any number,
-               and every answer is an array of its own
+    most       rows at most, and every answer lies where the last one of the same thread did;
+               None: any number, and every answer is an array of its own
     otherwise  does the same without kernels
     """
 
@@ -77,8 +86,7 @@ class CompiledPredictor:
         self.turned = layers
         if most is not None and most > 1:  # the weights are those of now: by columns, see `blas`
             self.turned = [layer._replace(W=np.asfortranarray(layer.W)) for layer in layers]
-        self.plans: dict[int, Plan] = {}
-        self.arena, self.lock, self.compiles = Arena(), threading.Lock(), True
+        self.own, self.compiles = _Own(), True
 
     def __call__(self, rows: Buffer) -> Buffer:
         if not self.compiles or (self.most is None and len(rows) > FEW):
@@ -86,23 +94,23 @@ class CompiledPredictor:
         if self.most is not None:
             check(rows, self.layers, self.most)
             return self._answer(rows)
-        with self.lock:  # estimators may be asked from several threads at once
-            check(rows, self.layers, FEW)
-            found = self._answer(rows)
-            return found.copy() if self.compiles else found
+        check(rows, self.layers, FEW)
+        found = self._answer(rows)
+        return found.copy() if self.compiles else found
 
     def _answer(self, rows: Buffer) -> Buffer:
-        plan = self.plans.get(len(rows))
+        own = self.own
+        plan = own.plans.get(len(rows))
         if plan is None:
-            if len(self.plans) == MOST_PLANS:
-                self.plans.clear()
+            if len(own.plans) == MOST_PLANS:
+                own.plans.clear()
             try:
                 layers = self.layers if len(rows) == 1 else self.turned
-                plan = Plan(self.recipe, layers, self.arena, len(rows))
+                plan = Plan(self.recipe, layers, own.arena, len(rows))
             except (Untraceable, native.CannotCompile, ValueError):  # strides no BLAS takes
                 self.compiles = False
                 return self.otherwise(rows)
-            self.plans[len(rows)] = plan
+            own.plans[len(rows)] = plan
         if rows.dtype != plan.out.dtype or not rows.flags.c_contiguous:
             rows = np.ascontiguousarray(rows, plan.out.dtype)
         return plan.run(rows)

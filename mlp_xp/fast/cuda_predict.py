@@ -8,6 +8,7 @@ however deep the network. Formulas that have no kernel are the specification's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -98,7 +99,7 @@ class Plan:
         return multiply
 
     def run(self, rows: Array) -> Array:
-        """The answer (…, n_out, m), which lies where the last one did."""
+        """The answer (…, n_out, m), which lies where the last one of the same thread did."""
         stream = cupy.cuda.get_current_stream()
         self.cublas.follow(stream.ptr)
         self.first(rows)
@@ -118,6 +119,14 @@ class Plan:
             return captured(self.cublas, self.calls)
         except RuntimeError:
             return False
+
+
+class _Own(threading.local):
+    """What a predictor has for each thread: others may predict at the same time."""
+
+    def __init__(self) -> None:
+        self.plans: dict[Any, Plan] = {}
+        self.cublas = Cublas()
 
 
 def _reading(launch: Launch) -> Callable[[Array], object]:
@@ -146,14 +155,13 @@ def predictor(
     if recipe.precision == "bfloat16" and not small:  # cuBLAS would want operands in bfloat16
         return None
     home = layers[0].W.device
-    plans: dict[Any, Plan] = {}
-    cublas = Cublas()
+    own = _Own()
 
     def plan(rows: Array, lies: cuda.Lies) -> Plan:
         check(rows, layers, batch_size)
-        if len(plans) == MOST_PLANS:
-            plans.clear()
-        return Plan(recipe, layers, rows, lies, cublas)
+        if len(own.plans) == MOST_PLANS:
+            own.plans.clear()
+        return Plan(recipe, layers, rows, lies, own.cublas)
 
     def predict(rows: Array) -> Array | None:
         by_rows = bool(rows.flags.c_contiguous)
@@ -162,7 +170,7 @@ def predictor(
         if cupy.cuda.runtime.getDevice() != home.id:
             with home:
                 return predict(rows)
-        key = rows.shape, by_rows, rows.data.ptr % 16 == 0
+        key, plans = (rows.shape, by_rows, rows.data.ptr % 16 == 0), own.plans
         if key not in plans:
             plans[key] = plan(rows, "rows" if by_rows else "columns")
         return plans[key].run(rows)

@@ -47,6 +47,20 @@ static I slept; /* parts done alone while they slept */
 
 static _Thread_local I threads = 1;
 
+/* A fork waits until no table is worked off, and none begins before it is done. The BLAS stops
+   its own threads at a fork, and locks of its own that somebody holds then stay locked in the
+   child for ever.  */
+static _Atomic I running, forking;
+
+static void begin(void) {
+  atomic_fetch_add(&running, 1);
+  while (atomic_load(&forking)) {
+    atomic_fetch_sub(&running, 1);
+    while (atomic_load(&forking)) sched_yield();
+    atomic_fetch_add(&running, 1);
+  }
+}
+
 static int take_parts(void) {
   int took = 0;
   for (;;) {
@@ -78,8 +92,16 @@ static void *help(void *unused) {
   return NULL;
 }
 
+static void before_fork(void) {
+  atomic_fetch_add(&forking, 1);
+  while (atomic_load(&running)) sched_yield();
+}
+
+static void after_fork(void) { atomic_fetch_sub(&forking, 1); }
+
 static void forked(void) { /* the child has none of the parent's helpers */
   helpers = 0;
+  atomic_store(&forking, 0);
   atomic_store(&sleepers, 0);
   atomic_store(&open_call, atomic_load(&open_call) >> 32 << 32); /* no part of it is left */
   pthread_mutex_init(&helpers_lock, NULL);
@@ -87,10 +109,13 @@ static void forked(void) { /* the child has none of the parent's helpers */
   pthread_cond_init(&wake, NULL);
 }
 
+/* When the library is loaded: after the BLAS, whose own handler so comes after ours.  */
+__attribute__((constructor)) static void watch_forks(void) {
+  pthread_atfork(before_fork, after_fork, forked);
+}
+
 /* Have as many helpers as are wanted; whether any is new.  */
 static int hire(I wanted) {
-  static int registered;
-  if (!registered) registered = !pthread_atfork(NULL, NULL, forked);
   const I before = helpers;
   while (helpers < wanted && helpers < MOST_THREADS - 1) {
     if (pthread_create(helper + helpers, NULL, help, NULL)) break;
@@ -149,6 +174,7 @@ I use_threads(I wanted) {
 }
 
 void run(const I *table, I calls) {
+  begin();
   const int sharing = threads > 1 && !pthread_mutex_trylock(&helpers_lock);
   if (sharing) part_ways(0);
   for (const I *words = table; words < table + calls * WORDS; words += WORDS) {
@@ -160,6 +186,7 @@ void run(const I *table, I calls) {
       for (I part = 0; part < parts; part++) ((Kernel *)words[0])(words, part, parts);
   }
   if (sharing) pthread_mutex_unlock(&helpers_lock);
+  atomic_fetch_sub(&running, 1);
 }
 
 /* out ← data[index]: out, data and index, how many rows, and their bytes.  */

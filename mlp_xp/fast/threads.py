@@ -11,10 +11,16 @@ as the BLAS was allowed.
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
+from ..guard import TRAINING
 from . import native
 from .blas import controller
 
@@ -23,30 +29,147 @@ from .blas import controller
 # batch 32 (2.5 million), 1544 and 2216 for 64-[128]×8-10, batch 256 (4.2); 573 and 476 for
 # 784-100-10, batch 200 (16).
 SMALL = 8_000_000
+PATIENCE = 5.0  # seconds that a fork waits for a step of another thread
 
 
-class Shared:
-    """While it is entered, the BLAS's threads are the runtime's: 3 µs.
+def _count(library: Any) -> int:
+    return int(library.num_threads or 1)
+
+
+def _set(library: Any, count: int) -> None:
+    """Past `threadpoolctl`'s own arbiter, by which only the first thread to ask is heard."""
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(count)
+
+
+@cache
+def _libraries() -> tuple[list[Any], list[Any]]:
+    """Those whose number of threads is the process's, and those that have one a thread."""
+    shared, own = list[Any](), list[Any]()
+    for library in controller().lib_controllers:
+        openmp = getattr(library, "threading_layer", None) == "openmp"
+        (own if openmp else shared).append(library)
+    return shared, own
+
+
+class _Held:
+    """The process's BLAS on one thread for as long as any thread of Python wants it so.
+
+    Who comes while it is held is told the number of before, and the last one restores it: were
+    it whoever measured it first, a fit that began during another's would leave it at one.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.depth = threading.RLock(), 0
+        self.counts: list[int] = []
+        self.inherited = False
+
+    def enter(self) -> int:
+        """The number of threads that it had."""
+        with self.lock:
+            if self.depth == 0:
+                libraries, _ = _libraries()
+                if not self.inherited:
+                    self.counts = [*map(_count, libraries)]
+                for library, count in zip(libraries, self.counts, strict=True):
+                    if count > 1:
+                        _set(library, 1)
+            self.depth += 1
+            return min(self.counts, default=1)
+
+    def leave(self) -> None:
+        with self.lock:
+            self.depth -= 1
+            if self.depth == 0:
+                self.inherited = False
+                for library, count in zip(_libraries()[0], self.counts, strict=True):
+                    if count > 1:
+                        _set(library, count)
+
+    def forked(self) -> None:
+        """In the child of a fork nobody else holds it; its numbers are restored after the next."""
+        self.lock, self.inherited, self.depth = threading.RLock(), self.depth > 0, 0
+
+
+HELD = _Held()
+
+
+class _Fork:
+    """No fork while a training in another thread is within a product on several threads.
+
+    OpenBLAS stops its threads at a fork, and waits for them for ever if they are at work. So
+    whoever forks sets it to one thread, and waits until every training has ended the step, or
+    the evaluation, in which it was. Tables of the runtime see to it themselves.
+    """
+
+    def __init__(self) -> None:
+        self.waited = threading.local()
+
+    def before(self) -> None:
+        me, until = threading.get_ident(), time.monotonic() + PATIENCE
+        others = [entry for entry in TRAINING if entry[0] != me]
+        self.waited.held = bool(others)
+        if not others:
+            return
+        HELD.enter()
+        seen = [(entry, entry[1].state) for entry in others]
+        while any(entry in TRAINING and entry[1].state is state for entry, state in seen):
+            if time.monotonic() > until:  # it does something else, in a callback of the user's
+                return
+            time.sleep(0.0005)
+
+    def after_in_parent(self) -> None:
+        if self.waited.held:
+            HELD.leave()
+
+    def after_in_child(self) -> None:
+        HELD.forked()
+        me = threading.get_ident()
+        TRAINING[:] = [entry for entry in TRAINING if entry[0] == me]
+
+
+FORK = _Fork()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=FORK.before,
+        after_in_parent=FORK.after_in_parent,
+        after_in_child=FORK.after_in_child,
+    )
+
+
+class Alone:
+    """While it is entered, the BLAS runs on one thread: 3 µs.
 
     That is a third of what `threadpoolctl`'s own context takes, and a prediction for a few
     rows is made in twenty.
     """
 
-    def __enter__(self) -> None:
-        libraries, runtime = controller().lib_controllers, native.runtime()
-        self.counts = [library.num_threads or 1 for library in libraries]
-        allowed = min(self.counts, default=1)
-        self.before = runtime.use_threads(allowed)
-        if self.before > allowed:  # within another such context
-            runtime.use_threads(self.before)
-        for library, count in zip(libraries, self.counts, strict=True):
-            if count > 1:
-                library.set_num_threads(1)
+    def __enter__(self) -> int:
+        """The number of threads that it had."""
+        allowed, (_, own) = HELD.enter(), _libraries()
+        self.own = [*map(_count, own)] if own else []
+        for library in own:
+            _set(library, 1)
+        return min(allowed, *self.own) if own else allowed
 
     def __exit__(self, *error: object) -> None:
-        for library, count in zip(controller().lib_controllers, self.counts, strict=True):
-            if count > 1:
-                library.set_num_threads(count)
+        if self.own:
+            for library, count in zip(_libraries()[1], self.own, strict=True):
+                _set(library, count)
+        HELD.leave()
+
+
+class Shared(Alone):
+    """While it is entered, the BLAS's threads are the runtime's."""
+
+    def __enter__(self) -> int:
+        runtime, allowed = native.runtime(), super().__enter__()
+        self.before = runtime.use_threads(allowed)
+        if self.before > allowed:  # as somebody has asked for
+            runtime.use_threads(self.before)
+        return allowed
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         native.runtime().use_threads(self.before)
 
 
@@ -56,5 +179,4 @@ def threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[obj
         return Shared()
     if max(n_in * n_out for n_in, n_out in pairwise(sizes)) * batch_size >= SMALL:
         return nullcontext()
-    limit: AbstractContextManager[object] = controller().limit(limits=1)
-    return limit
+    return Alone()
