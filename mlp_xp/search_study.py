@@ -35,7 +35,7 @@ _RUNNING: set[str] = set()
 
 
 class _Surplus(Exception):
-    """Another process has begun the last trial."""
+    """Another process has begun the same trial."""
 
 
 def check_optuna() -> Any:
@@ -250,7 +250,7 @@ class Study:
         if begun is None:
             usual, whole = self.task.usual()
             self.study.set_user_attr(RECORD, asked)
-            attributes = {"usual": True} if whole else None
+            attributes = {"first": True, **({"usual": True} if whole else {})}
             self.study.enqueue_trial(usual, user_attrs=attributes, skip_if_exists=True)
 
     # -- counting ------------------------------------------------------------
@@ -332,7 +332,7 @@ class Study:
         task = self.task
         self.current = trial.number
         trial.set_user_attr("process", _identity(self.token))
-        if sum(self.counted(before=trial.number)) >= task.wanted.trials:
+        if self._is_surplus(trial):
             self.current = -1
             raise _Surplus
         self.study.sampler = _sampler(self.optuna, task.wanted.seed, trial.number)
@@ -355,6 +355,13 @@ class Study:
             raise self.optuna.TrialPruned(why)
         self._say(trial.number, drawn, watch, "")
         return watch.value
+
+    def _is_surplus(self, trial: Any) -> bool:
+        """Whether other processes were first: with the last trial, or with the first."""
+        if sum(self.counted(before=trial.number)) >= self.task.wanted.trials:
+            return True
+        before = self.study.get_trials(deepcopy=False)[: trial.number]
+        return "first" in trial.user_attrs and any("first" in t.user_attrs for t in before)
 
     def _say(self, number: int, drawn: Mapping[str, Any], watch: Watch, why: str) -> None:
         found = watch.found

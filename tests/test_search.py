@@ -486,6 +486,21 @@ def test_two_processes_share_the_trials_of_one_study() -> None:
     np.testing.assert_array_equal(a.parameters["W1"], b.parameters["W1"])
 
 
+def test_of_two_that_begin_a_study_at_once_one_runs_the_first_trial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    enqueue = optuna.Study.enqueue_trial
+
+    def twice(self: optuna.Study, *args: Any, **kwargs: Any) -> None:
+        enqueue(self, *args, **kwargs)
+        enqueue(self, *args, **{**kwargs, "skip_if_exists": False})
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", twice)
+    found = search(trials=3, **SHORT)
+    assert [row["number"] for row in found.trials] == [0, 2, 3]
+    assert [trial.state.name for trial in trials_of()][1] == "FAIL"
+
+
 def test_time_that_is_up_breaks_a_trial_off_which_is_run_again() -> None:
     options: dict[str, Any] = {**SHORT, "epochs": 100_000}
     with pytest.raises(ValueError, match=r"no trial of study 'digits' has ended: none was within"):
