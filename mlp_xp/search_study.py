@@ -234,9 +234,10 @@ class Study:
 
     def _recognise(self) -> None:
         """Refuse a study begun for something else; begin a new one with the usual model."""
-        asked, begun = self.task.record(), self.study.user_attrs.get(RECORD)
-        name = self.study.study_name
-        if begun is None and self.study.get_trials(deepcopy=False):
+        asked, name = self.task.record(), self.study.study_name
+        trials = self.study.get_trials(deepcopy=False)  # before the record, which stands first
+        begun = self.study.user_attrs.get(RECORD)
+        if begun is None and trials:
             raise ValueError(
                 f"study {name!r} in {self.place} was not begun by mlp_xp: expected another name "
                 "(--study NAME)."

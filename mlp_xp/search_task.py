@@ -358,6 +358,8 @@ def differences(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 class Watch:
     """Reports a trial's epochs to Optuna, and ends it: pruned, out of time, or early.
 
+    The default model is never pruned: others are to be better than it at its end.
+
     found  what is known of the trial: epochs after which it was best, loss and score then
     """
 
@@ -385,5 +387,5 @@ class Watch:
             raise OutOfTime
         if epoch.epoch % self.every == 0 and epoch.epoch < self.last:
             self.trial.report(self.value, epoch.epoch)
-            self.pruned = bool(self.trial.should_prune())
+            self.pruned = bool(self.trial.should_prune()) and "usual" not in self.trial.user_attrs
         return self.pruned or (self.patience is not None and self.waited >= self.patience)
