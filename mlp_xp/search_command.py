@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import shlex
 import time
 from pathlib import Path
@@ -89,6 +90,7 @@ def search(args: Arguments) -> dict[str, Any]:
     check_optuna()
     check_writable(args.out)
     if args.plots:
+        os.environ.setdefault("MPLBACKEND", "Agg")  # it writes files and needs no screen
         check_plots()
         check_folder(args.plots)
     data = examples_of(args)

@@ -35,7 +35,7 @@ from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .model import MLP
 from .preparation import Examples
-from .search_study import Study, quiet
+from .search_study import RECORD, Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
 from .train_command import DEFAULT_SCHEDULE
 
@@ -181,15 +181,23 @@ def plots(study: Any, folder: str | os.PathLike[str]) -> list[Path]:
         from matplotlib import pyplot
         from optuna.visualization import matplotlib as drawing
 
+        measured = f"{study.user_attrs[RECORD]['choose_by']} on the rows to choose by"
         states = [trial.state for trial in study.get_trials(deepcopy=False)]
         complete = states.count(optuna.trial.TrialState.COMPLETE)
         for name, function in PLOTS.items():
             if name == "importances" and complete < 2:
                 continue
-            axes = getattr(drawing, function)(study)
-            figure = np.atleast_1d(axes).reshape(-1)[0].figure
+            axes = np.atleast_1d(getattr(drawing, function)(study)).reshape(-1)
+            figure = axes[0].figure
             if name == "slices":
                 figure.set_size_inches(3 * max(1, len(figure.axes)), 4)
+            if name == "epochs":  # a legend of all trials would be longer than the picture
+                figure.set_size_inches(8, 5)
+                if (legend := axes[0].get_legend()) is not None:
+                    legend.remove()
+                axes[0].set_xlabel("epoch")
+            if name != "importances":
+                axes[0].set_ylabel(measured)
             place = target / f"{name}.png"
             figure.savefig(place, dpi=120, bbox_inches="tight")
             pyplot.close(figure)
