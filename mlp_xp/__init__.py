@@ -14,12 +14,16 @@ from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
 if TYPE_CHECKING:
+    from . import layers as layers
     from .data import load_table as load_table
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
+    from .estimators_neural import NeuralClassifier as NeuralClassifier
+    from .estimators_neural import NeuralRegressor as NeuralRegressor
     from .preparation import model_for as model_for
     from .preparation import prepare as prepare
     from .searching import search as search
+    from .sequential import Sequential as Sequential
 
 __version__ = "0.1.0"
 
@@ -45,8 +49,14 @@ __all__ = [
 ]
 
 
-ESTIMATORS = ("MLPClassifier", "MLPRegressor")
-OF_DATA = {
+# Imported when they are asked for: they are many, or bring scikit-learn, which takes ten times as
+# long to import as NumPy.
+LATE = {
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "NeuralClassifier": "estimators_neural",
+    "NeuralRegressor": "estimators_neural",
+    "Sequential": "sequential",
     "load_table": "data",
     "model_for": "preparation",
     "prepare": "preparation",
@@ -56,17 +66,17 @@ OF_DATA = {
 
 def __dir__() -> list[str]:
     """What is public: modules, and names that they import, are not."""
-    return sorted([*__all__, *ESTIMATORS, *OF_DATA, "__version__"])
+    return sorted([*__all__, *LATE, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported when asked for: scikit-learn takes ten times as long as NumPy."""
-    if name in OF_DATA:
-        return getattr(import_module(f".{OF_DATA[name]}", __name__), name)
-    if name not in ESTIMATORS:
+    """What is imported late."""
+    if name == "layers":
+        return import_module(".layers", __name__)
+    if name not in LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import estimators
+        module = import_module(f".{LATE[name]}", __name__)
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):
             raise
@@ -74,4 +84,4 @@ def __getattr__(name: str) -> Any:
             f"mlp_xp.{name} needs scikit-learn ({error}): pip install 'mlp_xp[sklearn]'",
             name=error.name,
         ) from None
-    return getattr(estimators, name)
+    return getattr(module, name)

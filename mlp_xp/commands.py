@@ -19,7 +19,7 @@ from .data import VARIABLE, Dataset, Request, load
 from .devices import device as find_device
 from .devices import devices
 from .fingerprint import Fingerprint
-from .model import MLP
+from .model import Model
 from .preparation import split, take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
@@ -73,7 +73,7 @@ def usage_error(message: object) -> NoReturn:
 # -- evaluate -------------------------------------------------------------
 
 
-def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Preparation]:
+def open_model(path: str, device: str, training: bool = False) -> tuple[Model, Preparation]:
     """A model of one network, and what it does to its data.
 
     training  whether it is to be trained: then an estimator's file is refused
@@ -83,7 +83,7 @@ def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Pre
     except (ValueError, RuntimeError, ImportError) as error:
         usage_error(error)
     try:
-        model = MLP.load(path, device=device)
+        model = Model.load(path, device=device)
     except EstimatorFileError as error:
         if training:
             raise
@@ -97,7 +97,7 @@ def open_model(path: str, device: str, training: bool = False) -> tuple[MLP, Pre
     return model, model.preparation
 
 
-def _of_estimator(path: str, name: str, device: str) -> MLP:
+def _of_estimator(path: str, name: str, device: str) -> Model:
     """What an estimator's file predicts with."""
     try:
         from . import estimators, estimators_keeping
@@ -109,7 +109,7 @@ def _of_estimator(path: str, name: str, device: str) -> MLP:
         ) from None
     if name not in estimators.__all__:
         raise Halt(1, f"{path} holds a {name}, a class of your own. Use {name}.load in Python.")
-    model: MLP = estimators_keeping.to_mlp(getattr(estimators, name).load(path), device)
+    model: Model = estimators_keeping.to_mlp(getattr(estimators, name).load(path), device)
     return model
 
 
@@ -148,7 +148,7 @@ def read_data(
     return data
 
 
-def check_features(model: MLP, data: Dataset, path: str) -> None:
+def check_features(model: Model, data: Dataset, path: str) -> None:
     """The file has as many features as the model takes."""
     if model.preparation is not None and model.preparation.table is not None:
         if data.table is None:
@@ -168,18 +168,18 @@ def check_features(model: MLP, data: Dataset, path: str) -> None:
         )
 
 
-def answers(model: MLP, rows: Any) -> Rows:
+def answers(model: Model, rows: Any) -> Rows:
     """Predictions as the file would say them: (m,), or (m, n_targets)."""
     return model.device.get(model.predict(rows, layout="rows"))
 
 
-def probabilities(model: MLP, rows: Any) -> Rows:
+def probabilities(model: Model, rows: Any) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
     P = model.device.get(model.predict_proba(rows, layout="rows"))
     return np.hstack([1 - P, P]) if model.loss.kind == "binary" else P
 
 
-def measure(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
+def measure(model: Model, X: Any, y: Rows) -> dict[str, Any]:
     """Loss and score, and what they are made of.
 
     classes   `report.by_class`, or by label; for classes only
@@ -202,7 +202,7 @@ def measure(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
     return found
 
 
-def _names(model: MLP, n: int) -> tuple[Any, ...]:
+def _names(model: Model, n: int) -> tuple[Any, ...]:
     """Of the classes or targets, by number."""
     prepared = model.preparation
     if prepared is not None:
@@ -212,7 +212,7 @@ def _names(model: MLP, n: int) -> tuple[Any, ...]:
     return tuple(range(n))
 
 
-def _by_class(model: MLP, y: Rows, answer: Rows) -> dict[str, Any]:
+def _by_class(model: Model, y: Rows, answer: Rows) -> dict[str, Any]:
     if model.loss.kind == "multilabel":
         called = np.reshape(answer, (len(y), -1)) > 0
         truth = np.reshape(y, called.shape) > 0.5
@@ -225,7 +225,7 @@ def _by_class(model: MLP, y: Rows, answer: Rows) -> dict[str, Any]:
     }
 
 
-def _class_numbers(model: MLP, y: Rows) -> tuple[npt.NDArray[np.int64], tuple[Any, ...]]:
+def _class_numbers(model: Model, y: Rows) -> tuple[npt.NDArray[np.int64], tuple[Any, ...]]:
     """Numbers of classes (m,) of labels, or of columns with a 1 in each row; and their names."""
     n = max(model.network.sizes[-1], 2)
     if y.ndim == 2 and y.shape[1] > 1:
@@ -235,7 +235,7 @@ def _class_numbers(model: MLP, y: Rows) -> tuple[npt.NDArray[np.int64], tuple[An
     return np.reshape(y, (-1,)).astype(np.int64), _names(model, n)
 
 
-def balance(model: MLP, y: Rows) -> str:
+def balance(model: Model, y: Rows) -> str:
     """What is to be said of the sizes of the classes that are to be trained on, or ""."""
     kind = model.loss.kind
     if kind in NUMBERS:
@@ -266,7 +266,7 @@ def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -
     say(args, "\n".join(lines))
 
 
-def fingerprint(model: MLP) -> Fingerprint | None:
+def fingerprint(model: Model) -> Fingerprint | None:
     """Of all rows the model has seen; None where nobody wrote it, or training went on since."""
     stored = model.metadata.get("fingerprint")
     if not isinstance(stored, Mapping) or stored.get("steps") != model.steps_trained:
@@ -275,14 +275,14 @@ def fingerprint(model: MLP) -> Fingerprint | None:
     return Fingerprint.from_text(rows) if isinstance(rows, str) else None
 
 
-def numbers_of(model: MLP, X: Any) -> Rows:
+def numbers_of(model: Model, X: Any) -> Rows:
     """Rows as numbers before they are scaled, by which they are known again."""
     prepared = model.preparation
     found: Rows = X if prepared is None else prepared.rows("X", X)
     return found
 
 
-def judge(model: MLP, X: Any, y: Rows) -> dict[str, Any]:
+def judge(model: Model, X: Any, y: Rows) -> dict[str, Any]:
     """`measure`, and whether the rows were used in training: learnt from, or chosen by.
 
     trained_on  how many were; None where the model's file does not say
@@ -352,13 +352,13 @@ def evaluate(args: Arguments) -> Document:
     return {"model": args.model, "data": data.name, **found}
 
 
-def _knows_split(model: MLP, data: Dataset) -> bool:
+def _knows_split(model: Model, data: Dataset) -> bool:
     """Whether these may be the data that training held a share out of."""
     stored = kept_split(model)
     return stored is not None and stored["held_out"] > 0 and stored["examples"] == len(data.X)
 
 
-def kept_split(model: MLP) -> dict[str, Any] | None:
+def kept_split(model: Model) -> dict[str, Any] | None:
     """What `mlp-xp train` held out, by the model's metadata; None where they hold none of ours.
 
     held_out, validation  shares in [0, 1)
@@ -376,7 +376,7 @@ def kept_split(model: MLP) -> dict[str, Any] | None:
     return stored if right else None
 
 
-def _held_out(model: MLP, data: Dataset, path: str) -> npt.NDArray[np.int64]:
+def _held_out(model: Model, data: Dataset, path: str) -> npt.NDArray[np.int64]:
     """Indices of the examples that training held out of the same data."""
     stored = kept_split(model)
     if stored is None or not _knows_split(model, data):

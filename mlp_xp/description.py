@@ -3,7 +3,7 @@
     model       "MLP", or the estimator's class
     networks    how many of them
     layers      one row each: name, inputs, units, activation, normalization, dropout, skip,
-                parameters
+                parameters; of a Sequential also its kind with its options, and its output's shape
     parameters, dtype, precision, density
     features    number, names, scaling: {"offset", "divisor"} of (x - offset) / divisor, or None;
                 of a table also its columns: name, and what it becomes
@@ -28,7 +28,9 @@ from .activations import ACTIVATIONS
 from .losses import LOSSES
 
 if TYPE_CHECKING:
-    from .model import MLP
+    from .architecture import Architecture
+    from .model import Model
+    from .network import Network
     from .prepared import Preparation
 
 Document: TypeAlias = dict[str, Any]
@@ -52,32 +54,21 @@ KINDS: dict[str, type] = {
 }
 
 
-def describe(model: MLP) -> Document:
+def describe(model: Model) -> Document:
     """All that is known of a model."""
     network, config, prepared = model.network, model.config, model.preparation
-    activations = [_name(ACTIVATIONS, row) for row in network.activations]
-    counts = [0] * (network.n_hidden + 1)
-    for slot in network.slots:
-        counts[slot.layer] += slot.stop - slot.start
     return {
-        "model": "MLP",
+        "model": type(model).__name__,
         "networks": len(model.seeds),
-        "layers": layers(
-            network.sizes,
-            [*activations, OUTPUTS[model.loss.kind]],
-            network.normalization,
-            network.dropout,
-            network.residual,
-            counts,
-        ),
+        "layers": model.layer_rows(),
         "parameters": network.n_parameters,
         "dtype": model.dtype,
         "precision": model.precision,
-        "density": network.density,
+        "density": config["density"],
         **prepares(prepared, network.sizes, model.loss.kind),
         "training": {
             "optimizer": config["optimizer"],
-            "loss": _name(LOSSES, model.loss),
+            "loss": name_of(LOSSES, model.loss),
             "l2": model.l2,
             "label_smoothing": model.label_smoothing,
             "clip_norm": model.clip_norm,
@@ -92,7 +83,28 @@ def describe(model: MLP) -> Document:
     }
 
 
-def _name(rows: Mapping[str, Any], row: Any) -> str:
+def dense(network: Network, kind: str) -> list[Document]:
+    """The layers of an MLP whose loss is of this kind."""
+    activations = [name_of(ACTIVATIONS, row) for row in network.activations]
+    return layers(
+        network.sizes,
+        [*activations, OUTPUTS[kind]],
+        network.normalization,
+        network.dropout,
+        network.residual,
+        counts(network),
+    )
+
+
+def counts(network: Architecture) -> list[int]:
+    """How many parameters each layer has."""
+    found = [0] * (len(network.sizes) - 1)
+    for slot in network.slots:
+        found[slot.layer] += slot.stop - slot.start
+    return found
+
+
+def name_of(rows: Mapping[str, Any], row: Any) -> str:
     """Of a row of a table; "own" for one of the user's."""
     return next((name for name, value in rows.items() if value is row), "own")
 
@@ -190,7 +202,7 @@ def _curve(history: Mapping[str, Sequence[Any]]) -> Document:
     }
 
 
-def scores(model: MLP) -> Document:
+def scores(model: Model) -> Document:
     """As `mlp-xp train` measured it, and of the last epoch where that is another."""
     found = scored(model.metadata)
     sizes = noted(model.metadata, model.steps_trained).get("examples")

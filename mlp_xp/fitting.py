@@ -200,7 +200,7 @@ def train(
             order = np.arange(data.m)
             if plan.shuffle:
                 order = shuffled(plan.seeds, plan.leading, run.epoch, data.m)
-            with device.threads(recipe.network.sizes, plan.batch_size):
+            with recipe.network.threads(device, plan.batch_size):
                 losses = one_epoch(
                     device,
                     run,

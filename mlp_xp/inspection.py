@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .architecture import by_name
 from .checks import Layout
 from .kernels import SPEC, Kernels
-from .model import MLP
-from .network import connections, forward, split
+from .model import Model
 from .training import Recipe, batch, bits_for, gradient, objective, penalty
 from .types import Array
 
@@ -19,15 +19,16 @@ CHUNK = 1 << 22  # entries of perturbed parameters evaluated at once
 
 
 def inspect_step(
-    model: MLP, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
+    model: Model, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
 ) -> dict[str, Array]:
     """Every array of the next training step on (X, Y), by name; the model is unchanged.
 
     A0 is X, scaled if the model has a preparation. Layer l = 1 … L adds Zl, Al (its output),
     deltal = ∂J/∂Zl, and the gradients dWl, dbl, dgainl, dPl of the parameters it has; maskl
-    where it drops. "loss" is the objective. Shapes are those of the mathematics, whatever
-    `layout` says of X and Y: (n_out, m) for Z, A and delta. All arrays are on the model's
-    device, float64 or float32 as the model is.
+    where it drops. Layer l of a `Sequential` adds Al and dAl = ∂J/∂Al, with the examples last,
+    and the gradients of its parameters, dW3_1 of one inside. "loss" is the objective. Shapes are
+    those of the mathematics, whatever `layout` says of X and Y: (n_out, m) for Z, A and delta.
+    All arrays are on the model's device, float64 or float32 as the model is.
     """
     data = model._data(X, Y, sample_weight, layout)
     device, network, state = model.device, model.network, model._state()
@@ -35,15 +36,15 @@ def inspect_step(
     X_, T, w = batch(model._recipe, device.xp, data, index)
     bits = bits_for(device, network, model.seeds, model.leading, state.step, data.m)
     recipe = replace(model._recipe, kernels=SPEC)  # a fast layer may leave Z out
-    found = gradient(recipe, device.xp, state.theta, X_, T, w, bits)
-    seen: dict[str, Array] = {"loss": found.J, "A0": X_}
-    for i, (memory, delta) in enumerate(zip(found.memories, found.deltas, strict=True), 1):
-        seen[f"Z{i}"], seen[f"A{i}"], seen[f"delta{i}"] = memory.Z, memory.A, delta
-        if memory.mask is not None:
-            seen[f"mask{i}"] = memory.mask
-    by_layer = split(network, device.xp, found.g)
-    for slot in network.slots:
-        seen[f"d{slot.name}"] = getattr(by_layer[slot.layer], slot.field)
+    xp, theta = device.xp, state.theta
+    found = gradient(recipe, xp, theta, X_, T, w, bits)
+    layers = network.split(xp, theta)
+    seen = {"loss": found.J, "A0": X_}
+    seen |= network.look(
+        SPEC, xp, layers, X_, bits, lambda S: SPEC.score(xp, recipe.loss, S, T, w)[1:]
+    )
+    for name, W in by_name(network, xp, found.g).items():
+        seen[f"d{name}"] = W
     return seen
 
 
@@ -68,7 +69,7 @@ class GradientCheck(NamedTuple):
 
 
 def check_gradients(
-    model: MLP,
+    model: Model,
     X: Any,
     Y: Any,
     sample_weight: Any = None,
@@ -100,7 +101,7 @@ def check_gradients(
     theta = device.put(theta_host)
     decayed = np.zeros(network.n_parameters)
     decayed[: network.n_weights] = 1
-    connected = connections(network, model.seeds[0])
+    connected = network.connections(model.seeds[0])
     recipe = replace(
         model._recipe,
         kernels=kernels or device.kernels,
@@ -120,7 +121,7 @@ def check_gradients(
 
     centre = float(J(theta_host[None])[0])
     above, below = np.empty(len(present)), np.empty(len(present))
-    many = max(1, CHUNK // network.n_parameters)
+    many = max(1, min(CHUNK // network.n_parameters, 16 * network.at_once // data.m))
     for start in range(0, len(present), many):
         part = present[start : start + many]
         shift = np.zeros((len(part), network.n_parameters))
@@ -154,7 +155,7 @@ def check_gradients(
 
 def _objectives(
     recipe: Recipe,
-    model: MLP,
+    model: Model,
     thetas: npt.NDArray[np.float64],
     X: Array,
     T: Array,
@@ -164,8 +165,8 @@ def _objectives(
     """The training objective of many parameter vectors (k, n_parameters): (k,)."""
     device, xp = model.device, model.device.xp
     theta = device.put(thetas)
-    layers = split(recipe.network, xp, theta)
-    scores = forward(recipe.network, recipe.kernels, xp, layers, X, bits=bits).scores
+    layers = recipe.network.split(xp, theta)
+    scores = recipe.network.forward(recipe.kernels, xp, layers, X, bits=bits).scores
     J, _, _ = recipe.kernels.score(xp, recipe.loss, scores, T, w)
     return device.get(objective(recipe, xp, theta, J, penalty(recipe, xp, X.shape[-1], w))).astype(
         np.float64

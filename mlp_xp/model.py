@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from . import checks
 from .activations import ACTIVATIONS, Activation
+from .architecture import Architecture, by_name
 from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
@@ -26,17 +27,7 @@ from .guard import changes, trains, turn
 from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from .kernels import at_precision
 from .losses import LOSSES, Loss
-from .network import (
-    AXES,
-    Network,
-    Normalization,
-    connections,
-    folded,
-    initial_statistics,
-    initialise,
-    join,
-    split,
-)
+from .network import AXES, Network, Normalization
 from .optimizers import OPTIMIZERS, Optimizer
 from .pickling import portable
 from .prepared import AS_GIVEN, Preparation
@@ -53,7 +44,7 @@ from .training import (
     stacked,
     train_step,
 )
-from .types import Array, Layer, State
+from .types import Array, State
 
 DEFAULT_BATCH = 128
 OWN = ("_recipe", "_guard")  # what every model makes for itself
@@ -71,107 +62,56 @@ class LearningRates(NamedTuple):
     suggestion: float
 
 
-class MLP:
-    """A multilayer perceptron.
+class Model:
+    """A network that can be trained: what `MLP` and `Sequential` have in common.
 
-    sizes            n_features, widths of the hidden layers, n_outputs: (64, 32, 10)
-    activation       name, `Activation`, or pair of functions (f(xp, Z), slope(xp, Z)); one
-                     for all hidden layers, or a list of one a layer
-    loss             name or `Loss`: "cross_entropy", "binary_cross_entropy", "multilabel",
-                     "squared_error", "absolute_error", "huber", "poisson"
-    normalization    "none", "batch" or "layer", before every hidden activation
-    dropout          rate of the hidden layers, one number or a list of one a layer
-    residual         skip connections round the hidden layers
-    density          share of connections that exist in the hidden layers
-    initializer      name or `Initializer`; "auto" takes the activation's match
-    optimizer        name or `Optimizer`
-    learning_rate    instead of the optimiser's own
-    l2               adds ½ l2 Σ W² to the objective; weights only
-    weight_decay     decoupled decay, instead of the optimiser's own; weights only
-    clip_norm        largest norm of a gradient, or None
-    clip_value       largest entry of a gradient, or None
-    label_smoothing  share of every target spread over the classes, in training
-    dtype            "float32" or "float64"
-    precision        of the operands of matrix products, on every device: "float32"; "tf32" and
-                     "bfloat16" round them to 11 and 8 significant bits. Sums, weights and
-                     moments stay float32
-    device           "cpu", "cuda", "cuda:1", "auto", or a `Device`
-    seed             a whole number: the same weights, shuffles and dropout everywhere; None
-                     draws one; a list of numbers trains as many independent networks at
-                     once, each as if it were alone, and puts one more axis in front of
-                     every result
-
-    Where a method takes X, `layout` says which of its lines are examples: "columns", then X
-    is (n_features, m) and Y and answers (n_out, m), or "rows", then they are (m, n_features)
-    and (m, n_out). Left out, it is the one that `fit` was last given, which `model.layout`
-    holds and no file does; else "columns", but then an X with as many examples as features
-    is refused. Rows of a data frame (pandas, polars, Arrow) are its examples, and `fit` on
-    one says "rows".
-
-    A model may have a `preparation`, which every method applies.
+    Each says what its `network` is and calls `_begin`.
     """
 
-    def __init__(
+    network: Architecture
+
+    def _begin(
         self,
-        sizes: Iterable[int],
+        network: Architecture,
+        initializers: Sequence[Initializer],
+        described: dict[str, Any],
         *,
-        activation: Any = "relu",
-        loss: str | Loss = "cross_entropy",
-        normalization: Normalization = "none",
-        dropout: float | Sequence[float] = 0.0,
-        residual: bool = False,
-        density: float = 1.0,
-        initializer: str | Initializer = "auto",
-        optimizer: str | Optimizer = "adam",
-        learning_rate: float | None = None,
-        l2: float = 0.0,
-        weight_decay: float | None = None,
-        clip_norm: float | None = None,
-        clip_value: float | None = None,
-        label_smoothing: float = 0.0,
-        dtype: str = "float32",
-        precision: str = "float32",
-        device: str | Device = "cpu",
-        seed: int | Sequence[int] | None = 0,
+        loss: str | Loss,
+        optimizer: str | Optimizer,
+        learning_rate: float | None,
+        l2: float,
+        weight_decay: float | None,
+        clip_norm: float | None,
+        clip_value: float | None,
+        label_smoothing: float,
+        dtype: str,
+        precision: str,
+        device: str | Device,
+        seed: int | Sequence[int] | None,
     ) -> None:
-        widths = checks.sizes(sizes)
-        n_hidden = len(widths) - 2
-        activations = _activations(activation, n_hidden)
-        rates = checks.per_layer("dropout", dropout, n_hidden)
-        checks.choose("normalization", dict.fromkeys(("none", *AXES)), normalization)
+        """Check what every model takes, and lay out the state.
+
+        described  the config's part about the network
+        """
+        self.network, self.initializers = network, initializers
         self.loss = loss if isinstance(loss, Loss) else checks.choose("loss", LOSSES, loss)
-        _check_outputs(self.loss, loss, widths[-1])
         checks.choose("dtype", dict.fromkeys(checks.DTYPES), dtype)
-        self.network = Network(
-            sizes=widths,
-            activations=activations,
-            dropout=tuple(map(checks.dropout, rates)),
-            normalization=normalization,
-            residual=bool(residual),
-            density=_positive("density", density, most=1.0),
-        )
+        _check_outputs(self.loss, loss, self.network.sizes[-1])
         self.dtype, self.precision = dtype, checks.precision(precision, dtype)
         self.device = find_device(device)
         self.seeds, self.leading = _seeds(seed)
         self.optimizer = _optimizer(optimizer, learning_rate, weight_decay)
         self.l2 = checks.number("l2", l2, 0, math.inf)
-        self.clip_norm = None if clip_norm is None else _positive("clip_norm", clip_norm)
-        self.clip_value = None if clip_value is None else _positive("clip_value", clip_value)
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.clip_value = None if clip_value is None else positive("clip_value", clip_value)
         self.label_smoothing = checks.number(
             "label_smoothing", label_smoothing, 0, 1, open_high=True
         )
         if self.label_smoothing and self.loss.kind in ("real", "count"):
             raise ValueError("label_smoothing needs a loss for classes, not for numbers.")
-        self.initializers = _initializers(initializer, activations)
         self.config = {
-            "sizes": list(widths),
-            "activation": [_name(ACTIVATIONS, a) for a in activations],
-            "loss": _name(LOSSES, self.loss),
-            "normalization": normalization,
-            "dropout": list(self.network.dropout),
-            "residual": self.network.residual,
-            "density": self.network.density,
-            "initializer": initializer if isinstance(initializer, str) else None,
+            **described,
+            "loss": name_in(LOSSES, self.loss),
             "optimizer": _optimizer_config(self.optimizer),
             "l2": self.l2,
             "clip_norm": self.clip_norm,
@@ -193,20 +133,19 @@ class MLP:
     def reset(self) -> None:
         """Back to the initial weights, with no history."""
         theta = [
-            initialise(self.network, seed, self.initializers, self.dtype) for seed in self.seeds
+            self.network.initialise(seed, self.initializers, self.dtype) for seed in self.seeds
         ]
-        running = [initial_statistics(self.network) for _ in self.seeds]
-        absent = [connections(self.network, seed) for seed in self.seeds]
+        running = [self.network.initial_statistics() for _ in self.seeds]
+        absent = [self.network.connections(seed) for seed in self.seeds]
         decayed = np.zeros(self.network.n_parameters, self.dtype)
         decayed[: self.network.n_weights] = 1
-        dense = self.network.density == 1.0
         self._recipe = Recipe(
             network=self.network,
             loss=self.loss,
             optimizer=self.optimizer,
             kernels=at_precision(self.device.kernels, self.precision),
             decayed=self._put(decayed),
-            connected=None if dense else self._put(stacked(absent, self.leading)),  # type: ignore[arg-type]
+            connected=self._put(stacked(absent, self.leading)) if self.network.sparse else None,  # type: ignore[arg-type]
             classes=self.device.put(np.arange(self.network.sizes[-1])),
             l2=self.l2,
             label_smoothing=self.label_smoothing,
@@ -219,6 +158,10 @@ class MLP:
         moments = tuple(zeros(start) for _ in range(self.optimizer.n_moments))
         self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
         self.device.synchronize()  # the model may be used on any stream
+
+    def _table(self, X: Any, layout: Layout | None) -> Any:
+        """X as a table, where a model takes examples of other shapes too."""
+        return X
 
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
@@ -257,8 +200,7 @@ class MLP:
     def parameters(self) -> dict[str, Array]:
         """W1, b1, gain1, P1, W2 … by name, on the device, (…, n_out, n_in) each: a copy."""
         xp = self.device.xp
-        layers = split(self.network, xp, xp.asarray(self._state().theta, copy=True))
-        return {slot.name: getattr(layers[slot.layer], slot.field) for slot in self.network.slots}
+        return by_name(self.network, xp, xp.asarray(self._state().theta, copy=True))
 
     @on_device
     @changes
@@ -269,14 +211,13 @@ class MLP:
         """
         xp, network = self.device.xp, self.network
         known = {slot.name: slot for slot in network.slots}
-        layers = [layer._asdict() for layer in split(network, xp, self._run.state.theta)]
+        parts = by_name(network, xp, self._run.state.theta)
         for name, value in parameters.items():
             slot = checks.choose("the parameter's name", known, name)
             shape = (*self.leading, *slot.shape)
-            layers[slot.layer][slot.field] = checks.parameter(
-                name, value, shape, self.device, self.dtype
-            )
-        theta = join(network, xp, [Layer(**layer) for layer in layers])
+            parts[name] = checks.parameter(name, value, shape, self.device, self.dtype)
+        flat = [xp.reshape(parts[slot.name], (*self.leading, -1)) for slot in network.slots]
+        theta = xp.concat(flat, axis=-1)
         absent = self._recipe.connected
         if absent is not None and bool(xp.any((absent == 0) & (theta != 0))):
             raise ValueError(
@@ -319,7 +260,7 @@ class MLP:
         callbacks: Callback | Sequence[Callback] | None = (),
         progress: bool = True,
         layout: Layout | None = None,
-    ) -> MLP:
+    ) -> Self:
         """Train on examples X (n_features, m) with targets Y; returns the model.
 
         Y                labels (m,) or one-hot (n_out, m) for cross_entropy; else (n_out, m),
@@ -343,7 +284,7 @@ class MLP:
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
         lies = checks.layout(X, layout, self.layout)
-        args = (widths, kind, self.device, dtype)
+        X, args = self._table(X, lies), (widths, kind, self.device, dtype)
         data = checks.data(
             X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
         )
@@ -377,6 +318,7 @@ class MLP:
         names = ("validation X", "validation Y", "validation sample_weight")
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
         lies = checks.layout(X, None, layout)
+        X = self._table(X, lies)
         return checks.data(X, Y, w, *args, prepared=self._prepared, layout=lies)
 
     @on_device
@@ -397,7 +339,7 @@ class MLP:
         the loss is four times its least. The model itself is left as it is.
         """
         data = self._data(X, Y, None, layout)
-        lowest, highest = _positive("lowest", lowest), _positive("highest", highest)
+        lowest, highest = positive("lowest", lowest), positive("highest", highest)
         if lowest >= highest:
             raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
         steps = checks.integer("steps", steps, 3)
@@ -431,7 +373,7 @@ class MLP:
         return self._laid(self._scores(X, lies), lies)
 
     def _scores(self, X: Any, layout: Layout | None) -> Array:
-        args = (self.network.sizes[0], self.device, self.dtype)
+        X, args = self._table(X, layout), (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
         return scores_of(self._recipe, self.device.xp, self._state(), rows)
 
@@ -482,12 +424,11 @@ class MLP:
         recipe, state = self._recipe, copied(self.device, self._state())
         fast = None
         if self.device.predictor is not None:
-            layers, plain = split(self.network, xp, state.theta), recipe
-            if self.network.normalization == "batch" and recipe.precision == "float32":
-                bare = replace(self.network, normalization="none")
-                layers = folded(self.network, xp, layers, state.running)
-                layers = split(bare, xp, join(bare, xp, layers))
-                plain = replace(recipe, network=bare)
+            network = self.network
+            layers: Sequence[Any] = network.split(xp, state.theta)
+            if recipe.precision == "float32":
+                network, layers = network.predicting(xp, layers, state.running)
+            plain = replace(recipe, network=network)
             with self.device.active():
                 fast = self.device.predictor(plain, layers, size)
 
@@ -535,6 +476,7 @@ class MLP:
         """Examples that are not trained on, checked and on the device."""
         args = (self.network.sizes, self.loss.kind, self.device, dtype or self.dtype)
         lies = checks.layout(X, layout, self.layout)
+        X = self._table(X, lies)
         return checks.data(X, Y, sample_weight, *args, prepared=self._prepared, layout=lies)
 
     # -- keeping -------------------------------------------------------------
@@ -551,15 +493,22 @@ class MLP:
         save(self, path, metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
+    def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Self:
         """Read a model; training goes on from it bit for bit on the same machine.
 
         One of `mlp-xp train` comes with its `preparation`: it takes what the command took and
-        answers what `mlp-xp predict` prints. An estimator's file is refused.
+        answers what `mlp-xp predict` prints. An estimator's file is refused, and so is one of
+        another class: `Model.load` takes all of them.
         """
-        from .storage import load
+        from .storage import ModelFileError, load
 
-        return load(path, device=device)
+        model = load(path, device=device)
+        if not isinstance(model, cls):
+            found = type(model).__name__
+            raise ModelFileError(
+                f"{path} holds a {found}, but a {cls.__name__} was expected. Use {found}.load."
+            )
+        return model
 
     @on_device
     def __getstate__(self) -> dict[str, Any]:
@@ -601,12 +550,16 @@ class MLP:
         return deepcopy(self)
 
     def __repr__(self) -> str:
-        shape = "-".join(map(str, self.network.sizes))
+        shape = self.network.written
         several = f", {len(self.seeds)} networks" if self.leading else ""
         products = "" if self.precision == "float32" else f", {self.precision} products"
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
         prepares = "" if self.preparation is None else ", with a preparation"
-        return f"<MLP {shape}, {numbers}{several}{prepares}>"
+        return f"<{type(self).__name__} {shape}, {numbers}{several}{prepares}>"
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """What each layer is, for the summary: see `description`."""
+        raise NotImplementedError
 
     def summary(self) -> str:
         """Layers, what it takes and answers, how it was trained: the text of `mlp-xp show`."""
@@ -623,6 +576,118 @@ class MLP:
         return as_html(describe(self))
 
 
+class MLP(Model):
+    """A multilayer perceptron.
+
+    sizes            n_features, widths of the hidden layers, n_outputs: (64, 32, 10)
+    activation       name, `Activation`, or pair of functions (f(xp, Z), slope(xp, Z)); one
+                     for all hidden layers, or a list of one a layer
+    loss             name or `Loss`: "cross_entropy", "binary_cross_entropy", "multilabel",
+                     "squared_error", "absolute_error", "huber", "poisson"
+    normalization    "none", "batch" or "layer", before every hidden activation
+    dropout          rate of the hidden layers, one number or a list of one a layer
+    residual         skip connections round the hidden layers
+    density          share of connections that exist in the hidden layers
+    initializer      name or `Initializer`; "auto" takes the activation's match
+    optimizer        name or `Optimizer`
+    learning_rate    instead of the optimiser's own
+    l2               adds ½ l2 Σ W² to the objective; weights only
+    weight_decay     decoupled decay, instead of the optimiser's own; weights only
+    clip_norm        largest norm of a gradient, or None
+    clip_value       largest entry of a gradient, or None
+    label_smoothing  share of every target spread over the classes, in training
+    dtype            "float32" or "float64"
+    precision        of the operands of matrix products, on every device: "float32"; "tf32" and
+                     "bfloat16" round them to 11 and 8 significant bits. Sums, weights and
+                     moments stay float32
+    device           "cpu", "cuda", "cuda:1", "auto", or a `Device`
+    seed             a whole number: the same weights, shuffles and dropout everywhere; None
+                     draws one; a list of numbers trains as many independent networks at
+                     once, each as if it were alone, and puts one more axis in front of
+                     every result
+
+    Where a method takes X, `layout` says which of its lines are examples: "columns", then X
+    is (n_features, m) and Y and answers (n_out, m), or "rows", then they are (m, n_features)
+    and (m, n_out). Left out, it is the one that `fit` was last given, which `model.layout`
+    holds and no file does; else "columns", but then an X with as many examples as features
+    is refused. Rows of a data frame (pandas, polars, Arrow) are its examples, and `fit` on
+    one says "rows".
+
+    A model may have a `preparation`, which every method applies.
+    """
+
+    network: Network
+
+    def __init__(
+        self,
+        sizes: Iterable[int],
+        *,
+        activation: Any = "relu",
+        loss: str | Loss = "cross_entropy",
+        normalization: Normalization = "none",
+        dropout: float | Sequence[float] = 0.0,
+        residual: bool = False,
+        density: float = 1.0,
+        initializer: str | Initializer = "auto",
+        optimizer: str | Optimizer = "adam",
+        learning_rate: float | None = None,
+        l2: float = 0.0,
+        weight_decay: float | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        label_smoothing: float = 0.0,
+        dtype: str = "float32",
+        precision: str = "float32",
+        device: str | Device = "cpu",
+        seed: int | Sequence[int] | None = 0,
+    ) -> None:
+        widths = checks.sizes(sizes)
+        n_hidden = len(widths) - 2
+        activations = _activations(activation, n_hidden)
+        rates = checks.per_layer("dropout", dropout, n_hidden)
+        checks.choose("normalization", dict.fromkeys(("none", *AXES)), normalization)
+        network = Network(
+            sizes=widths,
+            activations=activations,
+            dropout=tuple(map(checks.dropout, rates)),
+            normalization=normalization,
+            residual=bool(residual),
+            density=positive("density", density, most=1.0),
+        )
+        config = {
+            "sizes": list(widths),
+            "activation": [name_in(ACTIVATIONS, a) for a in activations],
+            "normalization": normalization,
+            "dropout": list(network.dropout),
+            "residual": network.residual,
+            "density": network.density,
+            "initializer": initializer if isinstance(initializer, str) else None,
+        }
+        self._begin(
+            network,
+            _initializers(initializer, activations),
+            config,
+            loss=loss,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            l2=l2,
+            weight_decay=weight_decay,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            label_smoothing=label_smoothing,
+            dtype=dtype,
+            precision=precision,
+            device=device,
+            seed=seed,
+        )
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """One a layer: see `description`."""
+        from .description import dense
+
+        return dense(self.network, self.loss.kind)
+
+
 def _moved(state: State, move: Callable[[Any], Any]) -> State:
     """A state whose arrays went through `move`; its loss is not wanted any more."""
     moments = tuple(map(move, state.moments))
@@ -632,7 +697,7 @@ def _moved(state: State, move: Callable[[Any], Any]) -> State:
 # -- arguments ---------------------------------------------------------------
 
 
-def _name(table: dict[str, Any], row: Any) -> str | None:
+def name_in(table: dict[str, Any], row: Any) -> str | None:
     """The name under which a row stands in its table; None if it does not."""
     return next((name for name, value in table.items() if value is row), None)
 
@@ -652,7 +717,7 @@ def _activations(choice: Any, n_hidden: int) -> tuple[Activation, ...]:
     return (row(choice),) * n_hidden
 
 
-def _positive(argument: str, value: Any, most: float = math.inf) -> float:
+def positive(argument: str, value: Any, most: float = math.inf) -> float:
     checked = checks.number(argument, value, 0, most)
     if checked == 0:
         raise ValueError(f"{argument} is 0, but expected more.")
@@ -678,7 +743,7 @@ def _optimizer(
     if not isinstance(optimizer, Optimizer):
         optimizer = checks.choose("optimizer", OPTIMIZERS, choice)()
     if rate is not None:
-        optimizer = replace(optimizer, rate=_positive("learning_rate", rate))
+        optimizer = replace(optimizer, rate=positive("learning_rate", rate))
     if weight_decay is not None:
         decay = checks.number("weight_decay", weight_decay, 0, math.inf)
         optimizer = replace(optimizer, weight_decay=decay)
@@ -686,14 +751,14 @@ def _optimizer(
 
 
 def _optimizer_config(optimizer: Optimizer) -> dict[str, Any]:
-    name = _name(OPTIMIZERS, type(optimizer))
+    name = name_in(OPTIMIZERS, type(optimizer))
     return {"name": name, **{f.name: getattr(optimizer, f.name) for f in fields(optimizer)}}
 
 
 def _initializers(choice: Any, activations: Sequence[Activation]) -> list[Initializer]:
     """One initialiser a layer, the output layer's last."""
     if choice == "auto":
-        names = [_name(ACTIVATIONS, activation) or "" for activation in activations]
+        names = [name_in(ACTIVATIONS, activation) or "" for activation in activations]
         return [MATCHED.get(name, glorot_uniform) for name in names] + [glorot_uniform]
     if not callable(choice):
         choice = checks.choose("initializer", {"auto": glorot_uniform, **INITIALIZERS}, choice)

@@ -12,21 +12,26 @@ arithmetic is in the kernels.
 
 All parameters lie in ONE flat vector, weights and projections first (what decays), then
 biases and gains. `split` gives the per-layer views, `join` goes back.
+
+The methods of `Network`, which `architecture` asks for, are this module's functions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from .activations import IDENTITY, Activation
+from .architecture import CHUNK, Forward, Slot
+from .devices import Device
 from .draws import Draw, Purpose, permutation
 from .initializers import Initializer
 from .kernels import EPSILON, Kernels
@@ -37,23 +42,9 @@ AXES: dict[Normalization, int] = {"batch": -1, "layer": -2}
 RUNNING_SHARE = 0.1  # of the newest batch in the running moments
 
 
-class Slot(NamedTuple):
-    """Where one parameter lies in the flat vector."""
-
-    name: str  # "W1", "b1", "gain1", "P2": the field of Layer and the layer's number
-    field: str
-    layer: int  # from 0
-    start: int
-    shape: tuple[int, int]
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.shape[0] * self.shape[1]
-
-
 @dataclass(frozen=True)
 class Network:
-    """The fixed description of a network.
+    """The fixed description of a network of fully connected layers.
 
     sizes          n_features, widths of the hidden layers, n_outputs
     activations    one for each hidden layer
@@ -114,16 +105,99 @@ class Network:
         """How many dropout bits one example takes."""
         return sum(n for n, rate in zip(self.sizes[1:-1], self.dropout, strict=True) if rate > 0)
 
+    @property
+    def sparse(self) -> bool:
+        return self.density != 1.0
 
-class Forward(NamedTuple):
-    """The result of a forward pass.
+    at_once = CHUNK  # no field: it has no annotation
 
-    scores    (n_out, m)  the last layer's Z
-    memories  one a layer, for the backward pass
-    """
+    def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
+        return device.threads(self.sizes, batch_size)
 
-    scores: Array
-    memories: tuple[Memory, ...]
+    @property
+    def written(self) -> str:
+        return "-".join(map(str, self.sizes))
+
+    @cached_property
+    def statistics(self) -> tuple[tuple[str, int], ...]:
+        """Name and length of each part of the running moments, in order."""
+        if self.normalization != "batch":
+            return ()
+        widths = enumerate(self.sizes[1:-1], 1)
+        return tuple((f"{kind}{i}", n) for i, n in widths for kind in ("mean", "variance"))
+
+    # what `Architecture` says: the functions below, which name the network first
+
+    def initialise(
+        self, seed: int, initializers: Sequence[Initializer], dtype: str
+    ) -> npt.NDArray[Any]:
+        return initialise(self, seed, initializers, dtype)
+
+    def initial_statistics(self) -> npt.NDArray[np.float64]:
+        return initial_statistics(self)
+
+    def connections(self, seed: int) -> npt.NDArray[np.float64] | None:
+        return connections(self, seed)
+
+    def split(self, xp: Namespace, theta: Array) -> list[Layer]:
+        return split(self, xp, theta)
+
+    def join(self, xp: Namespace, layers: Sequence[Layer]) -> Array:
+        return join(self, xp, layers)
+
+    def forward(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Layer],
+        X: Array,
+        *,
+        running: Array | None = None,
+        bits: Array | None = None,
+    ) -> Forward:
+        return forward(self, kernels, xp, layers, X, running=running, bits=bits)
+
+    def backward(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Layer],
+        memories: Sequence[Memory],
+        delta: Array,
+        db: Array,
+    ) -> tuple[list[Layer], list[Array]]:
+        return backward(self, kernels, xp, layers, memories, delta, db)
+
+    def batch_statistics(self, xp: Namespace, memories: Sequence[Memory], m: int) -> Array:
+        return batch_statistics(self, xp, memories)
+
+    def predicting(
+        self, xp: Namespace, layers: Sequence[Layer], running: Array
+    ) -> tuple[Network, Sequence[Layer]]:
+        """Without batch normalisation, whose running moments are `folded` into the weights."""
+        if self.normalization != "batch":
+            return self, layers
+        bare = replace(self, normalization="none")
+        return bare, split(bare, xp, join(bare, xp, folded(self, xp, layers, running)))
+
+    def look(
+        self,
+        kernels: Kernels,
+        xp: Namespace,
+        layers: Sequence[Layer],
+        X: Array,
+        bits: Array | None,
+        score: Callable[[Array], tuple[Array, Array]],
+    ) -> dict[str, Array]:
+        """Z, A, delta and mask of every layer."""
+        scores, memories = self.forward(kernels, xp, layers, X, bits=bits)
+        _, deltas = self.backward(kernels, xp, layers, memories, *score(scores))
+        seen: dict[str, Array] = {}
+        for i, (memory, delta) in enumerate(zip(memories, deltas, strict=True), 1):
+            seen[f"Z{i}"], seen[f"A{i}"], seen[f"delta{i}"] = memory.Z, memory.A, delta
+            if memory.mask is not None:
+                seen[f"mask{i}"] = memory.mask
+        return seen
 
 
 def initialise(

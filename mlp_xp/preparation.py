@@ -16,7 +16,7 @@ from .cells import named_numbers
 from .columns import Columns
 from .data import Dataset
 from .draws import Purpose, permutation
-from .model import MLP
+from .model import MLP, Model
 from .prepared import NO_SCALE, Preparation, Scale
 from .readers import DataError, Rows
 from .recognise import learn
@@ -141,18 +141,32 @@ def model_for(
     hidden: Sequence[int] = (256, 128),
     *,
     found: Preparation | None = None,
+    layers: str | None = None,
+    shape: Sequence[int] | None = None,
+    activation: Any = "relu",
     **options: Any,
-) -> MLP:
+) -> Model:
     """A model that takes a data set as it is, and answers in its words and units.
 
     found    what `prepare` found; None finds it on all examples
-    options  of `MLP`; the loss is that of `found`
+    layers   a line of layers (`layers.text`) in the place of `hidden`: then a `Sequential`
+    shape    of one example, for them: (channels, height, width) or (features, time); None: a
+             vector, or a square image of one channel for what begins with a convolution
+    options  of `MLP` or `Sequential`; the loss is that of `found`
     """
     found = prepare(data) if found is None else found
     assert data.y is not None
     n_inputs = len(found.table.outputs) if found.table else len(found.features) or data.X.shape[1]
-    sizes = (n_inputs, *hidden, n_outputs(found, data.y))
-    model = MLP(sizes, **{**options, "loss": found.loss})
+    n_out, options = n_outputs(found, data.y), {**options, "loss": found.loss}
+    model: Model
+    if layers is None:
+        model = MLP((n_inputs, *hidden, n_out), activation=activation, **options)
+    else:
+        from .layers.text import layers_of, shape_for
+        from .sequential import Sequential
+
+        of = shape_for(layers, n_inputs, shape)
+        model = Sequential(of, layers_of(layers, of, n_out, activation), **options)
     model.preparation = found
     return model
 

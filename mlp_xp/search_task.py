@@ -21,7 +21,7 @@ from .data import Dataset
 from .fingerprint import hashed
 from .fitting import Epoch
 from .losses import LOSSES
-from .model import MLP
+from .model import MLP, Model
 from .optimizers import OPTIMIZERS
 from .preparation import SCALES, Examples, default_loss, divide, model_for, n_outputs, prepare
 from .prepared import Preparation
@@ -262,7 +262,7 @@ class Task:
 
     # -- the model -----------------------------------------------------------
 
-    def refitted(self, trial: Mapping[str, Any]) -> tuple[MLP, Examples]:
+    def refitted(self, trial: Mapping[str, Any]) -> tuple[Model, Examples]:
         """The model of a trial, trained on the rows to train on and to choose by.
 
         trial  a row of `searching.rows`

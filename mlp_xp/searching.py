@@ -33,7 +33,7 @@ from .commands import judge, numbers_of
 from .data import Dataset, Request, load
 from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
-from .model import MLP
+from .model import Model
 from .preparation import Examples
 from .search_study import RECORD, Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
@@ -70,7 +70,7 @@ class Search(NamedTuple):
     study: Any
     best: dict[str, Any]
     trials: list[dict[str, Any]]
-    model: MLP
+    model: Model
     held_out: dict[str, Any] | None
     examples: dict[str, int]
     place: str
@@ -377,7 +377,7 @@ def _interrupted(worker: Study) -> NoReturn:
 
 
 def _sign(
-    model: MLP, examples: Examples, task: Task, best: Mapping[str, Any], name: str, n: int
+    model: Model, examples: Examples, task: Task, best: Mapping[str, Any], name: str, n: int
 ) -> dict[str, Any] | None:
     """Let a model know where it comes from, what it has seen and how it does on other rows.
 

@@ -16,7 +16,7 @@ from . import storage
 from .commands import Arguments, say
 from .description import OUTPUTS, describe, layers, noted, prepares, scored
 from .headers import parsed
-from .model import MLP
+from .model import Model
 from .prepared import Preparation
 from .storage import EstimatorFileError, ModelFileError
 from .summary import as_text
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def show(args: Arguments) -> dict[str, Any]:
     """Describe a file."""
     try:
-        found = describe(MLP.load(args.model))
+        found = describe(Model.load(args.model))
     except EstimatorFileError:
         found = of_estimator(args.model)
     say(args, as_text(found))

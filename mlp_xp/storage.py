@@ -1,10 +1,13 @@
 """Models as safetensors files: no pickle, nothing that could run, one atomic write.
 
-    tensors   W1, b1, gain1, P1, W2 …          (…, n_out, n_in), as in `MLP.parameters`
+    tensors   W1, b1, gain1, P1, W2, W3_1 …    (…, n_out, n_in), as in `MLP.parameters`
               mean1, variance1, mean2 …        (…, n_out, 1), batch normalisation's running
               moment1, moment2 …               (…, n_parameters), the optimiser's
     header    format, version, config, step, epoch, history, metadata: JSON each
               sha256                           of all the above, names and bytes
+
+The config says what the network is: an MLP's `sizes`, or a Sequential's `shape` and `layers`, a
+list of kinds by their names in `layers.LAYERS` with their options.
 
 `metadata["preparation"]` is what the model does to its inputs and answers (`prepared`).
 Absent connections of a sparse network are drawn again from its seed; the zeros that stand
@@ -28,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .architecture import by_name
 from .devices import Device
 from .devices import device as find_device
 from .fitting import Run
@@ -36,16 +40,16 @@ from .headers import (
     MISUSED,
     ModelFileError,
     check_finite,
+    check_shape,
     check_sizes,
     parsed,
     preparation,
 )
-from .network import split
-from .optimizers import OPTIMIZERS
+from .optimizers import OPTIMIZERS, Optimizer
 from .types import State
 
 if TYPE_CHECKING:
-    from .model import MLP
+    from .model import Model
 
 FORMAT = "mlp_xp"
 VERSION = "1"
@@ -71,7 +75,7 @@ class EstimatorFileError(ModelFileError):
 
 
 def save(
-    model: MLP, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
+    model: Model, path: str | os.PathLike[str], metadata: Mapping[str, Any] | None = None
 ) -> None:
     """Write a model, its optimiser's state and its history, or leave `path` as it was.
 
@@ -104,14 +108,12 @@ def save(
     write_atomically(path, _serialise(tensors, header))
 
 
-def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
+def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Model:
     """Read a model back; it trains on bit for bit as if it had never been written.
 
     Raises `ModelFileError` for a file that is truncated, altered, of another version or
     no model at all; FileNotFoundError; ValueError for an unknown device.
     """
-    from .model import MLP
-
     where = find_device(device)
     header, tensors = _read(path)
     values = parsed(path, header)
@@ -119,10 +121,10 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
     if "estimator" in config:
         raise EstimatorFileError(path, str(config["estimator"])[:100])
     try:
-        check_sizes(path, config, tensors)
+        _check_sizes(path, config, tensors)
         choice = dict(config.pop("optimizer"))
         optimizer = OPTIMIZERS[choice.pop("name")](**choice)
-        model = MLP(**config, optimizer=optimizer, device=where)
+        model = _built(config, optimizer, where)
     except ModelFileError:
         raise
     except MISUSED as error:
@@ -149,8 +151,33 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> MLP:
     return model
 
 
+def _check_sizes(
+    path: str | os.PathLike[str], config: dict[str, Any], tensors: Mapping[str, npt.NDArray[Any]]
+) -> None:
+    """That the weights are those of the network, before memory is taken for so many."""
+    if "layers" not in config:
+        check_sizes(path, config, tensors)
+        return
+    from .sequential import network_of
+
+    leading = (len(config["seed"]),) if isinstance(config["seed"], list) else ()
+    for slot in network_of(config).slots:
+        check_shape(path, tensors, slot.name, (*leading, *slot.shape))
+
+
+def _built(config: dict[str, Any], optimizer: Optimizer, device: Device) -> Model:
+    """A model of the class that a config is of."""
+    if "layers" in config:
+        from .sequential import Sequential
+
+        return Sequential.of_config(config, optimizer, device)
+    from .model import MLP
+
+    return MLP(**config, optimizer=optimizer, device=device)
+
+
 def _history(
-    path: str | os.PathLike[str], model: MLP, stored: dict[str, list[Any]]
+    path: str | os.PathLike[str], model: Model, stored: dict[str, list[Any]]
 ) -> dict[str, list[Any]]:
     """Lists with a number an epoch, or an array where there are several networks."""
     n = len(model.seeds)
@@ -169,8 +196,20 @@ def _history(
 
 def _check_named(config: Mapping[str, Any]) -> None:
     """Only what stands in a table under a name can be found again by name."""
+    lost = None
+    if "layers" in config:
+        from .layers.table import nameless
+
+        lost = nameless(config["layers"])
+    if lost == "kind":
+        raise ValueError(
+            "The model has a layer of a kind that stands in no table, so a file cannot name it: "
+            "expected rows of mlp_xp.layers.LAYERS. Add yours, LAYERS['Mine'] = Mine, and do the "
+            "same before loading."
+        )
+    named_here = {**config, "activation": None if lost else config.get("activation", "")}
     for part in ("activation", "loss", "initializer", "optimizer"):
-        value = config[part]
+        value = named_here[part]
         named = value["name"] if part == "optimizer" else value
         if named is None or (isinstance(named, list) and None in named):
             table = f"{part.upper()}S" if part != "loss" else "LOSSES"
@@ -205,15 +244,12 @@ def _entry(value: Any) -> Any:
 # -- tensors -------------------------------------------------------------------
 
 
-def _running_names(model: MLP) -> list[tuple[str, int]]:
+def _running_names(model: Model) -> list[tuple[str, int]]:
     """Name and length of each part of `State.running`, in order."""
-    if model.network.n_statistics == 0:
-        return []
-    widths = enumerate(model.network.sizes[1:-1], 1)
-    return [(f"{kind}{i}", n) for i, n in widths for kind in ("mean", "variance")]
+    return list(model.network.statistics)
 
 
-def _layout(model: MLP) -> dict[str, tuple[int, ...]]:
+def _layout(model: Model) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a model's file."""
     network, leading = model.network, model.leading
     shapes: dict[str, tuple[int, ...]] = {slot.name: slot.shape for slot in network.slots}
@@ -223,10 +259,10 @@ def _layout(model: MLP) -> dict[str, tuple[int, ...]]:
     return {name: (*leading, *shape) for name, shape in shapes.items()}
 
 
-def _tensors(model: MLP, state: State) -> Tensors:
-    get, layers = model.device.get, split(model.network, model.device.xp, state.theta)
-    slots = model.network.slots
-    tensors = {slot.name: get(getattr(layers[slot.layer], slot.field)) for slot in slots}
+def _tensors(model: Model, state: State) -> Tensors:
+    get = model.device.get
+    parts = by_name(model.network, model.device.xp, state.theta)
+    tensors = {name: get(W) for name, W in parts.items()}
     running, start = get(state.running), 0
     for name, n in _running_names(model):
         tensors[name] = running[..., start : start + n, None]
@@ -236,7 +272,7 @@ def _tensors(model: MLP, state: State) -> Tensors:
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
-def _state(model: MLP, tensors: Tensors, step: int) -> State:
+def _state(model: Model, tensors: Tensors, step: int) -> State:
     """The tensors as flat vectors of their own on the model's device."""
 
     def flat(names: list[str]) -> npt.NDArray[Any]:
@@ -338,7 +374,7 @@ def _check_layout(
             )
 
 
-def _check_connections(path: str | os.PathLike[str], model: MLP, state: State) -> None:
+def _check_connections(path: str | os.PathLike[str], model: Model, state: State) -> None:
     connected = model._recipe.connected
     if connected is None:
         return

@@ -30,8 +30,20 @@ def title(doc: Document) -> str:
     return _printable(f"{doc['model']}: {number}, {doc['dtype']}{rounded}")
 
 
+def _of_kinds(layers: Sequence[Document], n: int) -> list[list[str]]:
+    """The layers of a `Sequential`, below a header: their kinds, and the shapes they give."""
+    rows = [["", "input", f"{n:,}", ""]]
+    for layer in layers:
+        shape, count = "×".join(map(str, layer["shape"])), layer["parameters"]
+        rows.append([layer["name"], layer["kind"], shape, f"{count:,}" if count else ""])
+    header = ["", "layer", "gives", "parameters"]
+    return [[_printable(cell) for cell in row] for row in [header, *rows]]
+
+
 def table(doc: Document) -> list[list[str]]:
     """The layers, below a header; columns that say nothing are left out."""
+    if "kind" in doc["layers"][0]:
+        return _of_kinds(doc["layers"], doc["layers"][0]["inputs"])
     rows = [["input", f"{doc['layers'][0]['inputs']:,}", "", "", "", "", ""]]
     for layer in doc["layers"]:
         rows.append(

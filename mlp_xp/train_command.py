@@ -39,7 +39,7 @@ from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
-from .model import MLP
+from .model import Model
 from .preparation import Examples, default_loss, divide, model_for, prepare
 from .prepared import Preparation
 from .report import described
@@ -52,6 +52,7 @@ from .train_options import (
     default_epochs,
     default_rate,
     defaults,
+    with_layers,
 )
 
 DEFAULT_SCHEDULE = "one_cycle"
@@ -112,7 +113,7 @@ def train(args: Arguments) -> dict[str, Any]:
     return {**ended, what.replace("-", "_"): found}
 
 
-def _epochs(model: MLP) -> str:
+def _epochs(model: Model) -> str:
     n = model.epochs_trained
     return f"{n} epoch" + ("s" if n != 1 else "")
 
@@ -138,7 +139,7 @@ def examples_of(args: Arguments) -> Dataset:
     return data
 
 
-def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
+def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     """A model of the options, for the data of the options."""
     data = examples_of(args)
     assert data.y is not None
@@ -168,6 +169,10 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
     arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
     arguments["device"] = args.device
     try:
+        if args.layers is not None:
+            arguments = with_layers(args, arguments)
+        elif args.shape is not None:
+            raise ValueError("--shape says how an example lies for --layers: add that, or leave it")
         model = model_for(data, options["hidden"], found=prepared, **arguments)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         usage_error(error)
@@ -183,7 +188,7 @@ def _new(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
     return model, prepared, examples, data.name
 
 
-def _resumed(args: Arguments) -> tuple[MLP, Preparation, Examples, str]:
+def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     """A model of a file, and the data and split it was trained on."""
     for key in OF_THE_MODEL:
         if getattr(args, key) is not None:
@@ -223,7 +228,7 @@ def _chooses(args: Arguments) -> bool:
     return args.early_stopping is not None or isinstance(schedule, ReduceOnPlateau)
 
 
-def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
+def _seen(model: Model, examples: Examples) -> Fingerprint | None:
     """The rows that a model will have seen after this training.
 
     None where it was trained before and nobody knows on what: the fingerprint would be a part.
@@ -237,7 +242,7 @@ def _seen(model: MLP, examples: Examples) -> Fingerprint | None:
     return seen if before is None else seen | before
 
 
-def _note(args: Arguments, model: MLP, examples: Examples, name: str) -> None:
+def _note(args: Arguments, model: Model, examples: Examples, name: str) -> None:
     """Let a model know how it is going to be trained, for `mlp-xp show`."""
     m = len(examples.X)
     model.metadata.pop(SCORED, None)
@@ -252,7 +257,7 @@ def _note(args: Arguments, model: MLP, examples: Examples, name: str) -> None:
 
 
 def _save(
-    model: MLP, seen: Fingerprint | None, place: str | Path, score: dict[str, Any] | None = None
+    model: Model, seen: Fingerprint | None, place: str | Path, score: dict[str, Any] | None = None
 ) -> None:
     """Write a model that knows what it has seen and how it did, up to the step it is at."""
     steps = model.steps_trained
@@ -275,7 +280,7 @@ def _sizes(examples: Examples) -> dict[str, int]:
 
 
 def _say_plan(
-    args: Arguments, model: MLP, prepared: Preparation, examples: Examples, name: str
+    args: Arguments, model: Model, prepared: Preparation, examples: Examples, name: str
 ) -> None:
     choice = f", {len(examples.X_choice):,} to choose by" if len(examples.X_choice) else ""
     held = f", {len(examples.X_held):,} held out" if len(examples.X_held) else ""
@@ -287,9 +292,11 @@ def _say_plan(
         say(args, f"{len(used)} columns become {numbers} numbers (--dry-run shows how)")
         for column in unused:
             say(args, f"column {column.name!r} is {column}; --keep {column.name} uses it")
-    shape = "-".join(map(str, model.network.sizes))
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
-    say(args, f"{shape}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}")
+    say(
+        args,
+        f"{model.network.written}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}",
+    )
     if uneven := balance(model, examples.y):
         say(args, uneven)
 
@@ -309,7 +316,7 @@ def _columns(prepared: Preparation) -> list[tuple[str, str]]:
     return [(column.name, str(column)) for column in prepared.table.columns]
 
 
-def _planned(model: MLP, prepared: Preparation, examples: Examples, name: str) -> dict[str, Any]:
+def _planned(model: Model, prepared: Preparation, examples: Examples, name: str) -> dict[str, Any]:
     """The document of a training that was not begun."""
     return {
         "data": name,
@@ -322,7 +329,7 @@ def _planned(model: MLP, prepared: Preparation, examples: Examples, name: str) -
     }
 
 
-def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
+def _fit(args: Arguments, model: Model, examples: Examples) -> None:
     m = len(examples.X)
     epochs = args.epochs or default_epochs(m)
     validation = None
@@ -346,7 +353,7 @@ def _fit(args: Arguments, model: MLP, examples: Examples) -> None:
     )
 
 
-def _reporter(model: MLP, epochs: int) -> Callable[[Any, Epoch], None]:
+def _reporter(model: Model, epochs: int) -> Callable[[Any, Epoch], None]:
     """A callback for a standard error that is no terminal: a line now and then."""
     first, last = model.epochs_trained + 1, model.epochs_trained + epochs
     said = 0.0
@@ -363,7 +370,7 @@ def _reporter(model: MLP, epochs: int) -> Callable[[Any, Epoch], None]:
 def _save_unfinished(
     code: int,
     message: str,
-    model: MLP,
+    model: Model,
     seen: Fingerprint | None,
     out: str,
     document: dict[str, Any],

@@ -23,6 +23,8 @@ MANY = 10_000  # examples from which fewer epochs of larger batches do
 # What belongs to a model and cannot change when it is resumed.
 OF_THE_MODEL = (
     "hidden",
+    "layers",
+    "shape",
     "activation",
     "loss",
     "normalization",
@@ -66,9 +68,30 @@ def defaults(kind: str) -> dict[str, Any]:
     }
 
 
-def default_rate(optimizer: str) -> float | None:
-    """Under one_cycle and batch normalisation Adam takes ten times its usual rate."""
-    return 0.01 if optimizer in ("adam", "adamw") else None
+def default_rate(optimizer: str, layers: bool = False) -> float | None:
+    """Under one_cycle and batch normalisation Adam takes ten times its usual rate.
+
+    layers  of --layers, which may be deep and not normalised: three times. On the digits (3
+            seeds, 15 epochs) two convolutional networks and a GRU got 0.94 to 0.97 at its usual
+            rate, 0.97 to 0.99 at three times, 0.98 to 0.99 at ten times
+    """
+    if optimizer not in ("adam", "adamw"):
+        return None
+    return 0.003 if layers else 0.01
+
+
+OF_MLP = ("hidden", "normalization", "dropout", "residual")  # layers of their own in --layers
+
+
+def with_layers(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a model of --layers; ValueError for what goes with a dense one."""
+    for name in OF_MLP:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} goes with a dense network: with --layers it is a layer.")
+    kept = {key: value for key, value in options.items() if key not in OF_MLP}
+    if args.learning_rate is None:
+        kept["learning_rate"] = default_rate(kept.get("optimizer", "adam"), layers=True)
+    return kept
 
 
 def default_epochs(n_examples: int) -> int:
@@ -102,6 +125,10 @@ def _positive(text: str) -> int:
 
 def _widths(text: str) -> tuple[int, ...]:
     return () if text == "none" else tuple(_positive(part) for part in text.split(","))
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    return tuple(_positive(part) for part in text.split("x"))
 
 
 class _Options:
@@ -168,6 +195,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     of = _Options(parser, "network")
     of.value("--hidden", _widths, "N,N", "hidden widths, or none (default: 256,128)")
+    of.value(
+        "--layers",
+        str,
+        "LAYERS",
+        "layers of any kind instead of --hidden: conv:32x3,pool:2,dense:128 (see docs/recipes.md)",
+    )
+    of.value(
+        "--shape",
+        _shape,
+        "CxHxW",
+        "of an example, for --layers: CHANNELSxHEIGHTxWIDTH, or FEATURESxTIME (default: a vector, "
+        "or a square image of one channel for convolutions)",
+    )
     of.name("--activation", ACTIVATIONS, "of the hidden layers (default: relu)")
     of.name("--normalization", ("none", *AXES), "of the hidden layers (default: batch)")
     of.value("--dropout", float, "RATE", "of the hidden layers (default: 0.3)")
@@ -184,7 +224,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         float,
         "RATE",
-        "(default: 0.01 for adam and adamw, else the optimizer's own)",
+        "(default: 0.01 for adam and adamw, with --layers 0.003; else the optimizer's own)",
     )
     of.name("--schedule", SCHEDULES, "of the learning rate (default: one_cycle)")
     of.value("--epochs", _positive, "N", f"(default: 60, or 20 from {MANY:,} examples on)")

@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from .architecture import CHUNK as CHUNK
+from .architecture import Architecture
 from .devices import Device
 from .draws import Purpose, dropout_bits, permutation
 from .kernels import Kernels
 from .losses import Loss, one_hot, smooth
-from .network import RUNNING_SHARE, Network, backward, batch_statistics, forward, join, split
+from .network import RUNNING_SHARE
 from .optimizers import Optimizer
-from .types import Array, Layer, Memory, Namespace, State
-
-CHUNK = 8192  # examples in one forward pass of an evaluation
+from .types import Array, Namespace, State
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Recipe:
     The objective is the weighted mean loss + ½ l2 Σ W². Its gradient is clipped by value,
     then by norm, then handed to the optimiser.
 
+    network    an `Architecture`; in fast paths, which take no other, and estimators a `Network`
     l2_shared  whether l2 is divided by the total weight of the batch (its size, where
                examples have none): scikit-learn's objective
     decayed    (n_parameters,) 1 for weights, 0 for biases and gains, on the device
@@ -40,7 +41,7 @@ class Recipe:
                it already (`at_precision`); a step of a device's own has to see to it itself
     """
 
-    network: Network
+    network: Any
     loss: Loss
     optimizer: Optimizer
     kernels: Kernels
@@ -61,15 +62,15 @@ class Gradient(NamedTuple):
     J         ()               objective
     g         (n_parameters,)  ∂J/∂theta
     layers    the gradient by layer
-    deltas    ∂J/∂Z by layer
-    memories  Z, H and A by layer
+    deltas    ∂J/∂Z by layer, of a network that has it
+    memories  what each layer keeps for its backward pass: Z, H, A …
     """
 
     J: Array
     g: Array
-    layers: list[Layer]
+    layers: list[Any]
     deltas: list[Array]
-    memories: tuple[Memory, ...]
+    memories: tuple[Any, ...]
 
 
 def penalty(recipe: Recipe, xp: Namespace, m: int, weights: Array | None) -> Any:
@@ -99,12 +100,13 @@ def gradient(
 
     X (n_features, m), T (n_out, m), weights (m,), bits as in `network.forward`
     """
-    network, kernels = recipe.network, recipe.kernels
-    layers = split(network, xp, theta)
-    scores, memories = forward(network, kernels, xp, layers, X, bits=bits)
+    network: Architecture = recipe.network
+    kernels = recipe.kernels
+    layers = network.split(xp, theta)
+    scores, memories = network.forward(kernels, xp, layers, X, bits=bits)
     J, delta, db = kernels.score(xp, recipe.loss, scores, T, weights)
-    by_layer, deltas = backward(network, kernels, xp, layers, memories, delta, db)
-    g = join(network, xp, by_layer)
+    by_layer, deltas = network.backward(kernels, xp, layers, memories, delta, db)
+    g = network.join(xp, by_layer)
     l2 = penalty(recipe, xp, X.shape[-1], weights)
     if recipe.l2 != 0:
         g = g + l2 * (recipe.decayed * theta)
@@ -129,7 +131,8 @@ def train_step(
 
     Reads nothing back: `state.loss` is an array that may still be on its way.
     """
-    network, kernels, optimizer = recipe.network, recipe.kernels, recipe.optimizer
+    kernels, optimizer = recipe.kernels, recipe.optimizer
+    network: Architecture = recipe.network
     J, g, _, _, memories = gradient(recipe, xp, state.theta, X, T, weights, bits)
     if recipe.clip_value is not None:
         g = kernels.clip_value(xp, g, recipe.clip_value)
@@ -145,7 +148,7 @@ def train_step(
     )
     running = state.running
     if network.n_statistics > 0:
-        newest = batch_statistics(network, xp, memories)
+        newest = network.batch_statistics(xp, memories, X.shape[-1])
         running = (1 - RUNNING_SHARE) * running + RUNNING_SHARE * newest
     return State(theta, moments, running, step, J)
 
@@ -239,7 +242,7 @@ def shuffled(
 
 def bits_for(
     device: Device,
-    network: Network,
+    network: Architecture,
     seeds: Sequence[int],
     leading: tuple[int, ...],
     step: int,
@@ -263,13 +266,14 @@ class Score(NamedTuple):
 
 def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array:
     """Scores (…, n_out, m) of rows (m, n_features), in evaluation: running moments, no dropout."""
-    layers = split(recipe.network, xp, state.theta)
+    network: Architecture = recipe.network
+    kernels, layers = recipe.kernels, network.split(xp, state.theta)
 
     def part(piece: slice) -> Array:
         X = xp.matrix_transpose(rows[piece, :])
-        return forward(recipe.network, recipe.kernels, xp, layers, X, running=state.running).scores
+        return network.forward(kernels, xp, layers, X, running=state.running).scores
 
-    parts = [part(piece) for piece in pieces(rows.shape[0], CHUNK)]
+    parts = [part(piece) for piece in pieces(rows.shape[0], min(CHUNK, network.at_once))]
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 

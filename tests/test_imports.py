@@ -26,7 +26,9 @@ ORDER = [
     "optimizers",
     "kernels",
     "devices",
+    "architecture",
     "network",
+    "layers",
     "training",
     "fast",
     "fitting",
@@ -36,6 +38,7 @@ ORDER = [
     "report",
     "checks",
     "model",
+    "sequential",
     "description",
     "summary",
     "inspection",
@@ -50,6 +53,8 @@ ORDER = [
     "estimators_keeping",
     "estimators_base",
     "estimators",
+    "estimators_layouts",
+    "estimators_neural",
     "tutorial_steps",
     "tutorial_layers",
     "tutorial",
@@ -94,9 +99,26 @@ def imported(path: Path) -> set[str]:
 def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
     place = ORDER.index(path.stem)
     later = {name for name in imported(path) if ORDER.index(name) >= place}
-    # reached when called: MLP.save, MLP.load, MLP.summary, and a device's fast step
-    allowed = {"model": {"storage", "description", "summary"}, "devices": {"fast"}}
+    # reached when called: Model.save, Model.load, Model.summary, and a device's fast step
+    allowed = {
+        "model": {"storage", "description", "summary"},
+        "sequential": {"description"},
+        "devices": {"fast"},
+    }
     assert later <= allowed.get(path.stem, set())
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda path: path.stem
+)
+def test_a_layer_imports_only_what_stands_before_the_layers(path: Path) -> None:
+    names = {
+        (node.module or "").split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.level == 2
+    }
+    place = ORDER.index("layers")
+    assert {name for name in names if name and ORDER.index(name) >= place} == set()
 
 
 def run(code: str) -> str:
@@ -110,4 +132,6 @@ def test_importing_brings_no_other_library() -> None:
     packages = {name.split(".")[0] for name in run(code).split()}
     heavy = packages - set(sys.stdlib_module_names) - {"mlp_xp", "numpy"}
     assert heavy == set()
+    late = {"mlp_xp.layers", "mlp_xp.sequential", "mlp_xp.estimators"}
+    assert not late & set(run(code).split())
     assert "numpy.testing" not in run(code)

@@ -20,10 +20,11 @@ import numpy as np
 
 from ..devices import Device
 from ..training import Data, Recipe
-from . import blas, c_source, native
+from . import blas, c_source, gate, native
 from .numpy import Buffer, NumpyStep, Program, Seen, Tape
 from .tracing import Untraceable
 
+TAKES = gate.READ
 WORDS = 16  # of a call: see runtime.c
 # Work below which a call is not shared out, in multiplications and in entries: about the
 # work of two microseconds.
@@ -251,8 +252,9 @@ class CompiledStep(NumpyStep):
 def stepper(recipe: Recipe, device: Device, data: Data) -> NumpyStep | None:
     """A step on NumPy arrays, compiled where that is possible.
 
-    None at another precision than float32: the rounding is the specification's alone.
+    None for what `TAKES` has not, and at another precision than float32: the rounding is the
+    specification's alone.
     """
-    if recipe.precision != "float32":
+    if recipe.precision != "float32" or not gate.takes(TAKES, recipe, data):
         return None
     return (CompiledStep if native.available() else NumpyStep)(recipe, data)

@@ -18,6 +18,7 @@ import cupy
 from ..training import Recipe
 from ..types import Array, Layer
 from . import cuda_source as cuda
+from . import gate
 from .choice import ours
 from .cublas import Cublas, Product
 from .graph import captured
@@ -25,6 +26,7 @@ from .launches import THREADS, Launch, Whole, blocks
 from .predict import check
 from .tracing import Untraceable
 
+TAKES = gate.READ
 MOST_PLANS = 16  # numbers of rows that are remembered
 
 
@@ -148,6 +150,8 @@ def predictor(
     rows or columns.
     """
     network = recipe.network
+    if not gate.takes(TAKES, recipe):
+        return None
     if network.normalization != "none" or network.residual or batch_size is None:
         return None
     K = layers[0].W.shape[0] if layers[0].W.ndim == 3 else 1

@@ -29,10 +29,12 @@ import numpy as np
 from ..devices import Device
 from ..training import Data, Recipe
 from ..types import Array, State
+from . import gate
 from .cublas import Cublas
 from .cupy import CupyStep
 from .program import Program
 
+TAKES = gate.READ
 STEPS = 10  # of the proof, at least
 log = logging.getLogger("mlp_xp")
 
@@ -173,6 +175,13 @@ def _announce(step: CupyStep, program: Program, count: int) -> None:
     step.announce(state, cupy.asarray(order), rates)
 
 
-def stepper(recipe: Recipe, device: Device, data: Data, graph: Any = "auto") -> CupyStep:
-    """A step on CuPy arrays, replayed where it can be."""
+def stepper(recipe: Recipe, device: Device, data: Data, graph: Any = "auto") -> CupyStep | None:
+    """A step on CuPy arrays, replayed where it can be; None for what `TAKES` has not."""
+    if not gate.takes(TAKES, recipe, data):
+        if graph is True:
+            raise GraphError(
+                "a step cannot be replayed as a graph: it is of a network that the kernels do not "
+                "know. Leave graph='auto' to have it run by the specification."
+            )
+        return None
     return GraphStep(recipe, device, data, graph) if graph else CupyStep(recipe, device, data)

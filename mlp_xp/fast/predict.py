@@ -17,9 +17,12 @@ from ..activations import ACTIVATIONS
 from ..losses import softmax
 from ..training import Recipe
 from ..types import Layer
+from . import gate
 
 Buffer = npt.NDArray[Any]
 Predictor = Callable[[Buffer], Buffer]
+
+TAKES = gate.READ
 
 
 def check(rows: Buffer, layers: Sequence[Layer], most: int) -> None:
@@ -59,6 +62,8 @@ def predictor(
                 the same thread did
     """
     network = recipe.network
+    if not gate.takes(TAKES, recipe):
+        return None
     if network.normalization != "none" or network.residual or layers[0].W.ndim != 2:
         return None
     if recipe.precision != "float32":
