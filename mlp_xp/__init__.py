@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .estimators_neural import NeuralRegressor as NeuralRegressor
     from .preparation import model_for as model_for
     from .preparation import prepare as prepare
+    from .searching import search as search
     from .sequential import Sequential as Sequential
 
 __version__ = "0.1.0"
@@ -59,6 +60,7 @@ LATE = {
     "load_table": "data",
     "model_for": "preparation",
     "prepare": "preparation",
+    "search": "searching",
 }
 
 

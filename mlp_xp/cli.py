@@ -22,7 +22,16 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from . import bench, commands, predict_command, selftest, show, train_command, train_options
+from . import (
+    bench,
+    commands,
+    predict_command,
+    search_command,
+    selftest,
+    show,
+    train_command,
+    train_options,
+)
 from .commands import Arguments, Document, Halt
 from .fitting import TrainingDiverged
 
@@ -59,6 +68,11 @@ COMMANDS = {
         "train a network and write it to a file",
         train_options.add_arguments,
         train_command.train,
+    ),
+    "search": Command(
+        "search for a network, train and write the best",
+        search_command.add_arguments,
+        search_command.search,
     ),
     "predict": Command(
         "print a table with a prediction for every example",
@@ -183,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     rows = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
-        usage = "%(prog)s [options]" if name == "train" else None
+        usage = "%(prog)s [options]" if name in ("train", "search") else None
         one = rows.add_parser(
             name, help=command.help, description=command.help, usage=usage, allow_abbrev=False
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -214,3 +214,35 @@ def split(
     if held_out > 0:
         n_held = min(max(n_held, 1), m - 1)
     return order[n_held:], order[:n_held]
+
+
+class Examples(NamedTuple):
+    """Rows to train on, rows to choose by and rows held out, (0, n) where none are."""
+
+    X: Any
+    y: Rows
+    X_choice: Any
+    y_choice: Rows
+    X_held: Any
+    y_held: Rows
+
+
+def divide(data: Dataset, held_out: float, validation: float, seed: int) -> tuple[Examples, Any]:
+    """The examples' three parts, and the indices of those to train on.
+
+    held_out    share of all that is held out; the data's own test set goes before it
+    validation  share of the rest to choose by, 0 for nothing
+    """
+    X, y = data.X, data.y
+    assert y is not None
+    if data.X_test is None or data.y_test is None:
+        kept, held = split(len(X), held_out, seed)
+        X_held, y_held = take(X, held), y[held]
+    else:
+        X_held, y_held = data.X_test, data.y_test
+        if not validation:  # as they lie, without a copy
+            return Examples(X, y, X[:0], y[:0], X_held, y_held), slice(None)
+        kept, _ = split(len(X), 0.0, seed)
+    n = min(max(round(validation * len(kept)), 1), len(kept) - 1) if validation else 0
+    choice, kept = kept[:n], kept[n:]  # in random order as it is
+    return Examples(take(X, kept), y[kept], take(X, choice), y[choice], X_held, y_held), kept

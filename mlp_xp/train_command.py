@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from .commands import (
     Arguments,
@@ -40,9 +40,8 @@ from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import Model
-from .preparation import default_loss, model_for, prepare, split, take
+from .preparation import Examples, default_loss, divide, model_for, prepare
 from .prepared import Preparation
-from .readers import Rows
 from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
@@ -60,17 +59,6 @@ DEFAULT_SCHEDULE = "one_cycle"
 SHORT = 10  # classes whose scores are said one by one
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
 OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # not of MLP
-
-
-class Examples(NamedTuple):
-    """Rows to train on, rows to choose by and rows held out, (0, n) where none are."""
-
-    X: Any
-    y: Rows
-    X_choice: Any
-    y_choice: Rows
-    X_held: Any
-    y_held: Rows
 
 
 def train(args: Arguments) -> dict[str, Any]:
@@ -130,8 +118,8 @@ def _epochs(model: Model) -> str:
     return f"{n} epoch" + ("s" if n != 1 else "")
 
 
-def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
-    """A model of the options, for the data of the options."""
+def examples_of(args: Arguments) -> Dataset:
+    """The examples of the options that say how data are read."""
     request = Request(
         target=tuple(args.target),
         drop=tuple(args.drop),
@@ -148,6 +136,12 @@ def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
         usage_error(f"--keep {name}: {data.name} has no such column to learn from.")
     for note in data.notes:
         warn(note)
+    return data
+
+
+def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
+    """A model of the options, for the data of the options."""
+    data = examples_of(args)
     assert data.y is not None
     loss = args.loss or default_loss(data.y)
     given = {key: getattr(args, key) for key in OF_THE_MODEL if getattr(args, key) is not None}
@@ -169,7 +163,7 @@ def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
             "--early-stopping N or --schedule reduce_on_plateau, or leave the option out."
         )
     validation = options["validation"] if _chooses(args) else 0.0
-    examples, index = _divide(data, options["held_out"], validation, options["seed"])
+    examples, index = divide(data, options["held_out"], validation, options["seed"])
     scale = (options["scale"], options["scale_target"])
     prepared = prepare(data, index, loss, *scale, keep=args.keep)
     arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
@@ -221,7 +215,7 @@ def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     if not validation and _chooses(args):
         validation = defaults(prepared.kind)["validation"]
         say(args, "it was trained on the examples to choose by before: it may stop late")
-    examples, _ = _divide(data, stored["held_out"], validation, stored["seed"])
+    examples, _ = divide(data, stored["held_out"], validation, stored["seed"])
     if stored["examples"] != len(data.X):
         say(args, f"{data.name} is not what it was trained on: held-out examples may not be new.")
     model.metadata["split"] = {**stored, "validation": validation, "examples": len(data.X)}
@@ -232,27 +226,6 @@ def _chooses(args: Arguments) -> bool:
     """Whether anything is decided by examples that are not trained on."""
     schedule = SCHEDULES.get(args.schedule or "")
     return args.early_stopping is not None or isinstance(schedule, ReduceOnPlateau)
-
-
-def _divide(data: Dataset, held_out: float, validation: float, seed: int) -> tuple[Examples, Any]:
-    """The examples' three parts, and the indices of those to train on.
-
-    held_out    share of all that is held out; the data's own test set goes before it
-    validation  share of the rest to choose by, 0 for nothing
-    """
-    X, y = data.X, data.y
-    assert y is not None
-    if data.X_test is None or data.y_test is None:
-        kept, held = split(len(X), held_out, seed)
-        X_held, y_held = take(X, held), y[held]
-    else:
-        X_held, y_held = data.X_test, data.y_test
-        if not validation:  # as they lie, without a copy
-            return Examples(X, y, X[:0], y[:0], X_held, y_held), slice(None)
-        kept, _ = split(len(X), 0.0, seed)
-    n = min(max(round(validation * len(kept)), 1), len(kept) - 1) if validation else 0
-    choice, kept = kept[:n], kept[n:]  # in random order as it is
-    return Examples(take(X, kept), y[kept], take(X, choice), y[choice], X_held, y_held), kept
 
 
 def _seen(model: Model, examples: Examples) -> Fingerprint | None:
