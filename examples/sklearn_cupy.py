@@ -23,7 +23,7 @@ rows, labels = load_digits(return_X_y=True)
 X, y = cp.asarray(rows / 16, dtype=cp.float32), cp.asarray(labels)
 
 # %%
-model = MLPClassifier((256, 128), max_iter=50, random_state=0)
+model = MLPClassifier((100,), max_iter=30, random_state=0)
 model.fit(X[:1500], y[:1500])
 print(type(model.coefs_[0]).__module__, model.coefs_[0].shape, model.coefs_[0].dtype)
 
@@ -38,6 +38,6 @@ print(type(predicted).__module__, f"accuracy {float(cp.mean(predicted == y[1500:
 # NumPy in, NumPy out, whatever the device trains on:
 
 # %%
-model = MLPClassifier((256, 128), max_iter=50, random_state=0, device="cuda")
+model = MLPClassifier((100,), max_iter=30, random_state=0, device="cuda")
 model.fit(rows[:1500] / 16, labels[:1500])
 print(type(model.coefs_[0]).__module__, f"{model.score(rows[1500:] / 16, labels[1500:]):.4f}")
