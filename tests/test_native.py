@@ -530,10 +530,10 @@ def library() -> Iterator[Any]:
     libraries = blas.controller().lib_controllers
     before = [one.num_threads for one in libraries]
     for one in libraries:
-        sharing._set(one, 2)  # whichever thread asked first
+        sharing._setter(one)(2)  # whichever thread asked first
     yield libraries[0]
     for one, count in zip(libraries, before, strict=True):
-        sharing._set(one, count)
+        sharing._setter(one)(count)
 
 
 @pytest.mark.parametrize("wanted", ["0", "1"])
@@ -599,7 +599,9 @@ def test_a_blas_with_a_number_a_thread_is_set_in_every_thread(
             self.own.count = count
 
     library, found = Openmp(), []
-    monkeypatch.setattr(sharing, "_libraries", lambda: ([], [library]))
+    monkeypatch.setattr(
+        sharing, "_libraries", lambda: ([], [sharing._Library(library, library.set_num_threads)])
+    )
 
     def work() -> None:
         with sharing.Alone():

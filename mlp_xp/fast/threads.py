@@ -14,11 +14,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..guard import TRAINING
 from . import native
@@ -29,26 +29,49 @@ from .blas import controller
 # batch 32 (2.5 million), 1544 and 2216 for 64-[128]×8-10, batch 256 (4.2); 573 and 476 for
 # 784-100-10, batch 200 (16).
 SMALL = 8_000_000
+MANY = 1 << 20  # threads: more than any library has
 PATIENCE = 5.0  # seconds that a fork waits for a step of another thread
 
 
-def _count(library: Any) -> int:
-    return int(library.num_threads or 1)
-
-
-def _set(library: Any, count: int) -> None:
+def _setter(library: Any) -> Callable[[int], None]:
     """Past `threadpoolctl`'s own arbiter, by which only the first thread to ask is heard."""
-    getattr(library, "_real_set_num_threads", library.set_num_threads)(count)
+    found: Callable[[int], None] = getattr(
+        library, "_real_set_num_threads", library.set_num_threads
+    )
+    return found
+
+
+Lowered = list[tuple[Callable[[int], None], int]]
+
+
+class _Library(NamedTuple):
+    """A BLAS, and how its number of threads is set."""
+
+    of: Any
+    set: Callable[[int], None]
 
 
 @cache
-def _libraries() -> tuple[list[Any], list[Any]]:
+def _libraries() -> tuple[list[_Library], list[_Library]]:
     """Those whose number of threads is the process's, and those that have one a thread."""
-    shared, own = list[Any](), list[Any]()
+    shared, own = list[_Library](), list[_Library]()
     for library in controller().lib_controllers:
         openmp = getattr(library, "threading_layer", None) == "openmp"
-        (own if openmp else shared).append(library)
+        (own if openmp else shared).append(_Library(library, _setter(library)))
     return shared, own
+
+
+def _lower(libraries: list[_Library]) -> tuple[Lowered, int]:
+    """One thread for all: how those are set that had more, with their numbers; and the least."""
+    lowered, allowed = Lowered(), MANY
+    for library, set_ in libraries:
+        count = library.num_threads or 1
+        if count > 1:
+            set_(1)
+            lowered.append((set_, count))
+        if count < allowed:
+            allowed = count
+    return lowered, allowed
 
 
 class _Held:
@@ -60,30 +83,29 @@ class _Held:
 
     def __init__(self) -> None:
         self.lock, self.depth = threading.RLock(), 0
-        self.counts: list[int] = []
+        self.lowered = Lowered()
+        self.allowed = 1
         self.inherited = False
 
     def enter(self) -> int:
         """The number of threads that it had."""
         with self.lock:
             if self.depth == 0:
-                libraries, _ = _libraries()
-                if not self.inherited:
-                    self.counts = [*map(_count, libraries)]
-                for library, count in zip(libraries, self.counts, strict=True):
-                    if count > 1:
-                        _set(library, 1)
+                if self.inherited:
+                    for set_, _ in self.lowered:
+                        set_(1)
+                else:
+                    self.lowered, self.allowed = _lower(_libraries()[0])
             self.depth += 1
-            return min(self.counts, default=1)
+            return self.allowed
 
     def leave(self) -> None:
         with self.lock:
             self.depth -= 1
             if self.depth == 0:
                 self.inherited = False
-                for library, count in zip(_libraries()[0], self.counts, strict=True):
-                    if count > 1:
-                        _set(library, count)
+                for set_, count in self.lowered:
+                    set_(count)
 
     def forked(self) -> None:
         """In the child of a fork nobody else holds it; its numbers are restored after the next."""
@@ -145,16 +167,13 @@ class Alone:
 
     def __enter__(self) -> int:
         """The number of threads that it had."""
-        allowed, (_, own) = HELD.enter(), _libraries()
-        self.own = [*map(_count, own)] if own else []
-        for library in own:
-            _set(library, 1)
-        return min(allowed, *self.own) if own else allowed
+        allowed = HELD.enter()
+        self.own, least = _lower(_libraries()[1])
+        return min(allowed, least)
 
     def __exit__(self, *error: object) -> None:
-        if self.own:
-            for library, count in zip(_libraries()[1], self.own, strict=True):
-                _set(library, count)
+        for set_, count in self.own:
+            set_(count)
         HELD.leave()
 
 
@@ -162,14 +181,14 @@ class Shared(Alone):
     """While it is entered, the BLAS's threads are the runtime's."""
 
     def __enter__(self) -> int:
-        runtime, allowed = native.runtime(), super().__enter__()
+        runtime, allowed = native.runtime(), Alone.__enter__(self)
         self.before = runtime.use_threads(allowed)
         if self.before > allowed:  # as somebody has asked for
             runtime.use_threads(self.before)
         return allowed
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
+        Alone.__exit__(self, *error)
         native.runtime().use_threads(self.before)
 
 
