@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..guard import TRAINING
 from . import native
@@ -41,7 +41,7 @@ def _setter(library: Any) -> Callable[[int], None]:
     return found
 
 
-Lowered = list[tuple[Callable[[int], None], int]]
+Lowered: TypeAlias = list[tuple[Callable[[int], None], int]]
 
 
 class _Library(NamedTuple):
@@ -63,7 +63,8 @@ def _libraries() -> tuple[list[_Library], list[_Library]]:
 
 def _lower(libraries: list[_Library]) -> tuple[Lowered, int]:
     """One thread for all: how those are set that had more, with their numbers; and the least."""
-    lowered, allowed = Lowered(), MANY
+    lowered: Lowered = []
+    allowed = MANY
     for library, set_ in libraries:
         count = library.num_threads or 1
         if count > 1:
@@ -83,7 +84,7 @@ class _Held:
 
     def __init__(self) -> None:
         self.lock, self.depth = threading.RLock(), 0
-        self.lowered = Lowered()
+        self.lowered: Lowered = []
         self.allowed = 1
         self.inherited = False
 
