@@ -9,7 +9,7 @@ from .fitting import EarlyStopping, Epoch, TrainingDiverged
 from .initializers import INITIALIZERS
 from .inspection import GradientCheck, check_gradients, inspect_step
 from .losses import LOSSES, Loss
-from .model import MLP
+from .mlp import MLP
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 

@@ -24,7 +24,7 @@ from .commands import Arguments, Document, Halt, say
 from .devices import Device
 from .devices import device as find_device
 from .fitting import Run, copied, one_epoch
-from .model import MLP
+from .mlp import MLP
 from .training import Data, stepper
 from .types import Array
 

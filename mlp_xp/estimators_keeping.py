@@ -37,7 +37,7 @@ from .estimators_solvers import Descent
 from .guard import turn, unchanged
 from .headers import MISUSED, ModelFileError, mapping, parsed, refusal
 from .losses import LOSSES
-from .model import MLP
+from .mlp import MLP
 from .network import Network, initial_statistics, join, split
 from .optimizers import Adam, Momentum, Optimizer
 from .prepared import NUMBERS, Preparation

@@ -16,7 +16,8 @@ from .cells import named_numbers
 from .columns import Columns
 from .data import Dataset
 from .draws import Purpose, permutation
-from .model import MLP, Model
+from .mlp import MLP
+from .model import Model
 from .prepared import NO_SCALE, Preparation, Scale
 from .readers import DataError, Rows
 from .recognise import learn

@@ -43,7 +43,7 @@ from .search_task import CHOOSE_BY, PRUNING, TRIALS, VALIDATION, Task, Wanted
 from .searching import STORAGE, Interrupted, Search, check_plots, run
 from .storage import check_writable
 from .train_command import SHORT, examples_of
-from .train_options import MANY, OUT, _Options, _positive, _widths
+from .train_options import MANY, OUT, Options, positive, widths
 
 # Options of the model and its training that are not searched where they are given, and those
 # that never are.
@@ -228,7 +228,7 @@ def _seconds(text: str) -> float:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command; None stands for a default that depends on data or model."""
-    of = _Options(parser, "data")
+    of = Options(parser, "data")
     of.value("--data", str, "DATA", "what mlp-xp train --data takes (default: digits)")
     add_data_arguments(of.group)
     for option, about in (
@@ -247,8 +247,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="standardise numbers to predict (default: yes)",
     )
 
-    of = _Options(parser, "search")
-    of.value("--trials", _positive, "N", f"of the study in all (default: {TRIALS})")
+    of = Options(parser, "search")
+    of.value("--trials", positive, "N", f"of the study in all (default: {TRIALS})")
     of.group.add_argument(
         "--storage",
         default=STORAGE,
@@ -260,7 +260,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.value("--seconds", _seconds, "T", "no trial goes on after T seconds (default: no limit)")
     of.value(
         "--repeats",
-        _positive,
+        positive,
         "K",
         "networks of each trial, trained in one call, whose mean counts (default: 1)",
     )
@@ -279,8 +279,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"search NAME within LOW..HIGH or VALUE,VALUE alone; repeat it. Names: {names}",
     )
 
-    of = _Options(parser, "what is given here is not searched")
-    of.value("--hidden", _widths, "N,N", "hidden widths, or none")
+    of = Options(parser, "what is given here is not searched")
+    of.value("--hidden", widths, "N,N", "hidden widths, or none")
     of.name("--activation", ACTIVATIONS, "of the hidden layers")
     of.name("--normalization", ("none", *AXES), "of the hidden layers")
     of.value("--dropout", float, "RATE", "of the hidden layers")
@@ -289,16 +289,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     of.name("--optimizer", OPTIMIZERS, "the update")
     of.value("--learning-rate", float, "RATE", "of the optimizer")
-    of.value("--batch-size", _positive, "N", "examples a step")
+    of.value("--batch-size", positive, "N", "examples a step")
     of.value("--weight-decay", float, "DECAY", "decoupled decay")
 
-    of = _Options(parser, "training of every trial and of the model")
+    of = Options(parser, "training of every trial and of the model")
     of.name("--loss", LOSSES, "what is minimised (default: by the target)")
-    of.value("--epochs", _positive, "N", f"(default: 60, or 20 from {MANY:,} examples on)")
+    of.value("--epochs", positive, "N", f"(default: 60, or 20 from {MANY:,} examples on)")
     of.name("--schedule", SCHEDULES, "of the learning rate (default: one_cycle)")
     of.value(
         "--early-stopping",
-        _positive,
+        positive,
         "N",
         "end a trial after N epochs without a better loss; the model is trained for as many as "
         "were best (default: never)",
@@ -312,7 +312,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.name("--precision", PRECISIONS, "of the operands of products (default: float32)")
     of.value("--seed", int, "N", "decides split, trials and model (default: 0)")
 
-    of = _Options(parser, "output")
+    of = Options(parser, "output")
     of.group.add_argument(
         "--out", default=OUT, metavar="FILE", help=f"where to write the model (default: {OUT})"
     )

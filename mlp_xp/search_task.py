@@ -21,7 +21,8 @@ from .data import Dataset
 from .fingerprint import hashed
 from .fitting import Epoch
 from .losses import LOSSES
-from .model import MLP, Model
+from .mlp import MLP
+from .model import Model
 from .optimizers import OPTIMIZERS
 from .preparation import SCALES, Examples, default_loss, divide, model_for, n_outputs, prepare
 from .prepared import Preparation

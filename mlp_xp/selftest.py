@@ -36,7 +36,7 @@ from .devices import Device
 from .devices import device as find_device
 from .kernels import PRECISIONS
 from .losses import LOSSES
-from .model import MLP
+from .mlp import MLP
 from .optimizers import OPTIMIZERS
 from .training import Data, bits_for, stepper
 

@@ -171,7 +171,7 @@ def _built(config: dict[str, Any], optimizer: Optimizer, device: Device) -> Mode
         from .sequential import Sequential
 
         return Sequential.of_config(config, optimizer, device)
-    from .model import MLP
+    from .mlp import MLP
 
     return MLP(**config, optimizer=optimizer, device=device)
 

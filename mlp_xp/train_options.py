@@ -104,7 +104,7 @@ def default_batch_size(n_examples: int) -> int:
     return 128 if n_examples >= MANY else min(64, n_examples)
 
 
-def _one_of(option: str, names: Iterable[str]) -> Callable[[str], str]:
+def one_of(option: str, names: Iterable[str]) -> Callable[[str], str]:
     """An argparse type: a name of a table."""
     table = {name: name for name in names}
 
@@ -117,21 +117,21 @@ def _one_of(option: str, names: Iterable[str]) -> Callable[[str], str]:
     return check
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}, but expected a whole number of at least 1.")
     return int(text)
 
 
-def _widths(text: str) -> tuple[int, ...]:
-    return () if text == "none" else tuple(_positive(part) for part in text.split(","))
+def widths(text: str) -> tuple[int, ...]:
+    return () if text == "none" else tuple(positive(part) for part in text.split(","))
 
 
 def _shape(text: str) -> tuple[int, ...]:
-    return tuple(_positive(part) for part in text.split("x"))
+    return tuple(positive(part) for part in text.split("x"))
 
 
-class _Options:
+class Options:
     """A titled group of options; None stands for a default that depends on data or model."""
 
     def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
@@ -140,7 +140,7 @@ class _Options:
     def name(self, option: str, table: Iterable[str], about: str) -> None:
         """An option whose value is a name of a table."""
         about = f"{about}: {', '.join(table)}"
-        self.value(option, _one_of(option, table), "NAME", about)
+        self.value(option, one_of(option, table), "NAME", about)
 
     def value(self, option: str, read: Callable[[str], Any], metavar: str, about: str) -> None:
         self.group.add_argument(option, type=read, metavar=metavar, help=about)
@@ -148,7 +148,7 @@ class _Options:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command."""
-    of = _Options(parser, "data")
+    of = Options(parser, "data")
     of.value(
         "--data",
         str,
@@ -193,8 +193,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="standardise numbers to predict (default: yes)",
     )
 
-    of = _Options(parser, "network")
-    of.value("--hidden", _widths, "N,N", "hidden widths, or none (default: 256,128)")
+    of = Options(parser, "network")
+    of.value("--hidden", widths, "N,N", "hidden widths, or none (default: 256,128)")
     of.value(
         "--layers",
         str,
@@ -217,7 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.name("--dtype", checks.DTYPES, "of the numbers (default: float32)")
     of.name("--precision", PRECISIONS, "of the operands of products (default: float32)")
 
-    of = _Options(parser, "training")
+    of = Options(parser, "training")
     of.name("--loss", LOSSES, "what is minimised (default: by the target)")
     of.name("--optimizer", OPTIMIZERS, "the update (default: adam)")
     of.value(
@@ -227,15 +227,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: 0.01 for adam and adamw, with --layers 0.003; else the optimizer's own)",
     )
     of.name("--schedule", SCHEDULES, "of the learning rate (default: one_cycle)")
-    of.value("--epochs", _positive, "N", f"(default: 60, or 20 from {MANY:,} examples on)")
-    of.value("--batch-size", _positive, "N", f"(default: 64, or 128 from {MANY:,} examples on)")
+    of.value("--epochs", positive, "N", f"(default: 60, or 20 from {MANY:,} examples on)")
+    of.value("--batch-size", positive, "N", f"(default: 64, or 128 from {MANY:,} examples on)")
     of.value("--l2", float, "LAMBDA", "adds ½ λ Σ W² to the loss (default: 0)")
     of.value("--weight-decay", float, "DECAY", "decoupled decay (default: the optimizer's own)")
     of.value("--label-smoothing", float, "SHARE", "(default: 0.1 for cross_entropy, else 0)")
     of.value("--clip-norm", float, "NORM", "largest norm of a gradient (default: no limit)")
     of.value(
         "--early-stopping",
-        _positive,
+        positive,
         "N",
         "stop after N epochs without a better loss on the examples to choose by (see "
         "--validation), and keep the best",
@@ -243,6 +243,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.value("--seed", int, "N", "decides weights, shuffles, dropout and split (default: 0)")
     of.value("--resume", str, "MODEL", "train this model on, in its place unless --out is given")
 
-    of = _Options(parser, "output")
+    of = Options(parser, "output")
     of.value("--out", str, "FILE", f"where to write the model (default: {OUT})")
     of.group.add_argument("--no-progress", action="store_true", help="show none")
