@@ -146,7 +146,7 @@ def lstm(seed: int, epochs: int) -> str:
 def tcn(seed: int, epochs: int) -> str:
     """Residual blocks of causal convolutions, 16 channels, dilation 1, 2, 4 … → 1."""
     blocks = temporal_convolutions(16, kernel=6, time=STEPS + STEPS // 10)
-    return _adds([*blocks, Last(), Dense(1)], seed, epochs, 20_000, 0.004)
+    return _adds([*blocks, Last(), Dense(1)], seed, epochs, 60_000, 0.004)
 
 
 PROBLEMS: dict[str, tuple[Callable[[int, int], str], int]] = {
@@ -154,7 +154,7 @@ PROBLEMS: dict[str, tuple[Callable[[int, int], str], int]] = {
     "normalised": (normalised, 8),
     "rows": (rows, 8),
     "lstm": (lstm, 12),
-    "tcn": (tcn, 15),
+    "tcn": (tcn, 6),
 }
 
 
