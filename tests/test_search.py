@@ -448,6 +448,7 @@ def test_a_killed_process_is_followed_by_another() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_the_study_and_says_how_to_go_on() -> None:
     argv = ("--trials", 50, "--epochs", 150, *OPTIONS[2:], "--pruning", "none")
     process = begin(*argv, "--json")
