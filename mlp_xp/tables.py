@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 import sys
 import warnings
@@ -79,11 +80,13 @@ class _File(NamedTuple):
 
     head  its first bytes
     open  begins to read it
+    path  where it lies as it is, or None
     """
 
     name: str
     head: bytes
     open: Callable[[], BinaryIO]
+    path: str | None = None
 
 
 def _file(name: str, source: str) -> _File:
@@ -92,7 +95,7 @@ def _file(name: str, source: str) -> _File:
         with open(source, "rb") as plain:
             head = plain.read(SAMPLE)
         if head and not head.startswith(GZIP):
-            return _File(name, head, lambda: open(source, "rb"))
+            return _File(name, head, lambda: open(source, "rb"), os.path.abspath(source))
     given = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
     content = unpacked(name, given)
     return _File(name, content[:SAMPLE], lambda: io.BytesIO(content))
@@ -147,7 +150,7 @@ class _Csv(NamedTuple):
             "header": 0,
             "index_col": False,
             "encoding": self.encoding.removesuffix("-sig"),  # the mark goes with the names
-            "skipinitialspace": True,
+            "skipinitialspace": f"{self.separator} " in self.head,  # a sixth of the time
         }
 
 
@@ -195,15 +198,19 @@ def _parsed(file: _File, options: Mapping[str, Any]) -> Frame:
     """
     import pandas
 
+    def parse(**more: Any) -> Frame:
+        if file.path is not None:  # which pandas reads twice as fast as an open file
+            return pandas.read_csv(file.path, compression=None, **options, **more)
+        with file.open() as content:
+            return pandas.read_csv(content, **options, **more)
+
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)
         warnings.simplefilter("error", pandas.errors.DtypeWarning)
         try:
-            with file.open() as content:
-                return pandas.read_csv(content, **options)
+            return parse()
         except pandas.errors.DtypeWarning:
-            with file.open() as content:
-                return pandas.read_csv(content, low_memory=False, **options)
+            return parse(low_memory=False)
 
 
 def _head(file: _File, encoding: str) -> str:
