@@ -12,10 +12,10 @@ plain values, from which they are made again: a file needs no pickle, and people
 Words of which there are many are coded by the target (Micci-Barreca 2001, "A preprocessing
 scheme for high-cardinality categorical attributes", as scikit-learn's `TargetEncoder` has
 it, rows that are trained on by the others' targets). Measured on six tables with the
-command's network, two splits each, against hashed n-grams, min-hashes, SVD of n-grams and
-one-hot: it was best or within 0.02 of the best R² in all, and the only one never worse than
-to leave the column out; the three that look into the letters lost up to 0.4 on titles and
-names that are all different, which is why those are left out.
+command's network, means of two splits, against hashed n-grams, min-hashes, SVD of n-grams and
+one-hot: it was best or within 0.02 of the best R² in all, and at most 0.02 below leaving the
+column out; the three that look into the letters lost up to 0.4 on titles and names that are
+all different, which is why those are left out.
 """
 
 from __future__ import annotations
