@@ -19,20 +19,16 @@ def _with_shape(xp: Namespace, A: Array, old: Shape, new: Shape) -> Array:
     return xp.reshape(A, (*lead, *new, A.shape[-1]))
 
 
-@dataclass(frozen=True)
-class Flatten(Plain):
-    """All numbers of an example as its features: (channels, height, width) → (n,).
-
-    In the order channel, row, column, as PyTorch's Flatten.
-    """
+class _Reshaped(Plain):
+    """What changes an example's shape alone: forward and backward from `out_shape`."""
 
     def out_shape(self, shape: Shape) -> Shape:
-        return (math.prod(shape),)
+        raise NotImplementedError  # what makes each of them
 
     def forward(
         self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], A: Array, told: Pass
     ) -> tuple[Array, tuple[Shape, Shape]]:
-        """A (…, *shape, m) → (…, n, m)."""
+        """A (…, *shape, m) → (…, *out_shape, m)."""
         new = self.out_shape(told.shape)
         return _with_shape(xp, A, told.shape, new), (told.shape, new)
 
@@ -49,7 +45,18 @@ class Flatten(Plain):
 
 
 @dataclass(frozen=True)
-class Reshape(Plain):
+class Flatten(_Reshaped):
+    """All numbers of an example as its features: (channels, height, width) → (n,).
+
+    In the order channel, row, column, as PyTorch's Flatten.
+    """
+
+    def out_shape(self, shape: Shape) -> Shape:
+        return (math.prod(shape),)
+
+
+@dataclass(frozen=True)
+class Reshape(_Reshaped):
     """An example's numbers in another shape: flat images (784,) → (1, 28, 28).
 
     shape  of one example; one length may be -1, which takes what is left
@@ -82,24 +89,6 @@ class Reshape(Plain):
                 "Let one length be -1, or change the layer before.",
             )
         return tuple(n // known if k == -1 else k for k in self.shape)
-
-    def forward(
-        self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], A: Array, told: Pass
-    ) -> tuple[Array, tuple[Shape, Shape]]:
-        """A (…, *old, m) → (…, *shape, m)."""
-        new = self.out_shape(told.shape)
-        return _with_shape(xp, A, told.shape, new), (told.shape, new)
-
-    def backward(
-        self,
-        xp: Namespace,
-        kernels: Kernels,
-        P: Mapping[str, Array],
-        memory: tuple[Shape, Shape],
-        dA: Array,
-    ) -> tuple[Array | None, dict[str, Array]]:
-        old, new = memory
-        return _with_shape(xp, dA, new, old), {}
 
 
 class LastMemory(NamedTuple):
