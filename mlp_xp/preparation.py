@@ -227,6 +227,15 @@ class Examples(NamedTuple):
     X_held: Any
     y_held: Rows
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many rows are in each part."""
+        return {
+            "training": len(self.y),
+            "validation": len(self.y_choice),
+            "held_out": len(self.y_held),
+        }
+
 
 def divide(data: Dataset, held_out: float, validation: float, seed: int) -> tuple[Examples, Any]:
     """The examples' three parts, and the indices of those to train on.

@@ -238,8 +238,7 @@ class Task:
     @property
     def sizes(self) -> dict[str, int]:
         """How many rows are in each part."""
-        _, y, _, y_choice, _, y_held = self.examples
-        return {"training": len(y), "validation": len(y_choice), "held_out": len(y_held)}
+        return self.examples.sizes
 
     # -- a trial -------------------------------------------------------------
 

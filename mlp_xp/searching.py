@@ -405,11 +405,7 @@ def _sign(
         "fingerprint": {"rows": str(seen), "steps": steps},
         NOTED: {
             "data": data.name,
-            "examples": {
-                "training": len(examples.X),
-                "validation": 0,
-                "held_out": len(examples.X_held),
-            },
+            "examples": examples.sizes,
             "schedule": wanted.schedule,
             "batch_size": task.final_batch_size(best),
             "early_stopping": None,

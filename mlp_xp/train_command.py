@@ -75,7 +75,7 @@ def train(args: Arguments) -> dict[str, Any]:
     seen = _seen(model, examples)
     _note(args, model, examples, name)
     begun, epochs_before = model.steps_trained, model.epochs_trained
-    ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": _sizes(examples)}
+    ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": examples.sizes}
     try:
         _fit(args, model, examples)
         with _undisturbed():
@@ -248,7 +248,7 @@ def _note(args: Arguments, model: Model, examples: Examples, name: str) -> None:
     model.metadata.pop(SCORED, None)
     model.metadata[NOTED] = {
         "data": name,
-        "examples": _sizes(examples),
+        "examples": examples.sizes,
         "schedule": args.schedule or DEFAULT_SCHEDULE,
         "batch_size": args.batch_size or default_batch_size(m),
         "early_stopping": args.early_stopping,
@@ -269,14 +269,6 @@ def _save(
         kept = {key: value for key, value in score.items() if key not in long}
         model.metadata[SCORED] = {**kept, "steps": steps}
     model.save(place)
-
-
-def _sizes(examples: Examples) -> dict[str, int]:
-    return {
-        "training": len(examples.X),
-        "validation": len(examples.X_choice),
-        "held_out": len(examples.X_held),
-    }
 
 
 def _say_plan(
@@ -321,7 +313,7 @@ def _planned(model: Model, prepared: Preparation, examples: Examples, name: str)
     return {
         "data": name,
         "loss": prepared.loss,
-        "examples": _sizes(examples),
+        "examples": examples.sizes,
         "sizes": list(model.network.sizes),
         "target": prepared.target,
         "classes": prepared.classes,
