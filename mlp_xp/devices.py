@@ -111,9 +111,10 @@ def _numpy_namespace() -> Namespace:
 
 
 def _numpy_stepper(*arguments: Any) -> Any:
+    from .compile.step import stepper as traced
     from .fast.compiled import stepper
 
-    return stepper(*arguments)
+    return stepper(*arguments) or traced(*arguments)
 
 
 def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:

@@ -192,6 +192,16 @@ def encode(recipe: Recipe, xp: Namespace, data: Data, targets: Array) -> Array:
     return xp.matrix_transpose(targets)
 
 
+def columns(
+    recipe: Recipe, xp: Namespace, data: Data, rows: Array, targets: Array
+) -> tuple[Array, Array]:
+    """Some of the data's rows and targets as X (n_features, m) and T (n_out, m), T smoothed."""
+    T = encode(recipe, xp, data, targets)
+    if recipe.label_smoothing > 0:
+        T = smooth(recipe.loss.kind, T, recipe.label_smoothing)
+    return xp.matrix_transpose(rows), T
+
+
 def batch(
     recipe: Recipe, xp: Namespace, data: Data, index: Array
 ) -> tuple[Array, Array, Array | None]:
@@ -200,10 +210,8 @@ def batch(
     Gathering rows and viewing them as columns is many times faster than gathering
     columns; an index (n_networks, m) gives every network its own batch.
     """
-    X = xp.matrix_transpose(take(xp, data.rows, index))
-    T = encode(recipe, xp, data, take(xp, data.targets, index))
-    if recipe.label_smoothing > 0:
-        T = smooth(recipe.loss.kind, T, recipe.label_smoothing)
+    rows, targets = take(xp, data.rows, index), take(xp, data.targets, index)
+    X, T = columns(recipe, xp, data, rows, targets)
     return X, T, None if data.weights is None else take(xp, data.weights, index)
 
 

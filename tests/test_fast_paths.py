@@ -12,8 +12,10 @@ from test_losses import targets
 
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS
+from mlp_xp.compile.step import CompiledStep as TracedStep
+from mlp_xp.devices import device as find_device
 from mlp_xp.draws import dropout_bits
-from mlp_xp.fast import c_source, compiled, native, tracing
+from mlp_xp.fast import c_source, calls, compiled, native, tracing
 from mlp_xp.fast import numpy as fast
 from mlp_xp.fitting import copied
 from mlp_xp.training import Data, Step, stepper
@@ -125,7 +127,12 @@ def assert_equal_paths(found: list[State], expected: list[State], settings: dict
             np.testing.assert_allclose(moment / scale, reference / scale, **close)
 
 
-@pytest.fixture(params=["numpy", "compiled", "shared"])
+def traced(recipe: Any, data: Data) -> Any:
+    """The specification's own step, compiled."""
+    return TracedStep(recipe, find_device("cpu"), data)
+
+
+@pytest.fixture(params=["numpy", "compiled", "shared", "traced", "traced, shared"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """(recipe, data) → a step of NumPy's calls; a compiled one; one on three threads.
 
@@ -135,11 +142,11 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
         yield fast.NumpyStep
         return
     assert native.available(), "no C compiler, or MLP_XP_NATIVE=0"
-    if request.param == "shared":
-        monkeypatch.setattr(compiled, "LEAST_PRODUCT", 1)
-        monkeypatch.setattr(compiled, "LEAST_ENTRIES", 1)
+    if "shared" in request.param:
+        monkeypatch.setattr(calls, "LEAST_PRODUCT", 1)
+        monkeypatch.setattr(calls, "LEAST_ENTRIES", 1)
         native.runtime().use_threads(3)
-    yield compiled.CompiledStep
+    yield traced if "traced" in request.param else compiled.CompiledStep
     native.runtime().use_threads(1)
 
 

@@ -31,6 +31,7 @@ ORDER = [
     "layers",
     "training",
     "fast",
+    "compile",
     "fitting",
     "cells",
     "columns",
@@ -105,22 +106,25 @@ def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
         "model": {"storage", "description", "summary"},
         "mlp": {"description"},
         "sequential": {"description"},
-        "devices": {"fast"},
+        "devices": {"fast", "compile"},
     }
     assert later <= allowed.get(path.stem, set())
 
 
-@pytest.mark.parametrize(
-    "path", sorted((PACKAGE / "layers").glob("*.py")), ids=lambda path: path.stem
-)
-def test_a_layer_imports_only_what_stands_before_the_layers(path: Path) -> None:
+@pytest.mark.parametrize("folder", ["layers", "compile"])
+def test_a_folders_files_import_only_what_stands_before_it(folder: str) -> None:
+    for path in sorted((PACKAGE / folder).glob("*.py")):
+        _only_before(folder, path)
+
+
+def _only_before(folder: str, path: Path) -> None:
     names = {
         (node.module or "").split(".")[0]
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.level == 2
     }
-    place = ORDER.index("layers")
-    assert {name for name in names if name and ORDER.index(name) >= place} == set()
+    place = ORDER.index(folder)
+    assert {name for name in names if name and ORDER.index(name) >= place} == set(), path
 
 
 def run(code: str) -> str:

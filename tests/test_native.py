@@ -20,7 +20,7 @@ from test_fast_paths import build, plain, specified, walk
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Loss
 from mlp_xp.devices import devices
-from mlp_xp.fast import blas, compiled, native
+from mlp_xp.fast import blas, calls, compiled, native
 from mlp_xp.fast import threads as sharing
 from mlp_xp.fast.numpy import Arena, NumpyStep
 from mlp_xp.fitting import copied
@@ -667,7 +667,7 @@ def test_every_product_of_the_right_shape_in_pieces_is_the_product(
 ) -> None:
     other_blas.setattr(blas, "PIECE", 5_000)
     other_blas.setattr(blas, "pieced", lambda: True)
-    other_blas.setattr(compiled, "LEAST_PRODUCT", 1)
+    other_blas.setattr(calls, "LEAST_PRODUCT", 1)
     rng, cut = np.random.default_rng(0), 0
     for dtype in ("float32", "float64"):
         for rows, columns, inner in rng.integers(1, 70, (40, 3)):
@@ -675,7 +675,7 @@ def test_every_product_of_the_right_shape_in_pieces_is_the_product(
             A = rng.normal(size=(rows, inner)).astype(dtype, order="F" if rng.integers(2) else "C")
             B = rng.normal(size=(inner, columns)).astype(dtype, order="CF"[rng.integers(2)])
             tape = compiled.CompiledTape(Arena(), dtype, ())
-            out = tape.product(A, B, np.empty((rows, columns), dtype))
+            out = tape.multiply(A, B, np.empty((rows, columns), dtype))
             tape.finish()
             cut += tape.products[0][0].words[0, 14] != rows
             for threads in (1, 2, 3):

@@ -13,113 +13,35 @@ And a call costs 20 ns in the place of half a microsecond.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from ..devices import Device
 from ..training import Data, Recipe
-from . import blas, c_source, gate, native
+from . import c_source, gate, native
+from .calls import Calls, Table, address, parts_of
 from .numpy import Buffer, NumpyStep, Program, Seen, Tape
 from .tracing import Untraceable
 
 TAKES = gate.READ
-WORDS = 16  # of a call: see runtime.c
-# Work below which a call is not shared out, in multiplications and in entries: about the
-# work of two microseconds.
-LEAST_PRODUCT, LEAST_ENTRIES = 200_000, 20_000
 
 
-def parts_of(work: int, least: int) -> int:
-    """Into how many parts a call may be cut."""
-    return max(1, min(c_source.MOST_PARTS, work // least))
-
-
-class Table:
-    """Calls of kernels, one after the other.
-
-    rows   of each call: the kernel, by its address or its body; its parts; its arguments
-    words  the same as the runtime takes it, from `CompiledTape.finish` on
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[list[Any]] = []
-        self.words = np.zeros((0, WORDS), np.int64)
-
-    def __call__(self) -> None:
-        """Stands among a tape's calls until the tape is finished."""
-        raise AssertionError("a tape runs before it is finished")
-
-
-class CompiledTape(Tape):
+class CompiledTape(Calls, Tape):
     """NumPy calls, and calls of compiled kernels, neighbours among which are one call."""
 
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.name = self.dtype.name  # which costs some microseconds every time
+        Tape.__init__(self, *arguments)
+        Calls.__init__(self, self.dtype.name)
         self.products: list[tuple[Table, int]] = []  # where their rows stand
-        self.kept: list[Buffer] = []  # the tables, and what they point at
 
-    def kernel(
-        self, function: str | int, *arguments: Buffer | int | None, parts: int = 1
-    ) -> tuple[Table, int]:
-        """Call a kernel, given by its body or its address; where its row stands."""
-        if len(arguments) > WORDS - 2:
-            raise Untraceable("a kernel takes more arguments than a call has words")
-        if not self.calls or not isinstance(self.calls[-1], Table):
-            self.add(Table())
-        table = cast(Table, self.calls[-1])
-        words = [function, parts, *map(self._word, arguments)]
-        table.rows.append(words + [0] * (WORDS - len(words)))
-        return table, len(table.rows) - 1
-
-    def _word(self, argument: Buffer | int | None) -> int:
-        """An argument as a kernel takes it: a number, or where an array lies."""
-        if isinstance(argument, np.ndarray):
-            self.kept.append(argument)
-            return address(argument)
-        return int(argument or 0)
-
-    def product(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
+    def multiply(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
         """out ← A B, by the BLAS that NumPy has, or by NumPy where that cannot be reached."""
-        functions = blas.product(self.name, vector=B.shape[1] == 1)
-        if functions is None:
-            return super().product(A, B, out)
-        (rows, inner), columns = A.shape, B.shape[1]
-        (turned_a, pitch_a), (turned_b, pitch_b) = blas.layout(A), blas.layout(B)
-        pitch = out.strides[0] // out.itemsize
-        parts = parts_of(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
-        shape = (turned_a, turned_b, rows, columns, inner)
-        pitches = (pitch_a, pitch_b, pitch)
-        piece = blas.piece(out.itemsize, (turned_a, turned_b), (rows, columns, inner), pitches)
-        operands = (A, pitch_a, B, pitch_b, out, pitch)
-        self.products.append(
-            self.kernel(functions[0], functions[1], *shape, *operands, *piece, parts=parts)
-        )
+        row = self.product(A, B, out)
+        if row is None:
+            return super().multiply(A, B, out)
+        self.products.append(row)
         return out
-
-    def finish(self) -> None:
-        """Compile the kernels and make the tables; raises `CannotCompile`."""
-        tables = [call for call in self.calls if isinstance(call, Table)]
-        rows = [row for table in tables for row in table.rows]
-        bodies = list(dict.fromkeys(row[0] for row in rows if isinstance(row[0], str)))
-        where: dict[Any, int] = {}
-        if bodies:
-            unit = native.library(c_source.unit(self.name, bodies))
-            where = {body: native.entry(unit, f"k{i}") for i, body in enumerate(bodies)}
-        run = native.runtime().run
-        for place, table in enumerate(self.calls):
-            if isinstance(table, Table):
-                words = [[where.get(row[0], row[0]), *row[1:]] for row in table.rows]
-                table.words = np.array(words, np.int64)
-                self.kept.append(table.words)
-                self.calls[place] = partial(run, address(table.words), len(words))
-
-
-def address(array: Buffer) -> int:
-    """Where an array lies."""
-    return int(array.__array_interface__["data"][0])
 
 
 class CompiledProgram(Program):
@@ -137,7 +59,7 @@ class CompiledProgram(Program):
         self.places: dict[str, tuple[Table, int]] = {}
         for name, buffer in self.inputs.items():
             size = buffer[0].nbytes
-            parts = parts_of(self.m * size // 4, LEAST_ENTRIES)
+            parts = parts_of(self.m * size // 4)
             arguments = (buffer, None, self.index, 0, size)
             self.places[name] = self.tape.kernel(
                 native.entry(native.runtime(), "gather"), *arguments, parts=parts
@@ -186,7 +108,7 @@ class CompiledProgram(Program):
         shape, forward, _ = bodies
         A = self.tape.like(Z) if shape.apart else Z
         arguments = (Z, A, self.step.layers[i].b, bits, *Z.shape)
-        self.tape.kernel(forward, *arguments, parts=parts_of(Z.size, LEAST_ENTRIES))
+        self.tape.kernel(forward, *arguments, parts=parts_of(Z.size))
         return A, Z, bits
 
     def _through(self, i: int, dA: Buffer, seen: Seen) -> Buffer:
@@ -194,7 +116,7 @@ class CompiledProgram(Program):
         if bodies is None:
             return super()._through(i, dA, seen)
         arguments = (dA, seen.V, self.step.gradients[i].b, seen.mask, *dA.shape)
-        self.tape.kernel(bodies[-1], *arguments, parts=parts_of(dA.size, LEAST_ENTRIES))
+        self.tape.kernel(bodies[-1], *arguments, parts=parts_of(dA.size))
         return dA
 
     def _score(self, S: Buffer) -> Buffer:
@@ -212,7 +134,7 @@ class CompiledProgram(Program):
         bias, db = step.layers[-1].b, step.gradients[-1].b
         weights = (self.weights, self.weight) if self.weighted else (None, None)
         arguments = (S, bias, self.inputs["targets"], *weights, delta, values, n, m)
-        tape.kernel(body, *arguments, parts=parts_of(S.size, LEAST_ENTRIES))
+        tape.kernel(body, *arguments, parts=parts_of(S.size))
         tape.kernel(c_source.totals(), delta, values, db, self.loss, n, m)
         return delta
 
@@ -231,7 +153,7 @@ class CompiledProgram(Program):
             self._regularise()
         squares, size = np.zeros(c_source.MOST_PARTS, tape.dtype), step.theta.size
         state = (step.theta, step.g, size, n, self.weight, squares, step.kept)
-        parts = parts_of(size, LEAST_ENTRIES)
+        parts = parts_of(size)
         tape.kernel(body, *state, *step.moments, *step.scalars, parts=parts)
         if l2 > 0 and not held:
             tape.kernel(c_source.penalty(), self.loss, squares)

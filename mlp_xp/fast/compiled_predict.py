@@ -15,7 +15,8 @@ import numpy as np
 from ..training import Recipe
 from ..types import Layer
 from . import blas, c_source, native
-from .compiled import LEAST_ENTRIES, CompiledTape, address, parts_of
+from .calls import address, parts_of
+from .compiled import CompiledTape
 from .numpy import Arena, Buffer
 from .predict import Predictor, check
 from .predict import predictor as in_place
@@ -36,16 +37,16 @@ class Plan:
         rows = np.zeros((m, layers[0].W.shape[1]), dtype)
         A = rows.T
         for layer, activation in zip(layers, recipe.network.activations, strict=False):
-            Z = tape.product(layer.W, A, tape.buffer(layer.W.shape[0], m))
+            Z = tape.multiply(layer.W, A, tape.buffer(layer.W.shape[0], m))
             body = c_source.layer_forward(dtype, c_source.Shape(activation, 0.0, False))
-            parts = parts_of(Z.size, LEAST_ENTRIES)
+            parts = parts_of(Z.size)
             tape.kernel(body, Z, None, layer.b, None, *Z.shape, parts=parts)
             A = Z
         last = layers[-1]
-        S = tape.product(last.W, A, tape.buffer(last.W.shape[0], m))
+        S = tape.multiply(last.W, A, tape.buffer(last.W.shape[0], m))
         self.out = tape.buffer(*S.shape)
         body = c_source.predict(dtype, recipe.loss)
-        tape.kernel(body, S, last.b, self.out, *S.shape, parts=parts_of(S.size, LEAST_ENTRIES))
+        tape.kernel(body, S, last.b, self.out, *S.shape, parts=parts_of(S.size))
         tape.finish()
         (self.call,) = tape.calls
         (table, row), *_ = tape.products

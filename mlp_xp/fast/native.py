@@ -299,7 +299,7 @@ def _works() -> bool:
 _warned: set[str] = set()
 
 
-def warn(what: str, error: CannotCompile, stacklevel: int = 3) -> None:
+def warn(what: str, error: Exception, stacklevel: int = 3) -> None:
     """One line, once: what is not compiled, and why."""
     message = " ".join(f"{what}: {error}".split())[:SHOWN]
     if message not in _warned:

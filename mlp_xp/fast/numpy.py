@@ -107,7 +107,7 @@ class Tape:
         self.add(lambda: np.copyto(target, formula(np, *arguments)))
         return target
 
-    def product(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
+    def multiply(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
         """out ← A B."""
         return self.op(np.matmul, A, B, out)
 
@@ -171,7 +171,7 @@ class Program:
         if network.n_statistics > 0:
             tape.op(np.multiply, step.running, tape.constant(1 - RUNNING_SHARE), step.running)
         seen, A = self._forward(_t(self.rows))
-        S = tape.product(step.layers[-1].W, A, tape.buffer(n_out, m))
+        S = tape.multiply(step.layers[-1].W, A, tape.buffer(n_out, m))
         delta = self._score(S)
         self._backward(seen, A, delta)
         self._update()
@@ -212,7 +212,7 @@ class Program:
         for i in range(network.n_hidden):
             layer, A_in, N, inverse = step.layers[i], A, None, None
             n, bits = network.sizes[i + 1], None
-            Z = tape.product(layer.W, A_in, tape.buffer(n, m))
+            Z = tape.multiply(layer.W, A_in, tape.buffer(n, m))
             if layer.gain is not None:
                 N, inverse, mean, variance = self._normalise(Z)
                 if network.normalization == "batch":
@@ -228,7 +228,7 @@ class Program:
                 if layer.P is None:
                     A = tape.op(np.add, A, A_in, skip)
                 else:
-                    tape.product(layer.P, A_in, skip)
+                    tape.multiply(layer.P, A_in, skip)
                     A = tape.op(np.add, skip, A, skip)
             seen.append(Seen(A_in, V, mask, N, inverse))
         return seen, A
@@ -370,28 +370,28 @@ class Program:
     def _backward(self, seen: list[Seen], A: Buffer, delta: Buffer) -> None:
         step, tape, m = self.step, self.tape, self.m
         network = step.recipe.network
-        tape.product(delta, _t(A), step.gradients[-1].W)
+        tape.multiply(delta, _t(A), step.gradients[-1].W)
         dS, skipped = delta, None
         for i in reversed(range(network.n_hidden)):
             n, layer, g = network.sizes[i + 1], step.layers[i], step.gradients[i]
             A_in, _, _, N, inverse = seen[i]
-            dA = tape.product(_t(step.layers[i + 1].W), dS, tape.buffer(n, m))
+            dA = tape.multiply(_t(step.layers[i + 1].W), dS, tape.buffer(n, m))
             if skipped is not None:
                 tape.op(np.add, dA, skipped, dA)
             skipped = None
             if network.residual:
                 if layer.P is not None and g.P is not None:
-                    tape.product(dA, _t(A_in), g.P)
+                    tape.multiply(dA, _t(A_in), g.P)
                 if i > 0:
                     skipped = tape.buffer(network.sizes[i], m)
                     if layer.P is None:
                         tape.do(np.copyto, skipped, dA)
                     else:
-                        tape.product(_t(layer.P), dA, skipped)
+                        tape.multiply(_t(layer.P), dA, skipped)
             dS = self._through(i, dA, seen[i])
             if N is not None:
                 self._normalise_gradient(dS, layer, g, N, inverse)
-            tape.product(dS, _t(A_in), g.W)
+            tape.multiply(dS, _t(A_in), g.W)
 
     def _normalise_gradient(
         self, delta: Buffer, layer: Layer, g: Layer, N: Buffer, inverse: Buffer | None

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -38,7 +38,6 @@ from .residual import kinds
 from .stack import Part, Pieces
 
 ENTRIES = 1 << 22  # of the largest array in one forward pass of an evaluation
-LARGE = 8_000_000  # multiplications of a product from which on two threads take less: `threads`
 FILLED = {"zeros": 0.0, "ones": 1.0}
 
 
@@ -167,15 +166,12 @@ class Chain:
         return max(1, min(CHUNK, ENTRIES // max(inputs + patches)))
 
     def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
-        """Large products are the BLAS's to share out: no step of a chain is compiled."""
         largest = max(
             math.prod(p.shape) * math.prod(part.out_shape[1:])
             for part in self.parts
             for p in part.parameters
         )
-        if largest * batch_size >= LARGE:
-            return nullcontext()
-        return device.threads((1, 1), batch_size)
+        return device.threads((1, largest), batch_size)
 
     # -- how it begins
 

@@ -1,0 +1,288 @@
+"""A fused graph with memory and compiled kernels: a list of calls that runs it.
+
+Memory is one block. An array has a part of it from the first item that writes it to the last
+that reads it; then others have that part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product as combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..fast.calls import Calls, Table, address, parts_of
+from ..fast.native import CannotCompile
+from . import loops
+from .fuse import Call, Fusion, Item, Loop, Place, Product
+from .graph import Node
+from .layout import Layout, Step, broadcast, indexed
+
+Buffer = npt.NDArray[Any]
+ALIGNED = 64  # bytes
+
+FINISH = f"""
+  const I *a = (const I *)w[2];
+  const T *partial = (const T *)a[0];
+  T *out = (T *)a[1];
+  const I n = a[2], stride = a[3];
+  for (I k = 0; k < n; k++) {{
+    T total = partial[k * {loops.MOST_PARTS}];
+    for (I i = 1; i < {loops.MOST_PARTS}; i++) {{
+      const T next = partial[k * {loops.MOST_PARTS} + i];
+      total = COMBINE;
+    }}
+    out[k * stride] = total;
+  }}"""
+COMBINED = {
+    "sum": "total + next",
+    "max": "next > total || next != next ? next : total",
+    "min": "next < total || next != next ? next : total",
+}
+
+
+class _Word(NamedTuple):
+    """Where an input's address stands, and what is added to it, in bytes."""
+
+    where: Buffer | tuple[Table, int]
+    word: int
+    offset: int
+
+
+class Memory:
+    """Parts of one block, given out and taken back."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.free: list[tuple[int, int]] = []  # start and size, in order, none beside another
+
+    def take(self, size: int) -> int:
+        size = -(-max(size, 1) // ALIGNED) * ALIGNED
+        fitting = [(n, start) for start, n in self.free if n >= size]
+        if fitting:
+            n, start = min(fitting)
+            self.free.remove((start, n))
+            if n > size:
+                self._insert(start + size, n - size)
+            return start
+        if self.free and sum(self.free[-1]) == self.size:  # the last part grows
+            start, n = self.free.pop()
+            self.size = start + size
+            return start
+        start, self.size = self.size, self.size + size
+        return start
+
+    def give(self, start: int, size: int) -> None:
+        self._insert(start, -(-max(size, 1) // ALIGNED) * ALIGNED)
+
+    def _insert(self, start: int, size: int) -> None:
+        self.free.append((start, size))
+        self.free.sort()
+        merged: list[tuple[int, int]] = []
+        for begin, n in self.free:
+            if merged and sum(merged[-1]) == begin:
+                merged[-1] = (merged[-1][0], merged[-1][1] + n)
+            else:
+                merged.append((begin, n))
+        self.free = merged
+
+
+class Program:
+    """Calls that compute the roots of a graph.
+
+    given   memory of the inputs (and results that lie in inputs), by their nodes
+    before  makes calls that come first
+    block   memory to work in, where it is enough
+    roots   arrays that hold the results after `run`
+    """
+
+    def __init__(
+        self,
+        fusion: Fusion,
+        given: Mapping[Node, Buffer],
+        before: Callable[[Calls], None] | None = None,
+        block: Buffer | None = None,
+    ) -> None:
+        self.fusion, self.given = fusion, dict(given)
+        self.inputs: dict[Node, list[_Word]] = {}  # where their addresses stand
+        graph = fusion.order[0].graph
+        self.calls = Calls(graph.dtype)
+        self.dtype = np.dtype(graph.dtype)
+        self.kernels = {
+            item.number: loops.kernel(fusion, item)
+            for item in fusion.items
+            if isinstance(item, Loop)
+        }
+        self.starts: dict[Node, int] = {}
+        self._plan()
+        if block is None or block.size < self.n_bytes:
+            block = np.zeros(self.n_bytes + ALIGNED, np.uint8)
+            begin = -address(block) % ALIGNED
+            block = block[begin : begin + self.n_bytes]
+        self.block = block
+        if before is not None:
+            before(self.calls)
+        for item in fusion.items:
+            self._emit(item)
+        self.roots = [self.array(place) for place in fusion.roots]
+
+    # -- memory
+
+    def _plan(self) -> None:
+        first: dict[Node, int] = {}
+        last: dict[Node, int] = {}
+        for item in self.fusion.items:
+            for place in self._touched(item):
+                if place.owner.op not in ("input", "value"):
+                    first.setdefault(place.owner, item.number)
+                    last[place.owner] = item.number
+        end = len(self.fusion.items)
+        for place in self.fusion.roots:
+            if place.owner in first:
+                last[place.owner] = end
+        begins: dict[int, list[Node]] = {}
+        ends: dict[int, list[Node]] = {}
+        for node, number in first.items():
+            begins.setdefault(number, []).append(node)
+            ends.setdefault(last[node], []).append(node)
+        memory = Memory()
+        for number in range(end):
+            for node in begins.get(number, ()):
+                self.starts[node] = memory.take(_bytes(node))
+            for node in ends.get(number, ()):
+                memory.give(self.starts[node], _bytes(node))
+        self.n_bytes = memory.size
+
+    def _touched(self, item: Item) -> list[Place]:
+        if isinstance(item, Loop):
+            kernel = self.kernels[item.number]
+            places = [arg for arg in kernel.arguments if isinstance(arg, Place)]
+            return places + [target.place for target in item.writes]
+        return [*item.operands, self.fusion.place(item.node)]
+
+    def whole(self, owner: Node) -> Buffer:
+        """An owner's memory, flat."""
+        if owner in self.given:
+            return self.given[owner].reshape(-1)
+        if owner.op == "value":
+            return np.ascontiguousarray(owner.param).reshape(-1)
+        start = self.starts[owner]
+        flat: Buffer = self.block[start : start + _bytes(owner)].view(owner.dtype)
+        return flat
+
+    def array(self, place: Place) -> Buffer:
+        """A view of memory."""
+        layout, flat = place.layout, self.whole(place.owner)
+        return np.lib.stride_tricks.as_strided(
+            flat[layout.offset :] if layout.size else flat[:0],
+            layout.shape,
+            tuple(stride * flat.itemsize for stride in layout.strides),
+        )
+
+    # -- calls
+
+    def _emit(self, item: Item) -> None:
+        if isinstance(item, Loop):
+            self._loop(item)
+        elif isinstance(item, Product):
+            self._product(item)
+        else:
+            self._call(item)
+
+    def _loop(self, loop: Loop) -> None:
+        kernel = self.kernels[loop.number]
+        partial = np.zeros(kernel.finish * loops.MOST_PARTS, self.dtype)
+        block = np.zeros(len(kernel.arguments), np.int64)
+        for i, argument in enumerate(kernel.arguments):
+            if isinstance(argument, Place):
+                block[i] = self._address(argument)
+                self._note(argument, block, i)
+            elif argument == "partial":
+                block[i] = address(partial)
+            elif isinstance(argument, float):
+                block[i] = np.array(argument).view(np.int64)
+            else:
+                block[i] = argument
+        self.calls.kept.append(partial)
+        parts = parts_of(kernel.work)
+        self.calls.kernel(kernel.body, block, parts=parts)
+        if kernel.finish:
+            n = kernel.finish // len(loop.sums)
+            for number, node in enumerate(loop.sums):
+                out = self.array(self.fusion.place(node)).reshape(-1)
+                room = partial[number * n * loops.MOST_PARTS :]
+                how = FINISH.replace("COMBINE", COMBINED[node.param[0]])
+                stride = out.strides[0] // out.itemsize if n > 1 else 1
+                told = np.array([address(room), address(out), n, stride], np.int64)
+                self.calls.kernel(how, told)
+
+    def _address(self, place: Place) -> int:
+        flat = self.whole(place.owner)
+        self.calls.kept.append(flat)
+        return address(flat) + place.layout.offset * flat.itemsize
+
+    def _note(self, place: Place, where: Buffer | tuple[Table, int], word: int) -> None:
+        """Remember where the address of an input stands."""
+        if place.owner.op == "input":
+            offset = place.layout.offset * place.owner.dtype.itemsize
+            self.inputs.setdefault(place.owner, []).append(_Word(where, word, offset))
+
+    def _product(self, item: Product) -> None:
+        out = self.fusion.place(item.node)
+        lead = out.layout.shape[:-2]
+        places = [
+            place._replace(layout=broadcast(place.layout, (*lead, *place.layout.shape[-2:])))
+            for place in (*item.operands, out)
+        ]
+        for index in combinations(*map(range, lead)):
+            lead_key: list[Step] = [("at", i) for i in index]
+            matrices = [place._replace(layout=_matrix(place.layout, lead_key)) for place in places]
+            A, B, C = map(self.array, matrices)
+            if C.size == 0:
+                continue
+            row = self.calls.product(A, B, C)
+            if row is None:
+                raise CannotCompile("no BLAS is found that could be called")
+            for place, word in zip(matrices, (8, 10, 12), strict=True):
+                self._note(place, row, word)
+
+    def _call(self, item: Call) -> None:
+        out = self.array(self.fusion.place(item.node))
+        function = item.node.param
+
+        def call() -> None:  # an input may lie elsewhere every time
+            np.copyto(out, function(*map(self.array, item.operands)))
+
+        self.calls.calls.append(call)
+
+    def give(self, node: Node, array: Buffer) -> None:
+        """Take an input from another array, C-contiguous, of the same shape and dtype."""
+        if self.given[node] is array:
+            return
+        self.given[node] = array
+        start = address(array)
+        for where, word, offset in self.inputs.get(node, ()):
+            words = where if isinstance(where, np.ndarray) else where[0].words[where[1]]
+            words[word] = start + offset
+
+    def finish(self) -> None:
+        """Compile; raises `CannotCompile`."""
+        self.calls.finish()
+
+    def run(self) -> Sequence[Buffer]:
+        """The roots."""
+        for call in self.calls.calls:
+            call()
+        return self.roots
+
+
+def _matrix(layout: Layout, lead: Sequence[Step]) -> Layout:
+    """One of a stack of matrices."""
+    rest: list[Step] = [("cut", 0, n, 1) for n in layout.shape[-2:]]
+    return indexed(layout, (*lead, *rest))
+
+
+def _bytes(node: Node) -> int:
+    return node.size * node.dtype.itemsize

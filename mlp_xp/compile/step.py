@@ -1,0 +1,239 @@
+"""The training step of any recipe, compiled: `training.train_step` itself, traced for one batch.
+
+Nothing here knows what the step consists of. A batch is gathered into the program's inputs, the
+scalars of the step are put where it reads them, and its calls are made. The arrays of the state
+a step is given become those of the state it returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from ..devices import Device
+from ..fast import native
+from ..fast.calls import Table, address, parts_of
+from ..fast.tracing import Untraceable
+from ..optimizers import Optimizer
+from ..training import Data, Recipe, batch, columns, train_step
+from ..types import State
+from .fuse import Fusion
+from .graph import Graph, Node
+from .program import Program
+from .trace import trace
+
+Buffer = npt.NDArray[Any]
+DTYPES = ("float32", "float64")
+
+
+class _Given:
+    """An optimiser whose scalars are inputs of the program."""
+
+    def __init__(self, optimizer: Optimizer, scalars: tuple[Node, ...]) -> None:
+        self.rate, self.weight_decay = optimizer.rate, optimizer.weight_decay
+        self.n_moments, self.update = optimizer.n_moments, optimizer.update
+        self._scalars = scalars
+
+    def scalars(self, rate: Any, step: int) -> tuple[Node, ...]:
+        return self._scalars
+
+
+class Batch:
+    """A step's program for batches of m examples."""
+
+    def __init__(self, step: CompiledStep, m: int, shared: bool, dropped: bool) -> None:
+        recipe, network = step.recipe, step.recipe.network
+        leading = step.theta.shape[:-1]
+        own = () if shared else leading  # one batch for all networks, or one each
+        graph = Graph(str(step.theta.dtype))
+        self.step, self.read = step, cast("Data | None", None)
+        given: dict[Node, Buffer] = {}
+
+        def known(name: str, array: Buffer) -> Node:
+            node = graph.input(name, array.shape, array.dtype)
+            given[node] = array
+            return node
+
+        theta, running = known("theta", step.theta), known("running", step.running)
+        moments = [known(f"moment{i}", moment) for i, moment in enumerate(step.moments)]
+        scalars = tuple(known(f"scalar{i}", scalar) for i, scalar in enumerate(step.scalars))
+        rate = known("rate", step.rate)
+        data = step.data
+        labelled = data.targets.ndim == 1
+        self.inputs = {
+            "rows": np.zeros((*own, m, network.sizes[0]), step.theta.dtype),
+            "targets": np.zeros((*own, m), np.int64)
+            if labelled
+            else np.zeros((*own, m, network.sizes[-1]), step.theta.dtype),
+        }
+        if data.weights is not None:
+            self.inputs["weights"] = np.zeros((*own, m), step.theta.dtype)
+        taken = {name: known(name, buffer) for name, buffer in self.inputs.items()}
+        self.bits = np.zeros((*leading, network.n_dropped * m if dropped else 0), np.uint16)
+        bits = known("bits", self.bits) if dropped else None
+
+        def formula(xp: Any) -> State:
+            traced = replace(recipe, optimizer=cast(Any, _Given(recipe.optimizer, scalars)))
+            X, T = columns(traced, xp, data, taken["rows"], taken["targets"])
+            before = State(theta, tuple(moments), running, 0)
+            return train_step(traced, xp, before, X, T, taken.get("weights"), bits, rate)
+
+        after = trace(formula, graph)
+        changed: list[tuple[Node, Node]] = [(theta, after.theta)]
+        changed += zip(moments, after.moments, strict=True)
+        if network.n_statistics > 0:
+            changed.insert(0, (running, after.running))
+        self.nodes = roots = [after.loss, *(new for _, new in changed)]
+        fusion = Fusion(roots, [None, *(old for old, _ in changed)])
+        late = fusion.overwritten()
+        if late:  # something reads a state's array after it is written: leave it till the end
+            kept = [None if old in late else old for old, _ in changed]
+            fusion = Fusion(roots, [None, *kept])
+        self.program = Program(fusion, given, self._gather(m, own), step.block)
+        step.block = self.program.block
+        self.program.finish()
+        loss, *arrays = self.program.roots
+        self.loss = loss
+        self.late = [
+            (given[old], array)
+            for (old, _), array in zip(changed, arrays, strict=True)
+            if old in late
+        ]
+
+    def _gather(self, m: int, own: tuple[int, ...]) -> Any:
+        self.index = np.zeros(self.inputs["targets"].shape[: len(own) + 1], np.int64)
+        self.places: dict[str, tuple[Table, int]] = {}
+
+        def before(calls: Any) -> None:
+            for name, buffer in self.inputs.items():
+                size = buffer.nbytes // max(1, self.index.size)
+                parts = parts_of(buffer.nbytes // 4)
+                arguments = (buffer, None, self.index.reshape(-1), 0, size)
+                gather = native.entry(native.runtime(), "gather")
+                self.places[name] = calls.kernel(gather, *arguments, parts=parts)
+
+        return before
+
+    def take(self, index: Buffer) -> None:
+        """Put the examples at `index` where the program reads them."""
+        np.copyto(self.index, index)
+        if self.read is not self.step.data:
+            self._read(self.step.data)
+        for name in self.taken:
+            source, buffer = getattr(self.step.data, name), self.inputs[name]
+            if hasattr(source, "toarray"):  # sparse rows: only the batch is made dense
+                np.copyto(buffer, source[index].toarray())
+            else:
+                np.take(source, index, axis=0, out=buffer, mode="clip")
+
+    def _read(self, data: Data) -> None:
+        """Gather from these data: where they do not lie as a kernel reads them, by NumPy."""
+        self.read, self.taken = data, list[str]()
+        for name, (table, row) in self.places.items():
+            array, buffer = getattr(data, name), self.inputs[name]
+            direct = isinstance(array, np.ndarray) and array.flags.c_contiguous
+            direct = direct and array.dtype == buffer.dtype
+            if not direct:
+                self.taken.append(name)
+            found = (address(array), self.index.size) if direct else (0, 0)
+            table.words[row, [3, 5]] = found
+
+
+def _own(array: Buffer) -> Buffer:
+    """The array itself where it may be written to, else a copy."""
+    return np.require(array, requirements=["C", "W"])
+
+
+class CompiledStep:
+    """A `training.Step`: one program for every batch size that comes.
+
+    theta, moments, running  the first state's arrays, updated in place
+    """
+
+    def __init__(self, recipe: Recipe, device: Device, data: Data) -> None:
+        self.recipe, self.device = recipe, device
+        self.compiles = True
+        self.block = np.zeros(0, np.uint8)  # memory of all programs: only one runs at a time
+        self.programs: dict[tuple[int, bool, bool], Batch] = {}
+        self.theta = np.zeros(0)
+        self.data = data
+
+    @property
+    def data(self) -> Data:
+        """The examples; others of the same kind may replace them, and they are let go."""
+        return self._data
+
+    @data.setter
+    def data(self, data: Data) -> None:
+        self._data = data
+        for program in self.programs.values():
+            program.read = None
+
+    def _begin(self, state: State) -> None:
+        """Take the first state's arrays."""
+        self.theta, self.running = _own(state.theta), _own(state.running)
+        self.moments = tuple(map(_own, state.moments))
+        leading = self.theta.shape[:-1]
+        shape = (*leading, 1) if leading else ()
+        n = len(self.recipe.optimizer.scalars(1.0, 1))
+        self.scalars = tuple(np.zeros(shape, self.theta.dtype) for _ in range(n))
+        self.rate = np.zeros(shape, self.theta.dtype)
+
+    def _adopt(self, state: State) -> None:
+        """Take over a state that is not the one returned last."""
+        if not self.programs:
+            self._begin(state)
+            return
+        mine = (self.theta, self.running, *self.moments)
+        for target, source in zip(mine, (state.theta, state.running, *state.moments), strict=True):
+            np.copyto(target, source)
+
+    def _program(self, state: State, key: tuple[int, bool, bool]) -> Batch | None:
+        """The program for such batches; None where a formula cannot be traced or compiled."""
+        if not self.compiles:
+            return None
+        if state.theta is not self.theta:
+            self._adopt(state)
+        if key not in self.programs:
+            try:
+                self.programs[key] = Batch(self, *key)
+            except (Untraceable, native.CannotCompile) as error:
+                self.compiles = False
+                native.warn("A step is not compiled", error, stacklevel=6)
+                return None
+        return self.programs[key]
+
+    def __call__(self, state: State, index: Buffer, bits: Buffer | None, rate: Any) -> State:
+        program = self._program(state, (index.shape[-1], index.ndim == 1, bits is not None))
+        if program is None:
+            xp = self.device.xp
+            X, T, weights = batch(self.recipe, xp, self.data, index)
+            return train_step(self.recipe, xp, state, X, T, weights, bits, rate)
+        program.take(index)
+        if bits is not None:
+            np.copyto(program.bits, bits)
+        optimizer, step = self.recipe.optimizer, state.step + 1
+        for target, scalar in zip(self.scalars, optimizer.scalars(rate, step), strict=True):
+            target[...] = scalar
+        self.rate[...] = rate
+        program.program.run()
+        for array, new in program.late:
+            np.copyto(array, new)
+        return State(self.theta, self.moments, self.running, step, program.loss.copy())
+
+
+def stepper(recipe: Recipe, device: Device, data: Data) -> CompiledStep | None:
+    """The step of a recipe, compiled; None where that cannot be or may mean something else.
+
+    At another precision than float32 the rounding is the specification's alone.
+    """
+    known = str(getattr(data.rows, "dtype", "")) in DTYPES and type(data) is Data
+    if recipe.precision != "float32" or not known or not native.available():
+        return None
+    return CompiledStep(recipe, device, data)
+
+
+__all__ = ["CompiledStep", "stepper"]

@@ -1,0 +1,115 @@
+"""Calls of kernels and of a BLAS, as `runtime.c` works them off.
+
+Neighbours are one table, and one call of the runtime. What is no kernel stands between two
+tables as a call of Python's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import blas, c_source, native
+
+Buffer = npt.NDArray[Any]
+
+WORDS = 16  # of a call: see runtime.c
+# Work below which a call is not shared out, in multiplications and in entries: about the
+# work of two microseconds.
+LEAST_PRODUCT, LEAST_ENTRIES = 200_000, 20_000
+
+
+def parts_of(entries: int) -> int:
+    """Into how many parts a call over so many entries may be cut."""
+    return _parts(entries, LEAST_ENTRIES)
+
+
+def _parts(work: int, least: int) -> int:
+    return max(1, min(c_source.MOST_PARTS, work // least))
+
+
+def address(array: Buffer) -> int:
+    """Where an array lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+class Table:
+    """Calls of kernels, one after the other.
+
+    rows   of each call: the kernel, by its address or its body; its parts; its arguments
+    words  the same as the runtime takes it, from `Calls.finish` on
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[list[Any]] = []
+        self.words = np.zeros((0, WORDS), np.int64)
+
+    def __call__(self) -> None:
+        """Stands among the calls until they are finished."""
+        raise AssertionError("calls run before they are finished")
+
+
+class Calls:
+    """Calls in the order they are made, for arrays of one dtype by its name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.calls: list[Callable[[], object]] = []
+        self.kept: list[Any] = []  # the tables, and what they point at
+
+    def kernel(
+        self, function: str | int, *arguments: Buffer | int | None, parts: int = 1
+    ) -> tuple[Table, int]:
+        """Call a kernel, given by its body or its address; where its row stands."""
+        if len(arguments) > WORDS - 2:
+            raise ValueError("a kernel takes more arguments than a call has words")
+        if not self.calls or not isinstance(self.calls[-1], Table):
+            self.calls.append(Table())
+        table = self.calls[-1]
+        assert isinstance(table, Table)
+        words = [function, parts, *map(self._word, arguments)]
+        table.rows.append(words + [0] * (WORDS - len(words)))
+        return table, len(table.rows) - 1
+
+    def _word(self, argument: Buffer | int | None) -> int:
+        """An argument as a kernel takes it: a number, or where an array lies."""
+        if isinstance(argument, np.ndarray):
+            self.kept.append(argument)
+            return address(argument)
+        return int(argument or 0)
+
+    def product(self, A: Buffer, B: Buffer, out: Buffer) -> tuple[Table, int] | None:
+        """out ← A B, by the BLAS that NumPy has; None where that cannot be reached."""
+        functions = blas.product(self.name, vector=B.shape[1] == 1)
+        if functions is None:
+            return None
+        (rows, inner), columns = A.shape, B.shape[1]
+        (turned_a, pitch_a), (turned_b, pitch_b) = blas.layout(A), blas.layout(B)
+        pitch = out.strides[0] // out.itemsize if rows > 1 else columns
+        parts = _parts(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
+        shape = (turned_a, turned_b, rows, columns, inner)
+        pitches = (pitch_a, pitch_b, pitch)
+        piece = blas.piece(out.itemsize, (turned_a, turned_b), (rows, columns, inner), pitches)
+        operands = (A, pitch_a, B, pitch_b, out, pitch)
+        return self.kernel(functions[0], functions[1], *shape, *operands, *piece, parts=parts)
+
+    def finish(self) -> None:
+        """Compile the kernels and make the tables; raises `CannotCompile`."""
+        tables = [call for call in self.calls if isinstance(call, Table)]
+        rows = [row for table in tables for row in table.rows]
+        bodies = list(dict.fromkeys(row[0] for row in rows if isinstance(row[0], str)))
+        where: dict[Any, int] = {}
+        if bodies:
+            unit = native.library(c_source.unit(self.name, bodies))
+            where = {body: native.entry(unit, f"k{i}") for i, body in enumerate(bodies)}
+        run = native.runtime().run
+        for place, table in enumerate(self.calls):
+            if isinstance(table, Table):
+                words = [[where.get(row[0], row[0]), *row[1:]] for row in table.rows]
+                table.words = np.array(words, np.int64)
+                self.kept.append(table.words)
+                self.calls[place] = partial(run, address(table.words), len(words))

@@ -1,0 +1,425 @@
+"""What is traced, fused and compiled is the formula: by the tables, and by graphs at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from test_fast_paths import N_SAMPLES, build, sample
+from test_layer_kinds import ROWS, Row
+
+from conftest import tolerance
+from mlp_xp import MLP, Sequential
+from mlp_xp.compile import fuse, interpret
+from mlp_xp.compile.function import Function
+from mlp_xp.compile.graph import Graph, live
+from mlp_xp.compile.layout import Layout, applied, normal, packed
+from mlp_xp.compile.program import Program
+from mlp_xp.compile.step import Batch, CompiledStep
+from mlp_xp.compile.trace import Tracer, trace
+from mlp_xp.devices import device as find_device
+from mlp_xp.fast import native
+from mlp_xp.fast.tracing import Untraceable
+from mlp_xp.kernels import SPEC
+from mlp_xp.layers import GRU, Activation, Conv2d, Dense, Flatten, MaxPool
+from mlp_xp.layers.base import Pass
+from mlp_xp.training import Data, batch, train_step
+from mlp_xp.types import State
+
+N_GRAPHS = 150
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
+
+
+def viewed(array: np.ndarray, layout: Layout) -> np.ndarray:
+    """Entries of a flat array by their layout."""
+    strides = tuple(stride * array.itemsize for stride in layout.strides)
+    return np.lib.stride_tricks.as_strided(array[layout.offset :], layout.shape, strides)
+
+
+# -- layouts
+
+
+def test_views_upon_views_lie_where_numpys_do() -> None:
+    rng = np.random.default_rng(11)
+    kept = 0
+    for _ in range(400):
+        shape = tuple(int(n) for n in rng.integers(1, 5, rng.integers(1, 5)))
+        flat = np.arange(math.prod(shape), dtype=np.float64)
+        array, layout = flat.reshape(shape), packed(shape)
+        for _ in range(4):
+            step, view = _some_view(rng, array)
+            found = applied(step, layout)
+            if found is None:  # then NumPy's is a copy
+                assert step[0] == "reshape"
+                assert not np.shares_memory(view, flat) or view.size == 0
+                break
+            array, layout = view, found
+            kept += 1
+            np.testing.assert_array_equal(viewed(flat, layout), array)
+    assert kept > 800
+
+
+def _some_view(rng: np.random.Generator, array: np.ndarray) -> tuple[Any, np.ndarray]:
+    shape, kind = array.shape, rng.integers(4)
+    if kind == 0:
+        axes = tuple(int(a) for a in rng.permutation(array.ndim))
+        return ("permute", axes), np.transpose(array, axes)
+    if kind == 1:
+        wide = (int(rng.integers(1, 3)), *(3 if n == 1 else n for n in shape))
+        return ("broadcast", wide), np.broadcast_to(array, wide)
+    if kind == 2:
+        new = _other_shape(rng, array.size)
+        return ("reshape", new), np.reshape(array, new)
+    key: list[Any] = []
+    for n in shape:
+        start, step = int(rng.integers(n)), int(rng.choice([1, 1, 2, -1]))
+        key.append([slice(None), start, slice(start, None, step), None][rng.integers(4)])
+        if key[-1] is None:
+            key.append(slice(None))
+    return ("index", normal(tuple(key), shape)), array[tuple(key)]
+
+
+def _other_shape(rng: np.random.Generator, size: int) -> tuple[int, ...]:
+    found, left = [], size
+    while left > 1:
+        divisors = [d for d in range(1, left + 1) if left % d == 0]
+        found.append(int(rng.choice(divisors)))
+        left //= found[-1]
+    return tuple(found)
+
+
+# -- graphs
+
+
+def _formula(seed: int) -> tuple[Callable[..., list[Any]], list[np.ndarray]]:
+    """A formula at random, and arrays for it: it reads what it made before, in views and sums."""
+    rng = np.random.default_rng([seed, 1986])
+    shapes = [(4, 6), (4, 1), (6,), (3, 4, 6), (6, 5), (2, 12)]
+    arrays = [rng.normal(size=shape) for shape in shapes]
+
+    def formula(xp: Any, *given: Any) -> list[Any]:
+        rng = np.random.default_rng([seed, 7])
+        known, roots = list(given), []
+        for _ in range(int(rng.integers(6, 25))):
+            x = known[rng.integers(len(known))]
+            known.append(_next(xp, rng, x, known))
+            if rng.random() < 0.2:
+                roots.append(known[-1])
+        return [*roots, known[-1]]
+
+    return formula, arrays
+
+
+def _next(xp: Any, rng: np.random.Generator, x: Any, known: Sequence[Any]) -> Any:
+    kind = rng.integers(12)
+    if kind == 0:
+        return xp.tanh(x)
+    if kind == 1:
+        return xp.where(x > 0.1, x, 0.5 * xp.abs(x) - 2)
+    if kind in (2, 3, 4) and x.ndim > 0:
+        name = ("sum", "max", "mean")[kind - 2]
+        axis = int(rng.integers(x.ndim)) - x.ndim
+        return getattr(xp, name)(x, axis=axis, keepdims=bool(rng.integers(2))) / 3
+    if kind == 5 and x.ndim > 1:
+        return xp.matrix_transpose(x)
+    if kind == 6 and x.ndim > 0 and x.shape[-1] > 1:
+        return x[..., 1:] if rng.integers(2) else x[..., ::2]
+    if kind == 7:
+        return xp.reshape(x, _other_shape(rng, math.prod(x.shape)))
+    if kind == 8 and x.ndim > 0:
+        parts = [x, 2 * x, xp.zeros_like(x)]
+        return xp.concat(parts, axis=int(rng.integers(x.ndim)) - x.ndim)
+    if kind == 9 and x.ndim > 1:
+        return xp.matmul(x, xp.matrix_transpose(x)) / 10
+    if kind == 10:
+        others = [y for y in known if _meet(x.shape, y.shape)]
+        return x * others[rng.integers(len(others))] + 0.1
+    return x - 1.5
+
+
+def _meet(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    try:
+        return math.prod(np.broadcast_shapes(one, other)) < 5000
+    except ValueError:
+        return False
+
+
+def _poisoned(program: Program) -> list[np.ndarray]:
+    """What a program gives if all its memory was not numbers before."""
+    program.block[:] = 0xFF
+    return [np.array(root) for root in program.run()]
+
+
+@pytest.mark.parametrize("seed", range(N_GRAPHS))
+def test_a_formula_at_random_is_recorded_and_computed(seed: int) -> None:
+    formula, arrays = _formula(seed)
+    expected = formula(np, *arrays)
+    graph = Graph("float64")
+    inputs = [graph.input(f"x{i}", a.shape) for i, a in enumerate(arrays)]
+    roots = trace(formula, graph, *inputs)
+    run = interpret.run(roots, {f"x{i}": a for i, a in enumerate(arrays)})
+    fused = fuse.Fusion(roots, [None] * len(roots))
+    program = Program(fused, dict(zip(inputs, arrays, strict=True)))
+    program.finish()
+    found = _poisoned(program)
+    for mine, interpreted, theirs in zip(found, run, expected, strict=True):
+        np.testing.assert_array_equal(interpreted, theirs)
+        scale = max(1.0, float(np.abs(theirs).max(initial=0)))
+        np.testing.assert_allclose(mine / scale, theirs / scale, **tolerance("float64", 4096))
+
+
+def test_the_same_operation_is_one_node() -> None:
+    graph = Graph("float32")
+    xp = Tracer(graph)
+    x, y = graph.input("x", (3, 4)), graph.input("y", (4,))
+    assert xp.exp(x + y) is xp.exp(x + y)
+    assert x[:, 1:] is x[..., 1:4]
+    assert xp.reshape(xp.reshape(x, (12,)), (3, 4)) is x
+    assert 1 * x is x
+    assert x / 1 is x
+    assert x + 0 is x
+    assert xp.exp(x) is not xp.exp(y)
+    assert len(live([xp.exp(x + y)])) == 4
+
+
+@pytest.mark.parametrize(
+    ("formula", "why"),
+    [
+        (lambda xp, x: x if x[0, 0] > 0 else -x, "branches on a value"),
+        (lambda xp, x: xp.zeros((int(x[0, 0]),)), "reads a value"),
+        (lambda xp, x: x[x > 0], "indexes by"),
+        (lambda xp, x: list(x), "iterates"),
+        (lambda xp, x: xp.fft(x), "xp.fft, which is not recorded"),
+        (lambda xp, x: x + np.ones(4, np.float32), "float32 in a formula of float64"),
+        (lambda xp, x: xp.where(x, x, x), "where of numbers"),
+        (lambda xp, x: xp.exp(x > 0), "exp of truth values"),
+        (lambda xp, x: xp.matmul(x, x), "a product of"),
+        (lambda xp, x: x + "1", "a str beside its arrays"),
+        (lambda xp, x: 1 // 0, "cannot be traced"),
+    ],
+)
+def test_what_cannot_be_recorded_says_why(formula: Any, why: str) -> None:
+    graph = Graph("float64")
+    with pytest.raises(Untraceable, match=why):
+        trace(formula, graph, graph.input("x", (3, 4)))
+
+
+# -- layers, by their table
+
+
+def _layer(row: Row) -> tuple[Callable[..., list[Any]], list[np.ndarray]]:
+    """A layer's output and gradients as a formula of arrays."""
+    rng = np.random.default_rng(5)
+    kind, m = row.kind, 3
+    shapes = {p.name: p.shape for p in kind.parameters(row.shape)}
+    statistics = kind.statistics(row.shape)
+    whole = getattr(kind, "whole", False)
+    A = (
+        rng.integers(0, 4, (*row.shape, m)).astype(float)
+        if whole
+        else rng.normal(size=(*row.shape, m))
+    )
+    present = (np.arange(row.shape[-1])[:, None] < np.array([1, 2, row.shape[-1]])).astype(float)
+    delta = rng.normal(size=(*kind.out_shape(row.shape), m))
+    P = [rng.normal(size=shape) for shape in shapes.values()]
+    running = [rng.uniform(0.5, 2, (s.n, 1)) for s in statistics]
+
+    def formula(xp: Any, A: Any, delta: Any, present: Any, *rest: Any) -> list[Any]:
+        own = dict(zip(shapes, rest, strict=False))
+        told = Pass(
+            training=row.training,
+            running={s.name: r for s, r in zip(statistics, rest[len(own) :], strict=True)},
+            present=present if row.ragged else None,
+            shape=row.shape,
+        )
+        out, memory = kind.forward(xp, SPEC, own, A, told)
+        back, gradients = kind.backward(xp, SPEC, own, memory, delta)
+        newest = kind.newest(xp, memory, m) if row.training else {}
+        found = [out, *gradients.values(), *newest.values()]
+        return found if back is None else [*found, back]
+
+    return formula, [A, delta, present, *P, *running]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_a_layer_is_compiled_as_it_is_written(row: Row) -> None:
+    formula, arrays = _layer(row)
+    expected = formula(np, *arrays)
+    graph = Graph("float64")
+    inputs = [graph.input(f"x{i}", a.shape) for i, a in enumerate(arrays)]
+    roots = trace(formula, graph, *inputs)
+    run = interpret.run(roots, {f"x{i}": a for i, a in enumerate(arrays)})
+    for interpreted, theirs in zip(run, expected, strict=True):
+        np.testing.assert_array_equal(interpreted, theirs)
+    program, _ = Function(formula, "float64").program(arrays)
+    for mine, theirs in zip(_poisoned(program), expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 64))
+
+
+# -- steps
+
+
+def _step(settings: dict[str, Any]) -> tuple[CompiledStep, MLP, Data, State]:
+    model, data, state = build(settings)
+    return CompiledStep(model._recipe, find_device("cpu"), data), model, data, state
+
+
+@pytest.mark.parametrize("number", range(0, N_SAMPLES, 5))
+def test_a_steps_graph_is_the_step_in_every_bit(number: int) -> None:
+    settings = sample(number)
+    step, model, data, state = _step(settings)
+    index, n = np.arange(8), model.network.n_dropped * 8
+    shape = (*model.leading, n)
+    bits = np.random.default_rng(0).integers(0, 1 << 16, shape).astype(np.uint16) if n else None
+    step._begin(state)
+    made = Batch(step, 8, True, bits is not None)
+    recipe, given = model._recipe, {node.param: a for node, a in made.program.given.items()}
+    given |= {name: getattr(data, name)[:8] for name in made.inputs} | {"bits": bits}
+    scalars = recipe.optimizer.scalars(0.01, state.step + 1)
+    given |= {f"scalar{i}": np.full_like(step.rate, s) for i, s in enumerate(scalars)}
+    given["rate"] = np.full_like(step.rate, 0.01)
+    found = interpret.run(made.nodes, given)
+    expected = train_step(recipe, np, state, *batch(recipe, np, data, index), bits, 0.01)
+    wanted = [expected.loss, expected.theta, *expected.moments]
+    if model.network.n_statistics:
+        wanted.insert(1, expected.running)
+    for mine, theirs in zip(found, wanted, strict=True):
+        if settings["weight_decay"] and settings["dtype"] == "float32":
+            # rate · weight_decay is rounded to float32 where the step takes it as an array
+            np.testing.assert_allclose(mine, theirs, **tolerance("float32", 4))
+        else:
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
+def test_a_plain_steps_calls_are_counted(n_layers: int) -> None:
+    settings = {"seed": 3, "activation": "tanh", "loss": "cross_entropy", "dtype": "float32"}
+    sizes = (4, *[5] * (n_layers - 1), 3)
+    model = MLP(sizes, **settings)
+    data = Data(np.zeros((23, 4), np.float32), np.zeros(23, np.int64), None)
+    step = CompiledStep(model._recipe, model.device, data)
+    step(model._run.state, np.arange(8), None, 0.1)
+    (made,) = step.programs.values()
+    items = made.program.fusion.items
+    assert sum(isinstance(item, fuse.Product) for item in items) == 3 * n_layers - 1
+    loops = [item for item in items if isinstance(item, fuse.Loop)]
+    large = [loop for loop in loops if math.prod(loop.space) > 8]
+    assert len(large) <= 2 * n_layers + 1
+    assert len(loops) - len(large) <= 2  # of the mean loss
+
+
+def test_equal_layers_are_one_text() -> None:
+    model = Sequential((4, 9), [GRU(8), Dense(3)], seed=0)
+    rows = np.zeros((16, 36), np.float32)
+    step = CompiledStep(model._recipe, model.device, Data(rows, np.zeros(16, np.int64), None))
+    step(model._run.state, np.arange(8), None, 0.1)
+    (made,) = step.programs.values()
+    kernels = made.program.kernels.values()
+    assert len(kernels) > 50
+    assert len({kernel.body for kernel in kernels}) < 25
+
+
+def test_what_a_state_gives_up_is_not_read_after_it_is_written() -> None:
+    graph = Graph("float64")
+    x = graph.input("x", (6,))
+    turned = Tracer(graph).flip(x, axis=-1)
+    fused = fuse.Fusion([x + 1, turned * 2], [x, None])
+    assert fused.overwritten() == {x}
+    assert fuse.Fusion([x + turned], [x]).overwritten() == {x}
+    assert fuse.Fusion([x * 2 + 1], [x]).overwritten() == set()
+    W = graph.input("W", (6, 6))
+    square = Tracer(graph).matmul(W, W)
+    assert fuse.Fusion([square, W + square], [None, W]).overwritten() == set()
+
+
+def test_memory_is_used_again() -> None:
+    def deep(xp: Any, x: Any, W: Any) -> list[Any]:
+        for _ in range(20):
+            x = xp.tanh(xp.matmul(W, x))
+        return [x]
+
+    program, _ = Function(deep, "float64").program([np.ones((50, 50)), np.eye(50)])
+    assert program.n_bytes <= 3 * 50 * 50 * 8 + 1000
+
+
+def test_a_step_that_cannot_be_traced_is_the_specifications() -> None:
+    from mlp_xp import Activation as Row
+
+    def odd(xp: Any, Z: Any) -> Any:
+        return Z * (2.0 if float(xp.max(Z)) > 0 else 1.0)
+
+    activation = Row(odd, lambda xp, A: xp.ones_like(A))
+    layers = [Dense(4), Activation(activation), Dense(3)]
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(20, 5)), rng.integers(0, 3, 20)
+    with pytest.warns(RuntimeWarning, match="not compiled.*reads a value"):
+        found = Sequential(5, layers, seed=1).fit(X, Y, epochs=3, layout="rows", progress=False)
+    plain = find_device("cpu")._replace(stepper=None)
+    expected = Sequential(5, layers, seed=1, device=plain)
+    expected.fit(X, Y, epochs=3, layout="rows", progress=False)
+    np.testing.assert_array_equal(found._run.state.theta, expected._run.state.theta)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_parts_of_a_large_step_make_the_same_whole(threads: int) -> None:
+    layers = [Conv2d(8, 3), Activation(), MaxPool(2), Flatten(), Dense(3)]
+    model = Sequential((2, 14, 14), layers, seed=0, dtype="float64", clip_norm=0.1, l2=0.1)
+    rng = np.random.default_rng(0)
+    data = Data(rng.normal(size=(64, 392)), rng.integers(0, 3, 64), None)
+    step = CompiledStep(model._recipe, model.device, data)
+    before = native.runtime().use_threads(threads)
+    state = State(*map(np.copy, model._run.state[:1]), *_copied(model._run.state))
+    for _ in range(3):
+        state = step(state, np.arange(64), None, 0.01)
+    native.runtime().use_threads(before)
+    expected = model._run.state
+    for _ in range(3):
+        X, T, _ = batch(model._recipe, np, data, np.arange(64))
+        expected = train_step(model._recipe, np, expected, X, T, None, None, 0.01)
+    np.testing.assert_allclose(state.theta, expected.theta, **tolerance("float64", 4096))
+    np.testing.assert_allclose(state.loss, expected.loss, **tolerance("float64", 4096))
+
+
+def _copied(state: State) -> tuple[Any, ...]:
+    return tuple(map(np.copy, state.moments)), np.copy(state.running), state.step, state.loss
+
+
+def test_several_threads_may_call_one_function() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def formula(xp: Any, x: Any) -> list[Any]:
+        return [xp.sum(xp.tanh(xp.matmul(x, xp.matrix_transpose(x))), axis=-1)]
+
+    function = Function(formula, "float64")
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(20, 20)) for _ in range(200)]
+    expected = [formula(np, x)[0] for x in arrays]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda x: np.array(function(x)[0]), arrays))
+    for mine, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 64))
+
+
+OPERATIONS = ["exp", "tanh", "maximum", "multiply", "add", "divide", "greater"]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_written_wrongly_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlp_xp.compile import loops
+
+    table = loops.QUESTIONS if name in loops.QUESTIONS else loops.FUNCTIONS
+    wrong = {"greater": "{0} < {1}"}.get(name, "({0}) * (T)1.5" if name != "multiply" else "{0}")
+    monkeypatch.setitem(table, name, wrong)
+    x = np.random.default_rng(0).normal(size=(4, 5))
+
+    def formula(xp: Any, x: Any) -> list[Any]:
+        E = xp.exp(x - xp.max(x, axis=-1, keepdims=True))
+        found = E / xp.sum(E, axis=-1, keepdims=True) + xp.maximum(xp.tanh(x), 0.1 * x)
+        return [xp.where(x > 0, found, -found)]
+
+    (found,) = Function(formula, "float64")(x)
+    assert not np.allclose(found, formula(np, x)[0])
