@@ -59,6 +59,7 @@ class Architecture(Protocol):
     sparse        whether some connections are absent
     written       in a word or two, for people
     at_once       examples whose forward pass, in evaluation, is made in one
+    work          multiplications of one example's forward pass, about
 
     "layers" are whatever `split` makes of the flat vector, one entry a layer, and `backward`
     gives the gradient in the same form.
@@ -84,6 +85,8 @@ class Architecture(Protocol):
     def written(self) -> str: ...
     @property
     def at_once(self) -> int: ...
+    @property
+    def work(self) -> int: ...
 
     def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
         """A context to run its steps in."""

@@ -47,6 +47,7 @@ class Device(NamedTuple):
     finite       (array, or what host_rows gave) → bool: a faster xp.all(xp.isfinite), or None
     active       a context in which to compute there, and which explains its errors
     predictor    (recipe, layers) → a faster function rows → predictions, or None
+    scorer       (device) → a faster `training.Scores`, or None
     """
 
     name: str
@@ -64,6 +65,7 @@ class Device(NamedTuple):
     finite: Callable[[Any], bool] | None = None
     active: Callable[[], AbstractContextManager[None]] = nullcontext
     predictor: Callable[..., Any] | None = None
+    scorer: Callable[..., Any] | None = None
 
     def all_finite(self, array: Array) -> bool:
         """Whether there is nothing infinite and no NaN in an array; waits for the device."""
@@ -129,6 +131,12 @@ def _numpy_predictor(*arguments: Any) -> Any:
     return predictor(*arguments)
 
 
+def _numpy_scorer(device: Device) -> Any:
+    from .compile.scores import CompiledScores
+
+    return CompiledScores(device)
+
+
 def _cpu() -> Device:
     return Device(
         "cpu",
@@ -139,6 +147,7 @@ def _cpu() -> Device:
         lambda: None,
         stepper=_numpy_stepper,
         predictor=_numpy_predictor,
+        scorer=_numpy_scorer,
         threads=_blas_threads,
     )
 

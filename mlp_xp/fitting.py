@@ -23,7 +23,18 @@ import numpy.typing as npt
 from .devices import Device
 from .guard import training
 from .schedules import Plateau, ReduceOnPlateau, Schedule
-from .training import CHUNK, Data, Recipe, Step, bits_for, evaluate, pieces, shuffled, stepper
+from .training import (
+    CHUNK,
+    Data,
+    Recipe,
+    Step,
+    bits_for,
+    evaluate,
+    pieces,
+    scorer,
+    shuffled,
+    stepper,
+)
 from .types import Array, State
 
 
@@ -178,7 +189,7 @@ def train(
         best = _Best(plan.early_stopping, device, run.state, len(plan.seeds))
     weights = None if data.weights is None else device.get(data.weights)
     run.state = copied(device, run.state)  # steps may write over what they are given
-    step = stepper(recipe, device, data)
+    step, scores = stepper(recipe, device, data), scorer(device)
     began = time.perf_counter()
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
@@ -220,7 +231,7 @@ def train(
             loss = epoch_mean(losses, order, plan.batch_size, weights)
             found = None
             if validation is not None:
-                found = evaluate(recipe, device.xp, run.state, validation)
+                found = evaluate(recipe, device.xp, run.state, validation, scores)
                 found = found._replace(
                     loss=_number(device.get(found.loss)), score=_number(device.get(found.score))
                 )

@@ -32,11 +32,13 @@ from .prepared import AS_GIVEN, Preparation
 from .schedules import SCHEDULES, Schedule
 from .training import (
     Data,
+    Predicts,
     Recipe,
     Score,
     batch,
     bits_for,
     evaluate,
+    scorer,
     scores_of,
     shuffled,
     stacked,
@@ -45,7 +47,7 @@ from .training import (
 from .types import Array, State
 
 DEFAULT_BATCH = 128
-OWN = ("_recipe", "_guard")  # what every model makes for itself
+OWN = ("_recipe", "_guard", "_scores_by")  # what every model makes for itself
 
 
 class LearningRates(NamedTuple):
@@ -151,6 +153,7 @@ class Model:
             clip_value=self.clip_value,
             precision=self.precision,
         )
+        self._scores_by = scorer(self.device)
         start = self._put(stacked(theta, self.leading))
         zeros = self.device.xp.zeros_like
         moments = tuple(zeros(start) for _ in range(self.optimizer.n_moments))
@@ -373,7 +376,7 @@ class Model:
     def _scores(self, X: Any, layout: Layout | None) -> Array:
         X, args = self._table(X, layout), (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
-        return scores_of(self._recipe, self.device.xp, self._state(), rows)
+        return self._scores_by(self._recipe, self._state(), rows)
 
     def _laid(self, answer: Array, layout: Layout | None) -> Array:
         """An answer (n_out, m) as its question lay."""
@@ -429,6 +432,8 @@ class Model:
             plain = replace(recipe, network=network)
             with self.device.active():
                 fast = self.device.predictor(plain, layers, size)
+        if fast is None and isinstance(self._scores_by, Predicts):
+            fast = self._scores_by.predictor(recipe, state, size)
 
         def predict(X: Array) -> Array:
             found = None if fast is None else fast(X.T)
@@ -459,7 +464,7 @@ class Model:
         With a `preparation` that scales targets, the loss is that of the scaled ones.
         """
         data = self._data(X, Y, sample_weight, layout)
-        found = evaluate(self._recipe, self.device.xp, self._state(), data)
+        found = evaluate(self._recipe, self.device.xp, self._state(), data, self._scores_by)
         loss, score = (self.device.get(value) for value in found)
         return Score(loss, score) if self.leading else Score(float(loss), float(score))
 
@@ -530,7 +535,7 @@ class Model:
     @on_device
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A model of its own on the same device, with the same functions."""
-        shared = ("_recipe", "_run", "network", "initializers", "optimizer", "device")
+        shared = ("_recipe", "_scores_by", "_run", "network", "initializers", "optimizer", "device")
         other = type(self).__new__(type(self))
         memo[id(self)] = other
         run, state = self._run, self._state()

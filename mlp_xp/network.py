@@ -111,6 +111,10 @@ class Network:
 
     at_once = CHUNK  # no field: it has no annotation
 
+    @property
+    def work(self) -> int:
+        return self.n_weights
+
     def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
         return device.threads(self.sizes, batch_size)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -285,10 +285,36 @@ def scores_of(recipe: Recipe, xp: Namespace, state: State, rows: Array) -> Array
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 
-def evaluate(recipe: Recipe, xp: Namespace, state: State, data: Data) -> Score:
+# (recipe, state, rows) → what `scores_of` gives
+Scores: TypeAlias = Callable[[Recipe, State, Array], Array]
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """What a device's scorer may do beside."""
+
+    def predictor(self, recipe: Recipe, state: State, most: int) -> Any:
+        """rows (m, n_features), m ≤ most → predictions (…, n_out, m) or None; or None."""
+        ...
+
+
+def scorer(device: Device) -> Scores:
+    """The device's own way of computing scores, or `scores_of`."""
+    if device.scorer is not None:
+        return cast(Scores, device.scorer(device))
+    return lambda recipe, state, rows: scores_of(recipe, device.xp, state, rows)
+
+
+def evaluate(
+    recipe: Recipe, xp: Namespace, state: State, data: Data, scores: Scores | None = None
+) -> Score:
     """The weighted mean loss and the score of `kernels.measure`, as arrays on the device."""
     _, targets, weights = data
-    S, classes = scores_of(recipe, xp, state, data.rows), recipe.classes
+    if scores is None:
+        S = scores_of(recipe, xp, state, data.rows)
+    else:
+        S = scores(recipe, state, data.rows)
+    classes = recipe.classes
     if targets.ndim == 2:
         targets, classes = xp.matrix_transpose(targets), None
     J, score = recipe.kernels.measure(xp, recipe.loss, S, targets, weights, classes)

@@ -495,7 +495,7 @@ def test_threads_go_by_the_largest_product() -> None:
     )
     network = Sequential((2, 6, 5), [Conv2d(4, 3), Flatten(), Dense(3)]).network
     with network.threads(device, M):
-        assert entered == [((1, 4 * 18 * 4 * 3), M)]
+        assert entered == [((1, (4 * 18 + 4) * 6 * 5), M)]
 
 
 @pytest.mark.parametrize("name", ["Conv2d", "GRU", "Residual"])

@@ -13,7 +13,7 @@ from test_layer_kinds import ROWS, Row
 
 from conftest import tolerance
 from mlp_xp import MLP, Sequential
-from mlp_xp.compile import fuse, interpret
+from mlp_xp.compile import fuse, interpret, scores
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
@@ -24,9 +24,9 @@ from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
 from mlp_xp.fast.tracing import Untraceable
 from mlp_xp.kernels import SPEC
-from mlp_xp.layers import GRU, Activation, Conv2d, Dense, Flatten, MaxPool
+from mlp_xp.layers import GRU, Activation, BatchNorm, Conv2d, Dense, Flatten, MaxPool
 from mlp_xp.layers.base import Pass
-from mlp_xp.training import Data, batch, train_step
+from mlp_xp.training import Data, Score, batch, evaluate, scores_of, train_step
 from mlp_xp.types import State
 
 N_GRAPHS = 150
@@ -423,3 +423,54 @@ def test_an_operation_written_wrongly_is_caught(name: str, monkeypatch: pytest.M
 
     (found,) = Function(formula, "float64")(x)
     assert not np.allclose(found, formula(np, x)[0])
+
+
+# -- scores
+
+
+def _chain(seed: Any = 0) -> Sequential:
+    layers = [Conv2d(4, 3), BatchNorm(), Activation(), MaxPool(2), Flatten(), Dense(3)]
+    return Sequential((2, 8, 8), layers, seed=seed, dtype="float64")
+
+
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+@pytest.mark.parametrize("m", [1, 20, 1024, 1500])
+def test_scores_in_pieces_are_those_of_the_specification(
+    m: int, seed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "WORTH", 1)
+    made: list[Function] = []
+    original = scores.forward
+
+    def forward(*given: Any, **options: Any) -> Function:
+        made.append(original(*given, **options))
+        return made[-1]
+
+    monkeypatch.setattr(scores, "forward", forward)
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(m, 128)), rng.integers(0, 3, m)
+    model = _chain(seed).fit(X, Y, epochs=1, layout="rows", progress=False)
+    specified = scores_of(model._recipe, np, model._state(), X)
+    np.testing.assert_allclose(
+        model.scores(X.T, layout="columns"), specified, **tolerance("float64", 256)
+    )
+    assert len(made) == 1
+    assert len(made[0].own.programs) == (2 if m == 1500 else 1)  # 1,024, and 476 in 512
+    again = Score(*model.evaluate(X, Y, layout="rows"))
+    expected = evaluate(model._recipe, np, model._state(), Data(X, Y, None))
+    np.testing.assert_allclose(again.loss, expected.loss, **tolerance("float64", 256))
+    np.testing.assert_array_equal(again.score, expected.score)
+
+
+@pytest.mark.parametrize("m", [1, 7])
+def test_a_predictor_of_any_layers_is_compiled(m: int) -> None:
+    model = _chain()
+    X = np.random.default_rng(0).normal(size=(128, m))
+    expected = model.predict_proba(X)
+    predict = model.predictor(8)
+    np.testing.assert_allclose(predict(X), expected, **tolerance("float64", 64))
+    assert np.shares_memory(predict(X), predict(X))
+    with pytest.raises(ValueError, match="X has 3 features, but expected 128"):
+        predict(X[:3])
+    with pytest.raises(ValueError, match="9 examples were given, but the predictor was made for 8"):
+        predict(np.zeros((128, 9)))

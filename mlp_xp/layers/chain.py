@@ -165,12 +165,18 @@ class Chain:
         ]
         return max(1, min(CHUNK, ENTRIES // max(inputs + patches)))
 
+    @cached_property
+    def work(self) -> int:
+        return sum(map(self._multiplications, self.parts))
+
+    @staticmethod
+    def _multiplications(part: Part) -> int:
+        """Of one example, about: every weight at every place of the input or the output."""
+        places = max(math.prod(part.shape[1:]), math.prod(part.out_shape[1:]))
+        return places * sum(math.prod(p.shape) for p in part.parameters)
+
     def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
-        largest = max(
-            math.prod(p.shape) * math.prod(part.out_shape[1:])
-            for part in self.parts
-            for p in part.parameters
-        )
+        largest = max(map(self._multiplications, self.parts))
         return device.threads((1, largest), batch_size)
 
     # -- how it begins
