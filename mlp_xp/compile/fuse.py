@@ -679,7 +679,7 @@ def _spreads(step: Step) -> bool:
     """Whether a step shows an array with more axes, or repeated along them."""
     kind, what = step
     if kind == "index":
-        return all(entry[0] == "new" or entry[:2] == ("cut", 0) for entry in what)
+        return all(entry[0] in ("new", "all") for entry in what)
     return bool(kind in ("reshape", "broadcast"))
 
 
@@ -688,7 +688,7 @@ def pieces(join: Node, layout: Layout) -> Iterator[tuple[Node, Layout]]:
     axis, start = join.param, 0
     for part in join.args:
         n = part.shape[axis]
-        key: list[Step] = [("cut", 0, k, 1) for k in layout.shape]
+        key: list[Step] = [("all", k) for k in layout.shape]
         key[axis] = ("cut", start, n, 1)
         yield part, indexed(layout, key)
         start += n

@@ -67,6 +67,8 @@ def _view(step: tuple[Any, ...], x: Any) -> Any:
     for entry in what:
         if entry[0] == "new":
             keys.append(None)
+        elif entry[0] == "all":
+            keys.append(slice(None))
         elif entry[0] == "at":
             keys.append(entry[1])
         else:

@@ -79,6 +79,10 @@ def indexed(layout: Layout, key: Sequence[Step]) -> Layout:
             continue
         stride = layout.strides[axis]
         axis += 1
+        if kind == "all":
+            shape.append(what[0])
+            strides.append(stride)
+            continue
         if kind == "at":
             offset += what[0] * stride
             continue
@@ -90,9 +94,9 @@ def indexed(layout: Layout, key: Sequence[Step]) -> Layout:
 
 
 def normal(key: Any, shape: Shape) -> tuple[Step, ...]:
-    """A key of basic indexing as one entry for each axis: ("at", i), ("cut", start, n, step).
+    """A key of basic indexing as one entry for each axis.
 
-    A new axis is ("new",). IndexError for a whole number beyond the axis, TypeError for all else.
+    ("all", n), ("cut", start, n, step), ("at", i); a new axis is ("new",). IndexError for a whole number beyond the axis, TypeError for all else.
     """
     entries = key if isinstance(key, tuple) else (key,)
     n_given = sum(1 for entry in entries if entry is not None and entry is not Ellipsis)
@@ -107,11 +111,13 @@ def normal(key: Any, shape: Shape) -> tuple[Step, ...]:
         if entry is None:
             found.append(("new",))
         elif entry is Ellipsis:
-            found += [("cut", 0, n, 1) for n in shape[axis : axis + left]]
+            found += [("all", n) for n in shape[axis : axis + left]]
             axis += left
         elif isinstance(entry, slice):
             start, stop, step = entry.indices(shape[axis])
-            found.append(("cut", start, len(range(start, stop, step)), step))
+            n = len(range(start, stop, step))
+            whole = n == shape[axis] and step == 1
+            found.append(("all", n) if whole else ("cut", start, n, step))
             axis += 1
         elif isinstance(entry, int):
             n = shape[axis]

@@ -280,7 +280,7 @@ class Program:
 
 def _matrix(layout: Layout, lead: Sequence[Step]) -> Layout:
     """One of a stack of matrices."""
-    rest: list[Step] = [("cut", 0, n, 1) for n in layout.shape[-2:]]
+    rest: list[Step] = [("all", n) for n in layout.shape[-2:]]
     return indexed(layout, (*lead, *rest))
 
 
