@@ -96,7 +96,8 @@ def indexed(layout: Layout, key: Sequence[Step]) -> Layout:
 def normal(key: Any, shape: Shape) -> tuple[Step, ...]:
     """A key of basic indexing as one entry for each axis.
 
-    ("all", n), ("cut", start, n, step), ("at", i); a new axis is ("new",). IndexError for a whole number beyond the axis, TypeError for all else.
+    ("all", n), ("cut", start, n, step), ("at", i); a new axis is ("new",). IndexError for a
+    whole number beyond the axis, TypeError for all else.
     """
     entries = key if isinstance(key, tuple) else (key,)
     n_given = sum(1 for entry in entries if entry is not None and entry is not Ellipsis)

@@ -18,8 +18,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from ..fast.tracing import FUNCTIONS, QUESTIONS, REDUCTIONS, Untraceable, literal
 from .fuse import HEAVY, Expression, Fusion, Loop, Place, Target
+from .graph import Node
 from .layout import Layout, Shape, broadcast, reshaped
 
 MOST_PARTS = 64  # MOST_THREADS of runtime.c
@@ -98,6 +101,8 @@ class _Text:
         self.head: list[str] = []
         self.constants: dict[tuple[str, str], str] = {}
         self.beside: dict[int, str] = {}  # values of a column, computed once for all its rows
+        self.ones: int | None = None  # how many entries are 1 of what is 1 and then 0
+        self.half = ""  # that array's entries, in the part of the loop that is written
         self.sums = {id(node): i for i, node in enumerate(loop.sums)}
         self._levels()
         self._loops()
@@ -131,8 +136,9 @@ class _Text:
                 layout = leaf.place.layout
                 wide = broadcast(layout, loop.space) if layout.shape != loop.space else layout
                 key = (leaf.place.owner, wide.strides, wide.offset)
-                reads[key] = wide
                 self.keys[id(leaf)] = key
+                if not self._is_ones(leaf.place.owner, wide):
+                    reads[key] = wide
         writes: list[tuple[Target, Layout]] = []
         for target, _ in self.targets:
             full = target.node.op != "reduce" and target.node.size == math.prod(loop.space)
@@ -156,6 +162,18 @@ class _Text:
                 self.accesses[key] = access
             access.written = True
             self.outputs.append(access)
+
+    def _is_ones(self, owner: Node, layout: Layout) -> bool:
+        """Whether an array need not be read, for it is 1 up to some entry, and then 0."""
+        n = first_ones(owner)
+        along = len(layout.shape) - 1
+        rows = self.loop.axis in (None, along) and layout.strides[along:] == (1,)
+        if n is None or not rows or layout.offset or any(layout.strides[:along]):
+            return False
+        if self.ones not in (None, n):
+            return False
+        self.ones = n
+        return True
 
     def _access(self, place: Place, dtype: str, strides: Any) -> _Access:
         return _Access(f"x{len(self.accesses)}", place, dtype, *strides)
@@ -267,7 +285,10 @@ class _Text:
 
     def mask(self, expression: Expression) -> int:
         if expression.op == "read":
-            return self.accesses[self.keys[id(expression)]].mask
+            access = self.accesses.get(self.keys[id(expression)])
+            if access is None:  # ones, and then zeros
+                return AXIS if self.kind == "rows" else INNER
+            return access.mask
         if expression.op == "sum":
             return OUTER | (INNER if self.kind == "columns" else 0)
         found = 0
@@ -293,9 +314,16 @@ class _Text:
         elif row is not None and not mask & INNER:
             scope = row
         if expression.op == "read":
-            text = self._entry(self.accesses[self.keys[id(expression)]])
+            access = self.accesses.get(self.keys[id(expression)])
+            if access is None:
+                return self.half
+            text = self._entry(access)
         else:
             args = [self.write(arg, inner, row) for arg in expression.args]
+            if self.half:
+                simpler = _simpler(expression.op, args)
+                if simpler is not None:
+                    return simpler
             text = _formula(expression, args)
         for known in (self.top, self.outer, row, inner):
             if known is not None and text in known.names:
@@ -344,30 +372,35 @@ class _Text:
     def _flat(self) -> str:
         outer = bool(self.dims.outer) and math.prod(self.dims.outer) >= 8
         bounds = ("0", "n") if outer else ("FROM(n)", "UNTIL(n)")
-        scope = _Scope()
-        copies, ends = list[str](), list[tuple[_Access, str]]()
-        for (_, expression), access in zip(self.targets, self.outputs, strict=True):
-            source = self._copied(expression, access)
-            if source is None:
-                ends.append((access, self.write(expression, scope)))
-                continue
-            to, start = self._pointer(access), self._pointer(source)
-            size = f"({bounds[1]} - {bounds[0]}) * sizeof *{to}"
-            copies.append(f"memcpy({to} + {bounds[0]}, {start} + {bounds[0]}, {size});")
-        lines = [*scope.lines, *(f"{self._entry(access)} = {name};" for access, name in ends)]
-        loop = [
-            *(self._places() if self.dims.outer else []),
-            *self.outer.lines,
-            *copies,
+        copies, loops = list[str](), list[str]()
+        for half, begin, end in self._halves(*bounds):
+            self.half, scope = half, _Scope()
+            ends = list[tuple[_Access, str]]()
+            for (_, expression), access in zip(self.targets, self.outputs, strict=True):
+                source = self._copied(expression, access)
+                if source is None:
+                    ends.append((access, self.write(expression, scope)))
+                    continue
+                to, start = self._pointer(access), self._pointer(source)
+                size = f"({end} - {begin}) * sizeof *{to}"
+                copies.append(f"memcpy({to} + {begin}, {start} + {begin}, {size});")
+            if ends:
+                lines = [*scope.lines, *(f"{self._entry(to)} = {name};" for to, name in ends)]
+                loops += _loop("i", begin, end, lines)
+        places = self._places() if self.dims.outer else []
+        lines = [*places, *self.outer.lines, *copies, *loops]
+        return self._around(lines, "outer" if outer else "inner")
+
+    def _halves(self, begin: str, end: str) -> list[tuple[str, str, str]]:
+        """The innermost loop, in two where an array is 1 first and then 0."""
+        if self.ones is None:
+            return [("", begin, end)]
+        n = self.argument(self.ones)
+        self.head += [
+            f"  const I ones = {n}, middle = ones < ({begin}) ? ({begin}) : "
+            f"ones > ({end}) ? ({end}) : ones;"
         ]
-        if ends:
-            loop += [
-                "#pragma omp simd",
-                f"for (I i = {bounds[0]}; i < {bounds[1]}; i++) {{",
-                *(f"  {line}" for line in lines),
-                "}",
-            ]
-        return self._around(loop, "outer" if outer else "inner")
+        return [(literal(1), begin, "middle"), (literal(0), "middle", end)]
 
     def _copied(self, expression: Expression, to: _Access) -> _Access | None:
         """What a target is a plain copy of, entry by entry; None where it is none.
@@ -414,39 +447,39 @@ class _Text:
         split = self.loop.split
         lines = self._places() if self.dims.outer else []
         bounds = ("FROM(along)", "UNTIL(along)") if split else ("0", "along")
+        halves = self._halves(*bounds)
         for number, (sums, ends) in enumerate(self._passes()):
             self.outer.lines = []
-            scope = _Scope()
-            inside, begin, plain = list[str](), list[str](), list[str]()
-            for place in sums:
-                target, expression = self.targets[place]
-                name, value = f"sum{self.sums[id(target.node)]}", self.write(expression, scope)
-                start, combine = REDUCTIONS[target.node.param[0]]
-                begin.append(f"T {name} = {start};")
-                if target.node.param[0] == "sum":
-                    plain.append(name)
-                    inside.append(f"{name} += {value};")
-                else:
-                    inside.append(f"{name} = {combine.format(name, value)};")
-            written = [
-                (self.outputs[place], self.write(self.targets[place][1], scope)) for place in ends
-            ]
-            inside += [f"{self._entry(access)} = {name};" for access, name in written]
-            lines += self.outer.lines + begin
-            if inside:
-                if len(plain) == len(sums):
-                    also = f" reduction(+:{','.join(plain)})" if plain else ""
-                    lines.append(f"#pragma omp simd{also}")
-                lines.append(f"for (I i = {bounds[0]}; i < {bounds[1]}; i++) {{")
-                lines += [f"  {line}" for line in [*scope.lines, *inside]]
-                lines.append("}")
+            begin, loops = list[str](), list[str]()
+            for half, first, last in halves:
+                self.half, scope = half, _Scope()
+                inside, begin, plain = list[str](), list[str](), list[str]()
+                for place in sums:
+                    target, expression = self.targets[place]
+                    name, value = f"sum{self.sums[id(target.node)]}", self.write(expression, scope)
+                    start, combine = REDUCTIONS[target.node.param[0]]
+                    begin.append(f"T {name} = {start};")
+                    if target.node.param[0] == "sum":
+                        plain.append(name)
+                        inside.append(f"{name} += {value};")
+                    else:
+                        inside.append(f"{name} = {combine.format(name, value)};")
+                written = [
+                    (self.outputs[place], self.write(self.targets[place][1], scope))
+                    for place in ends
+                ]
+                inside += [f"{self._entry(access)} = {name};" for access, name in written]
+                if inside:
+                    reduced = plain if len(plain) == len(sums) else None
+                    loops += _loop("i", first, last, [*scope.lines, *inside], reduced)
+            lines += self.outer.lines + begin + loops
             self.outer.lines = []
             after = []
             for place in sums:
                 name = f"sum{self.sums[id(self.targets[place][0].node)]}"
                 after.append((place, name))
             after += [
-                (place, self.write(self.targets[place][1], scope))
+                (place, self.write(self.targets[place][1], _Scope()))
                 for place in self._reduced_targets(number + 1)
             ]
             lines += self.outer.lines
@@ -544,10 +577,44 @@ class _Text:
         return _over_columns([*column.lines, *found]) if found else []
 
 
+def first_ones(node: Node) -> int | None:
+    """How many entries are 1 of an array of one axis in which only zeros follow; else None."""
+    array = node.param
+    if node.op != "value" or array.ndim != 1 or array.dtype.kind != "f" or array.size == 0:
+        return None
+    n = int(np.count_nonzero(array))
+    return n if np.all(array[:n] == 1) else None
+
+
+def _simpler(op: str, args: Sequence[str]) -> str | None:
+    """What an operation with 1 or 0 comes to."""
+    one, nothing = literal(1), literal(0)
+    if op == "multiply" and nothing in args:
+        return nothing
+    if op == "multiply" and one in args:
+        return args[0] if args[1] == one else args[1]
+    if op in ("add", "subtract") and args[1] == nothing:
+        return args[0]
+    if op == "add" and args[0] == nothing:
+        return args[1]
+    return None
+
+
 def _over_columns(lines: Iterable[str]) -> list[str]:
+    return _loop("j", "from", "until", lines)
+
+
+def _loop(
+    index: str, begin: str, end: str, lines: Iterable[str], sums: Sequence[str] | None = ()
+) -> list[str]:
+    """The innermost loop, for the compiler to make vectors of.
+
+    sums  variables that add up; None where there are others, which it makes no vectors of
+    """
+    also = f" reduction(+:{','.join(sums)})" if sums else ""
     return [
-        "#pragma omp simd",
-        "for (I j = from; j < until; j++) {",
+        *([] if sums is None else [f"#pragma omp simd{also}"]),
+        f"for (I {index} = {begin}; {index} < {end}; {index}++) {{",
         *(f"  {line}" for line in lines),
         "}",
     ]

@@ -6,7 +6,7 @@ tables as a call of Python's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,19 @@ def _parts(work: int, least: int) -> int:
 def address(array: Buffer) -> int:
     """Where an array lies."""
     return int(array.__array_interface__["data"][0])
+
+
+_known: dict[tuple[str, str], int] = {}  # where each kernel begins, by dtype and body
+
+
+def _compiled(dtype: str, bodies: Sequence[str]) -> dict[Any, int]:
+    """Where kernels begin, given by their bodies; those that are new are one library."""
+    new = [body for body in bodies if (dtype, body) not in _known]
+    if new:
+        unit = native.library(c_source.unit(dtype, new))
+        for number, body in enumerate(new):
+            _known[dtype, body] = native.entry(unit, f"k{number}")
+    return {body: _known[dtype, body] for body in bodies}
 
 
 class Table:
@@ -102,10 +115,7 @@ class Calls:
         tables = [call for call in self.calls if isinstance(call, Table)]
         rows = [row for table in tables for row in table.rows]
         bodies = list(dict.fromkeys(row[0] for row in rows if isinstance(row[0], str)))
-        where: dict[Any, int] = {}
-        if bodies:
-            unit = native.library(c_source.unit(self.name, bodies))
-            where = {body: native.entry(unit, f"k{i}") for i, body in enumerate(bodies)}
+        where: dict[Any, int] = _compiled(self.name, bodies)
         run = native.runtime().run
         for place, table in enumerate(self.calls):
             if isinstance(table, Table):
