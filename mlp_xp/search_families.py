@@ -112,7 +112,7 @@ class Family:
         if self.pieces is None:
             if told is not None:
                 raise ValueError(
-                    f"shape is {_written(told)}, but dense networks take vectors: leave it out, "
+                    f"shape is {told!r}, but dense networks take vectors: leave it out, "
                     "or say which layers read such examples (conv, recurrent, temporal)."
                 )
             return ()

@@ -8,9 +8,9 @@ processes work at one. What is here is what they work on:
     choose    rows by which trials are compared, after every few epochs and at their end
     held out  rows that nothing looks at before the best trial's model is done
 
-The first trial is the library's default model, so that the choice departs from it only for
-something better. The best trial is trained again on the rows to train on and those to choose by,
-as `mlp-xp train` with its options would: to the same weights.
+The first trial is the library's default model, or the recipe of a family of layers, so that the
+choice departs from it only for something better. The best trial is trained again on the rows to
+train on and those to choose by, as `mlp-xp train` with its options would: to the same weights.
 """
 
 from __future__ import annotations

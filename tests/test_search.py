@@ -713,6 +713,10 @@ def test_the_first_trial_of_a_family_is_its_recipe() -> None:
     assert first("recurrent")["layers"] == "gru:64"
     temporal = layers_of(first("temporal")["layers"], (8, 8), 10)
     assert temporal == (*temporal_convolutions(32, time=8), Last(), Dense(10))
+    family, longer = FAMILIES["temporal"], (2, 200)
+    line = family.options(family.usual(longer), {}, longer)["layers"]
+    assert line.count("residual(") == 6  # the fewest by which 1 + 4 (2ᵇ - 1) is 200 or more
+    assert layers_of(line, longer, 10)[:-2] == tuple(temporal_convolutions(32, time=200))
 
 
 def test_what_is_fixed_is_in_the_layers_and_not_drawn() -> None:
@@ -746,7 +750,7 @@ def test_what_is_fixed_is_in_the_layers_and_not_drawn() -> None:
         (("--layers", "conv", "--shape", "1x8x9"), "shape is 1x8x9, 72 numbers, but an example"),
         (("--layers", "conv", "--shape", "64"), "read images, CHANNELSxHEIGHTxWIDTH, or sequences"),
         (("--layers", "recurrent", "--shape", "1x8x8"), "is read column by column as 8x8"),
-        (("--shape", "1x8x8"), "shape is 1x8x8, but dense networks take vectors"),
+        (("--shape", "1x8x8"), "shape is (1, 8, 8), but dense networks take vectors"),
         (("--layers", "conv", "--space", "depth=1..2"), "space 'depth' is unknown, but expected"),
         (("--layers", "conv", "--space", "blocks=1..4"), "at most 3, for 8 places cannot be"),
         (("--layers", "temporal", "--space", "blocks=4..5"), "at most 3, for block b reaches"),
@@ -807,6 +811,8 @@ def test_the_shape_of_examples_is_said_or_shown() -> None:
         search(X[:, 0], y, layout="rows", **conv)
     with pytest.raises(ValueError, match="shape is missing: an example has 64 numbers"):
         search(data.X, y, layout="rows", **conv)
+    with pytest.raises(TypeError, match="shape is 64, but expected the lengths of an example's"):
+        search(data.X, y, layout="rows", shape=64, **conv)
     with pytest.raises(ValueError, match="dense networks take a table of features"):
         search(X, y, layout="rows", **options)
     with pytest.raises(ValueError, match="channels is no option of a model: to hold it"):
@@ -834,6 +840,16 @@ def test_a_family_goes_on_with_its_own_study_and_refuses_others(tmp_path: Path) 
     with pytest.raises(ValueError, match=r"was begun with shape \[1, 8, 8\], not \[8, 8\]"):
         search(shape=(8, 8), **known, **conv)
     assert "layers" not in task_of("dense").record()  # as studies before there were families
+
+
+def test_the_document_names_every_dimension() -> None:
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    for layers, family in FAMILIES.items():
+        assert f"`{layers}`" in text
+        for row in family.rows:
+            assert f"`{row.name}`" in text
+            words = ", ".join(map(str, row.choices)) if row.choices else f"{row.low}..{row.high}"
+            assert row.name in ("taper", "residual", "dropout", "normalization") or words in text
 
 
 def test_several_networks_of_a_chain_are_trained_in_one_call() -> None:
