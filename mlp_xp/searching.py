@@ -35,6 +35,7 @@ from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .model import Model
 from .preparation import Examples
+from .search_space import arguments
 from .search_study import RECORD, Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
 from .train_command import DEFAULT_SCHEDULE
@@ -114,7 +115,7 @@ def rows(study: Any, task: Task) -> list[dict[str, Any]]:
                 **{key: known.get(key) for key in ("loss", "score", "epochs", "seconds")},
                 "parameters": known.get("parameters"),
                 "options": options,
-                "choices": {name: trial.params[name] for name in inside if name in trial.params},
+                "choices": arguments({n: trial.params[n] for n in inside if n in trial.params}),
             }
         )
     return found
