@@ -44,6 +44,8 @@ class Dataset(NamedTuple):
     target          names of the targets, likewise
     table           the whole table, targets and what was dropped included, or None
     notes           what people should know of how it was read
+    shape           of an example that is known to be an image, (channels, height, width), or of
+                    one whose axes were given; () where nothing is known
     """
 
     name: str
@@ -55,6 +57,7 @@ class Dataset(NamedTuple):
     target: tuple[str, ...] = ()
     table: Any = None
     notes: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
 
 
 class Request(NamedTuple):
@@ -267,18 +270,22 @@ def _beside(path: Path, name: str) -> Path | None:
     return next((place for place in places if place.is_file() and place != path), None)
 
 
-def _images(path: Path, labels: str | None) -> tuple[Rows, Rows | None]:
+def _images(path: Path, labels: str | None) -> tuple[Rows, Rows | None, tuple[int, ...]]:
+    """X and y, and the shape of an image of one channel."""
     name = path.name.replace("images", "labels").replace("idx3", "idx1")
     place = _beside(path, name) if labels is None else _labels(labels)
-    return _pair(str(path), idx_array(path), None if place is None else idx_array(place))
+    X = idx_array(path)
+    rows, y = _pair(str(path), X, None if place is None else idx_array(place))
+    return rows, y, (1, *X.shape[1:]) if X.ndim == 3 else ()
 
 
 def _idx(path: Path, request: Request) -> Dataset:
-    found = Dataset(path.name, *_images(path, request.labels))
+    X, y, shape = _images(path, request.labels)
+    found = Dataset(path.name, X, y, shape=shape)
     test = _beside(path, path.name.replace("train", "t10k"))
     if not path.name.startswith("train") or test is None:
         return found
-    X_test, y_test = _images(test, None)
+    X_test, y_test, _ = _images(test, None)
     return found._replace(X_test=X_test, y_test=y_test)
 
 
@@ -288,7 +295,7 @@ def _idx(path: Path, request: Request) -> Dataset:
 def _digits(request: Request) -> Dataset:
     place = resources.files("mlp_xp") / "datasets" / "digits.npz"
     with place.open("rb") as content, np.load(content, allow_pickle=False) as file:
-        return Dataset("digits", file["X"], file["y"])
+        return Dataset("digits", file["X"], file["y"], shape=(1, 8, 8))
 
 
 def _fashion_mnist(request: Request) -> Dataset:

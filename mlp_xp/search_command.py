@@ -37,13 +37,14 @@ from .preparation import SCALES
 from .readers import DataError
 from .report import described
 from .schedules import SCHEDULES
-from .search_space import DIMENSIONS
+from .search_families import FAMILIES
+from .search_space import TRAINING
 from .search_study import check_optuna, place
 from .search_task import CHOOSE_BY, PRUNING, TRIALS, VALIDATION, Task, Wanted
 from .searching import STORAGE, Interrupted, Search, check_plots, run
 from .storage import check_writable
 from .train_command import SHORT, examples_of
-from .train_options import MANY, OUT, Options, positive, widths
+from .train_options import MANY, OUT, Options, lengths, positive, widths
 
 # Options of the model and its training that are not searched where they are given, and those
 # that never are.
@@ -70,6 +71,8 @@ NEVER = (
 )
 OF_THE_SEARCH = (
     "trials",
+    "layers",
+    "shape",
     "seed",
     "held_out",
     "validation",
@@ -95,11 +98,12 @@ def search(args: Arguments) -> dict[str, Any]:
         check_folder(args.plots)
     data = examples_of(args)
     task = _task(args, data)
-    where, name = place(args.storage), args.study or data.name
+    where, name = place(args.storage), args.study or task.name
     _say_plan(args, task, where, name)
     progress = (lambda text: None) if args.no_progress else warn
     began = time.perf_counter()
     document = {"data": data.name, "study": name, "storage": where, "loss": task.loss}
+    document |= {"layers": task.wanted.layers, "shape": list(task.shape)} if task.shape else {}
     try:
         found = run(task, args.storage, name, args.seconds, progress)
     except Interrupted as error:
@@ -168,6 +172,8 @@ def _say_plan(args: Arguments, task: Task, where: str, name: str) -> None:
     )
     networks = f", {task.wanted.repeats} networks each" if task.wanted.repeats > 1 else ""
     say(args, f"{task.wanted.trials} trials of {task.epochs} epochs{networks}, loss {task.loss}")
+    if task.shape:
+        say(args, f"layers {task.wanted.layers}, an example is {'x'.join(map(str, task.shape))}")
     say(args, f"searched: {', '.join(row.name for row in task.dimensions)}")
     say(args, f"study {name!r} in {where}; Ctrl-C keeps it, the same command goes on with it")
 
@@ -189,7 +195,8 @@ def _train_command(args: Arguments, task: Task, found: Search) -> str | None:
     options: dict[str, Any] = {"data": args.data or "digits"}
     options |= {key: getattr(args, key) for key in ("target", "drop", "keep", "missing")}
     options |= {key: getattr(args, key) for key in ("labels", "data_dir", "held_out", "scale")}
-    options |= task.fixed | {"loss": args.loss, "schedule": args.schedule} | found.best["options"]
+    options |= {"shape": "x".join(map(str, task.shape)) or None}
+    options |= task.held | {"loss": args.loss, "schedule": args.schedule} | found.best["options"]
     options |= {"epochs": task.epochs, "seed": task.wanted.seed}
     if args.scale_target is False:
         options["no_scale_target"] = True
@@ -248,6 +255,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     of = Options(parser, "search")
+    of.value(
+        "--layers",
+        str,
+        "FAMILY",
+        f"networks to vary: {', '.join(FAMILIES)} (default: dense); temporal are dilated causal "
+        "convolutions",
+    )
+    of.value(
+        "--shape",
+        lengths,
+        "CxHxW",
+        "of an example, for all but dense: CHANNELSxHEIGHTxWIDTH, or FEATURESxTIME (default: as "
+        "the data know it)",
+    )
     of.value("--trials", positive, "N", f"of the study in all (default: {TRIALS})")
     of.group.add_argument(
         "--storage",
@@ -256,7 +277,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"an SQLite file (default: {STORAGE} in this folder), or any address that Optuna "
         "takes, by which several machines work at one study",
     )
-    of.value("--study", str, "NAME", "of the study in there (default: the name of the data)")
+    of.value(
+        "--study",
+        str,
+        "NAME",
+        "of the study in there (default: that of the data and of the family)",
+    )
     of.value("--seconds", _seconds, "T", "no trial goes on after T seconds (default: no limit)")
     of.value(
         "--repeats",
@@ -270,7 +296,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "measured on the examples to choose by (default: score, accuracy or R²)",
     )
     of.name("--pruning", PRUNING, "of trials that are behind others (default: halving)")
-    names = ", ".join(row.name for row in DIMENSIONS)
+    names = "; ".join(
+        f"{family}: {', '.join(row.name for row in rows.rows)}" for family, rows in FAMILIES.items()
+    )
+    names += f"; of all: {', '.join(row.name for row in TRAINING)}"
     of.group.add_argument(
         "--space",
         action="append",

@@ -1,8 +1,9 @@
 """What a search varies: a table of dimensions, and what they make of a model.
 
 A dimension is a row of `DIMENSIONS`. It is drawn from its choices or between its ends, by
-whatever has Optuna's `suggest_…`; what an option of the command fixes is not drawn. Layers of
-another family would be rows of their own, and the lines that make their arguments in `arguments`.
+whatever has Optuna's `suggest_…`; what an option of the command fixes is not drawn. These are the
+rows of a dense network; `search_families` has those of layers of other families, which share the
+rows of `TRAINING`.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Dimension:
     fixed_by  the option that takes its place, where it is not the name itself
     allowed   all that may be chosen, where that is more
     least     that an end may be
+    most      likewise
+    why       there is no more than `most`, for errors
     when      whether it exists beside what was drawn before it
     """
 
@@ -55,6 +58,8 @@ class Dimension:
     fixed_by: str = ""
     allowed: tuple[Any, ...] = ()
     least: float = 0.0
+    most: float = math.inf
+    why: str = ""
     when: Callable[[Drawn], bool] = _always
 
     @property
@@ -96,9 +101,8 @@ class Dimension:
         kind = "whole numbers" if self.whole else "numbers"
         if self.whole and not all(isinstance(value, int) for value in values):
             raise ValueError(f"{self.name} is {_said(values)}, but expected whole numbers.")
-        most = 1.0 if self.name in ("dropout", "taper") else math.inf
-        if not self.least <= low <= high <= most:
-            upto = "" if math.isinf(most) else f" and at most {most:g}"
+        if not self.least <= low <= high <= self.most:
+            upto = "" if math.isinf(self.most) else f" and at most {self.most:g}{self.why}"
             raise ValueError(
                 f"{self.name} is {_said(values)}, but expected rising {kind} of at least "
                 f"{self.least:g}{upto}."
@@ -146,16 +150,7 @@ def _number(text: str, kind: type) -> Any:
 # The range of rates round what the finder suggests for the very network: its suggestion is where
 # the loss falls fastest; under one_cycle, which reaches a rate only in passing, networks with
 # batch normalisation take several times as much.
-DIMENSIONS: tuple[Dimension, ...] = (
-    Dimension("depth", low=1, high=3, fixed_by="hidden"),
-    Dimension("width", low=16, high=512, log=True, fixed_by="hidden", least=1, when=_hidden),
-    Dimension("taper", (1.0, 0.5), allowed=(1.0, 0.75, 0.5, 0.25), fixed_by="hidden", when=_deep),
-    Dimension(
-        "activation", ("relu", "gelu", "silu", "tanh"), allowed=tuple(ACTIVATIONS), when=_hidden
-    ),
-    Dimension("normalization", ("none", *AXES), when=_hidden),
-    Dimension("dropout", low=0.0, high=0.6, step=0.05, when=_hidden),
-    Dimension("residual", (False, True), when=_deep),
+TRAINING: tuple[Dimension, ...] = (
     Dimension("optimizer", ("adam", "adamw", "nesterov", "lion"), allowed=tuple(OPTIMIZERS)),
     Dimension("rate_factor", low=0.1, high=20.0, log=True, fixed_by="learning_rate", least=1e-6),
     Dimension("batch_size", (32, 64, 128, 256), allowed=tuple(2**i for i in range(17))),
@@ -163,11 +158,28 @@ DIMENSIONS: tuple[Dimension, ...] = (
         "weight_decay", (0.0, 0.001, 0.01, 0.1), allowed=(0.0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
     ),
 )
+ACTIVATION = Dimension("activation", ("relu", "gelu", "silu", "tanh"), allowed=tuple(ACTIVATIONS))
+NORMALIZATION = Dimension("normalization", ("none", *AXES))
+DROPOUT = Dimension("dropout", low=0.0, high=0.6, step=0.05, most=1.0)
+DENSE: tuple[Dimension, ...] = (
+    Dimension("depth", low=1, high=3, fixed_by="hidden"),
+    Dimension("width", low=16, high=512, log=True, fixed_by="hidden", least=1, when=_hidden),
+    Dimension("taper", (1.0, 0.5), allowed=(1.0, 0.75, 0.5, 0.25), fixed_by="hidden", when=_deep),
+    replace(ACTIVATION, when=_hidden),
+    replace(NORMALIZATION, when=_hidden),
+    replace(DROPOUT, when=_hidden),
+    Dimension("residual", (False, True), when=_deep),
+)
+DIMENSIONS = (*DENSE, *TRAINING)
 OF_TRAINING = ("batch_size", "rate_factor")  # not arguments of a model
 
 
 def dimensions(
-    fixed: Drawn, limits: Mapping[str, Any], n_examples: int, usual_batch: int
+    fixed: Drawn,
+    limits: Mapping[str, Any],
+    n_examples: int,
+    usual_batch: int,
+    rows: tuple[Dimension, ...] = DIMENSIONS,
 ) -> tuple[Dimension, ...]:
     """What is searched: all rows but those that are fixed, within limits.
 
@@ -175,12 +187,12 @@ def dimensions(
     n_examples   that are trained on: no batch is larger
     usual_batch  the default for so many, which is among the choices
     """
-    names = [row.name for row in DIMENSIONS]
+    names = [row.name for row in rows]
     for name in limits:
         if name not in names:
             raise ValueError(f"space {name!r} is unknown, but expected one of {', '.join(names)}.")
     found = []
-    for row in DIMENSIONS:
+    for row in rows:
         option = row.fixed_by or row.name
         if option in fixed:
             if row.name in limits:

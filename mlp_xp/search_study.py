@@ -381,6 +381,8 @@ def described(drawn: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     parts = []
     if "hidden" in options:
         parts.append("-".join(map(str, options["hidden"])) or "no hidden layer")
+    counts = [(name, value) for name, value in options.items() if type(value) is int]
+    parts += [f"{name} {value}" for name, value in counts]
     parts += [value for value in options.values() if isinstance(value, str)]
     parts += ["residual"] if options.get("residual") else []
     parts += [f"{name} {value:g}" for name, value in options.items() if isinstance(value, float)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,13 +21,14 @@ from .data import Dataset
 from .fingerprint import hashed
 from .fitting import Epoch
 from .losses import LOSSES
-from .mlp import MLP
 from .model import Model
 from .optimizers import OPTIMIZERS
-from .preparation import SCALES, Examples, default_loss, divide, model_for, n_outputs, prepare
+from .preparation import SCALES, Examples, default_loss, divide, model_for, prepare
 from .prepared import Preparation
+from .readers import listed
 from .schedules import SCHEDULES, ReduceOnPlateau
-from .search_space import Dimension, arguments, dimensions, usual
+from .search_families import FAMILIES, OF_LAYERS
+from .search_space import Dimension, dimensions, usual
 from .train_command import DEFAULT_SCHEDULE
 from .train_options import default_batch_size, default_epochs, default_rate, defaults
 
@@ -47,6 +48,8 @@ class OutOfTime(Exception):
 class Wanted:
     """What a search is asked for.
 
+    layers          the family of networks: a row of `search_families.FAMILIES`
+    shape           of one example, for families of layers; None: as the data's source knows it
     fixed           options of the model and its training that are not searched
     limits          of dimensions: see `search_space.dimensions`
     epochs          of every trial and of the model; None goes by the number of examples
@@ -57,6 +60,8 @@ class Wanted:
     """
 
     trials: int = TRIALS
+    layers: str = "dense"
+    shape: Sequence[int] | None = None
     fixed: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -86,6 +91,13 @@ class Wanted:
             "schedule": SCHEDULES,
             "scale": SCALES,
         }
+        if self.layers not in FAMILIES:
+            raise ValueError(
+                f"layers is {self.layers!r}, but a search varies a family: expected one of "
+                f"{', '.join(FAMILIES)}.{checks.meant(FAMILIES, self.layers)} Layers of your own "
+                "are trained by mlp-xp train --layers."
+            )
+        FAMILIES[self.layers].check(self.layers, self.fixed)
         for name, table in tables.items():
             checks.choose(name, table, getattr(self, name))
         if isinstance(SCHEDULES[self.schedule], ReduceOnPlateau):
@@ -115,22 +127,35 @@ class Task:
         self.kind = LOSSES[self.loss].kind
         self.examples, index = divide(data, wanted.held_out, wanted.validation, wanted.seed)
         self.found = self._prepared(index)
+        self._numbers()
+        self.family = FAMILIES[wanted.layers]
+        self.shape = self._shape()
         m = len(self.examples.X)
         self.epochs = wanted.epochs or default_epochs(m)
         batch = default_batch_size(m)
-        self.dimensions = dimensions(self.fixed, wanted.limits, m, batch)
+        rows = self.family.dimensions(self.shape)
+        self.dimensions = dimensions(self.fixed, wanted.limits, m, batch, rows)
         self.defaults = {
-            "depth": 2,
-            "width": 256,
-            "taper": 0.5,
-            "activation": "relu",
-            "residual": False,
             "optimizer": "adam",
             "batch_size": batch,
             **{key: defaults(self.kind)[key] for key in ("normalization", "dropout")},
+            **self.family.usual(self.shape),
         }
         self._usual_rate()
-        self._numbers()
+
+    def _shape(self) -> tuple[int, ...]:
+        """Of one example; an error about a table says what its columns have become."""
+        n, wanted = self.X.shape[1], self.wanted
+        try:
+            return self.family.shape(wanted.layers, n, self.data.shape, wanted.shape)
+        except ValueError as error:
+            left = [name for name in self.data.features if name not in self.found.features]
+            if not left:
+                raise
+            raise ValueError(
+                f"{error} {len(left)} of {len(self.data.features)} columns look like nothing to "
+                f"learn from and are left out ({listed(left)}): a .npz file of X and y takes all."
+            ) from None
 
     def _prepared(self, index: Any) -> Preparation:
         wanted = self.wanted
@@ -151,29 +176,45 @@ class Task:
         name = self.fixed.get("optimizer", self.defaults["optimizer"])
         row = checks.choose("optimizer", OPTIMIZERS, name)()
         self.defaults["weight_decay"] = row.weight_decay
-        self.usual_rate = default_rate(name) or row.rate
+        self.usual_rate = default_rate(name, layers=bool(self.shape)) or row.rate
 
-    def model(self, drawn: Mapping[str, Any], rate: float | None) -> MLP:
+    @property
+    def name(self) -> str:
+        """Of the study, unless another is asked for."""
+        layers = self.wanted.layers
+        return f"{self.data.name} {layers}" if self.shape else self.data.name
+
+    def model(self, drawn: Mapping[str, Any], rate: float | None) -> Model:
         """The networks of a trial, untrained."""
         wanted = self.wanted
         seeds: Any = wanted.seed
         if wanted.repeats > 1:
             seeds = range(wanted.seed, wanted.seed + wanted.repeats)
-        options = {**self.always, **self.options(drawn, rate)}
-        options.pop("batch_size", None)
-        sizes = (self.X.shape[1], *options.pop("hidden"), n_outputs(self.found, self.y))
-        model = MLP(sizes, loss=self.loss, seed=seeds, device=wanted.device, **options)
+        model = self._model({**self.always, **self.options(drawn, rate)}, self.found, seeds)
         model.preparation = self.bare
         return model
+
+    def _model(self, options: dict[str, Any], found: Preparation, seeds: Any) -> Model:
+        """Of options of a model and its training."""
+        options = {name: value for name, value in options.items() if name != "batch_size"}
+        if self.shape:
+            options["shape"] = self.shape
+        return model_for(self.data, found=found, seed=seeds, device=self.wanted.device, **options)
 
     @property
     def always(self) -> dict[str, Any]:
         """Options of a model and its training that every trial has."""
-        return {"label_smoothing": defaults(self.kind)["label_smoothing"], **self.fixed}
+        return {"label_smoothing": defaults(self.kind)["label_smoothing"], **self.held}
+
+    @property
+    def held(self) -> dict[str, Any]:
+        """What is fixed, but for what is in the layers of a line."""
+        inside = OF_LAYERS if self.shape else ()
+        return {name: value for name, value in self.fixed.items() if name not in inside}
 
     def options(self, drawn: Mapping[str, Any], rate: float | None) -> dict[str, Any]:
         """What was drawn, as options of a model and its training."""
-        found = arguments(drawn)
+        found = self.family.options(drawn, self.fixed, self.shape)
         found |= {} if "batch_size" not in drawn else {"batch_size": drawn["batch_size"]}
         return found if rate is None else {**found, "learning_rate": rate}
 
@@ -219,7 +260,7 @@ class Task:
         return {**drawn, "rate_factor": near}, True
 
     def check(self) -> None:
-        """Raise what `MLP` raises for options that cannot be, and for a batch that is too large."""
+        """Raise what a model raises for options that cannot be; for a batch that is too large."""
         drawn = {row.name: self._one_of(row) for row in self.dimensions}
         self.model(drawn, self.usual_rate if "rate_factor" in drawn else None)
         size = self.fixed.get("batch_size")
@@ -272,15 +313,7 @@ class Task:
         wanted = self.wanted
         examples, index = divide(self.data, wanted.held_out, 0.0, wanted.seed)
         options = {**self.always, **trial["options"]}
-        options.pop("batch_size", None)
-        model = model_for(
-            self.data,
-            options.pop("hidden"),
-            found=self._prepared(index),
-            seed=wanted.seed,
-            device=wanted.device,
-            **options,
-        )
+        model = self._model(options, self._prepared(index), wanted.seed)
         last = trial["epochs"]
         model.fit(
             examples.X,
@@ -327,6 +360,7 @@ class Task:
             "epochs": self.epochs,
             **{name: getattr(wanted, name) for name in kept},
             "space": {row.name: row.plain() for row in self.dimensions},
+            **({"layers": wanted.layers, "shape": self.shape} if self.shape else {}),
             **self.fixed,
         }
         return dict(
@@ -337,6 +371,9 @@ class Task:
 def differences(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """What a study was begun with and is not asked for now, in words."""
     found = []
+    one, other = (record.get("layers", "dense") for record in (begun, asked))
+    if one != other:
+        return [f"layers {one}, not {other}"]
     for name in dict.fromkeys((*begun, *asked)):
         old, new = begun.get(name, "searched"), asked.get(name, "searched")
         if old == new or name == "data":

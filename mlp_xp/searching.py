@@ -8,9 +8,9 @@ processes work at one. What is here is what they work on:
     choose    rows by which trials are compared, after every few epochs and at their end
     held out  rows that nothing looks at before the best trial's model is done
 
-The first trial is the library's default model, so that the choice departs from it only for
-something better. The best trial is trained again on the rows to train on and those to choose by,
-as `mlp-xp train` with its options would: to the same weights.
+The first trial is the library's default model, or the recipe of a family of layers, so that the
+choice departs from it only for something better. The best trial is trained again on the rows to
+train on and those to choose by, as `mlp-xp train` with its options would: to the same weights.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .description import NOTED, SCORED
 from .fingerprint import Fingerprint
 from .model import Model
 from .preparation import Examples
+from .search_space import arguments
 from .search_study import RECORD, Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
 from .train_command import DEFAULT_SCHEDULE
@@ -96,8 +97,10 @@ def rows(study: Any, task: Task) -> list[dict[str, Any]]:
     seconds     that it took
     parameters  of one network
     options     that were searched, as options of a model and its training
+    choices     that its layers were made of, by the names of dimensions; {} of a dense network
     """
     found = []
+    inside = [row.name for row in task.family.rows if task.shape]
     for trial in study.get_trials(deepcopy=False):
         known = trial.user_attrs.get("found")
         if known is None or trial.state.name not in ("COMPLETE", "PRUNED"):
@@ -112,6 +115,7 @@ def rows(study: Any, task: Task) -> list[dict[str, Any]]:
                 **{key: known.get(key) for key in ("loss", "score", "epochs", "seconds")},
                 "parameters": known.get("parameters"),
                 "options": options,
+                "choices": arguments({n: trial.params[n] for n in inside if n in trial.params}),
             }
         )
     return found
@@ -130,6 +134,10 @@ def _better_first(choose_by: str) -> Callable[[dict[str, Any]], tuple[bool, floa
 def table(trials: Sequence[Mapping[str, Any]], choose_by: str) -> str:
     """Trials as lines of text: complete ones first, the best at the top."""
     ordered = sorted(map(dict, trials), key=_better_first(choose_by))
+    for row in ordered:  # what a line of layers is made of is shorter than the line
+        choices = row.get("choices", {})
+        told = {name: v for name, v in row["options"].items() if name != "layers" or not choices}
+        row["options"] = {**choices, **told}
     options = list(dict.fromkeys(name for row in ordered for name in row["options"]))
     head = ["trial", "state", "loss", "score", "epochs", "seconds", *map(_titled, options)]
     lines = [head]
@@ -225,6 +233,8 @@ def search(
     *,
     target: str | Sequence[str] = (),
     layout: checks.Layout | None = None,
+    layers: str = "dense",
+    shape: Sequence[int] | None = None,
     trials: int = TRIALS,
     storage: Any = STORAGE,
     study: str | None = None,
@@ -252,13 +262,19 @@ def search(
                gives; or X
     y          targets of X; layout says how X lies, as everywhere
     target     a file's columns to predict
+    layers     the family of networks: "dense", "conv", "recurrent" or "temporal"
+    shape      of one example, for all but dense ones: (channels, height, width) or
+               (features, time). Digits, Fashion-MNIST and files of images know it, and so does
+               an X of more than two axes, (m, *shape) with layout="rows"; sequence networks read
+               an image column by column
     trials     of the study in all: the same call again adds what is missing
     storage    name of an SQLite file; an address that Optuna knows; Optuna's storage; None keeps
                nothing. Several processes, on several machines, may work at one study
-    study      its name there; None takes that of the data
+    study      its name there; None takes that of the data and of the family
     seconds    after which no epoch is begun; a trial that is broken off is run again next time
     space      limits of what is searched: {"width": (16, 128), "activation": ["relu", "tanh"]};
-               `search_space.DIMENSIONS` has all names
+               `search_space.DIMENSIONS` has all names, and `search_families.FAMILIES` those of
+               other families
     seed       of split, trials and model
     held_out, validation, epochs, repeats, choose_by, pruning, schedule, early_stopping
                see `Wanted`
@@ -271,6 +287,8 @@ def search(
     """
     wanted = Wanted(
         trials=trials,
+        layers=layers,
+        shape=shape,
         fixed=fixed,
         limits=dict(space or {}),
         seed=seed,
@@ -288,7 +306,7 @@ def search(
         device=device,
     )
     names = (target,) if isinstance(target, str) else tuple(target)
-    task = Task(_dataset(data, y, names, layout), wanted)
+    task = Task(_dataset(data, y, names, layout, layers), wanted)
     task.check()
 
     def say(text: str) -> None:
@@ -298,7 +316,13 @@ def search(
     return run(task, storage, study, seconds, say)
 
 
-def _dataset(data: Any, y: Any, target: tuple[str, ...], layout: checks.Layout | None) -> Dataset:
+def _dataset(
+    data: Any,
+    y: Any,
+    target: tuple[str, ...],
+    layout: checks.Layout | None,
+    layers: str = "dense",
+) -> Dataset:
     """Examples as rows, wherever they come from."""
     if isinstance(data, Dataset):
         return data
@@ -319,6 +343,15 @@ def _dataset(data: Any, y: Any, target: tuple[str, ...], layout: checks.Layout |
             f"X has shape {X.shape}, which does not show which way it lies: say layout='rows' or "
             "layout='columns'."
         )
+    inner: tuple[int, ...] = ()
+    if X.ndim > 2 and layers == "dense":
+        raise ValueError(
+            f"X has shape {X.shape}, but dense networks take a table of features: reshape it, or "
+            "say layers='conv', 'recurrent' or 'temporal', which read examples of such a shape."
+        )
+    if X.ndim > 2:  # examples of some shape as rows
+        inner = X.shape[1:] if lies == "rows" else X.shape[:-1]
+        X = X.reshape((len(X), -1) if lies == "rows" else (-1, X.shape[-1]))
     if lies != "rows":
         X, labels = X.T, labels.T
     if len(labels) == 1 and labels.ndim == 2:
@@ -330,7 +363,7 @@ def _dataset(data: Any, y: Any, target: tuple[str, ...], layout: checks.Layout |
             f"X has {len(X)} examples, but y has {len(labels)}. Are your examples rows? Say "
             "layout='rows'."
         )
-    return Dataset("X", X, labels)
+    return Dataset("X", X, labels, shape=inner)
 
 
 def run(
@@ -339,7 +372,7 @@ def run(
     """A search whose task is made: see `search`."""
     deadline = math.inf if seconds is None else time.monotonic() + seconds
     with quiet() as optuna:
-        worker = Study(optuna, task, storage, name or task.data.name, say)
+        worker = Study(optuna, task, storage, name or task.name, say)
         study = worker.study
         try:
             worker.work(deadline)

@@ -49,6 +49,7 @@ def test_the_digits_are_the_uci_test_set() -> None:
     digits = load("digits")
     assert digits.y is not None
     assert np.array_equal(digits.X, reference.data)
+    assert np.array_equal(digits.X.reshape(-1, *digits.shape)[:, 0], reference.images)
     assert np.array_equal(digits.y, reference.target)
     assert (digits.X.dtype, digits.X.min(), digits.X.max()) == (np.uint8, 0, 16)
 
@@ -85,6 +86,7 @@ def test_fashion_mnist_is_found_where_a_user_has_it(
     assert found.X_test is not None
     assert found.y_test is not None
     assert (found.X.shape, found.X_test.shape) == ((6, 4), (3, 4))
+    assert found.shape == (1, 2, 2)
     assert found.y_test.tolist() == [0, 1, 2]
 
 
@@ -121,6 +123,7 @@ def test_idx_arrays_come_back(
     write(folder / "some-labels-idx1-ubyte", pack(idx_bytes(labels)))
     found = load(source)
     assert np.array_equal(found.X, images.reshape(len(images), -1))
+    assert found.shape == (1, *images.shape[1:])
     assert np.array_equal(found.y, labels)
     assert found.X.dtype.isnative
 

@@ -74,6 +74,7 @@ ORDER = [
     "train_options",
     "train_command",
     "search_space",
+    "search_families",
     "search_task",
     "search_study",
     "searching",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import re
 import shlex
 import signal
@@ -21,10 +22,14 @@ import pandas
 import pytest
 
 import mlp_xp
-from mlp_xp import MLP
+from mlp_xp import MLP, Sequential
 from mlp_xp.cli import main
 from mlp_xp.data import Dataset, load
+from mlp_xp.layers import Dense, Last, temporal_convolutions
+from mlp_xp.layers.chain import Chain
+from mlp_xp.layers.text import layers_of
 from mlp_xp.preparation import split
+from mlp_xp.search_families import FAMILIES
 from mlp_xp.search_space import DIMENSIONS, arguments, dimensions, draw
 from mlp_xp.search_study import TRIES, _again, _is_dead, place
 from mlp_xp.search_task import Task, Wanted, Watch
@@ -447,43 +452,69 @@ def test_a_killed_process_is_followed_by_another() -> None:
     assert again[0].number in [row["number"] for row in found.trials]
 
 
+# a dense search whose trials are short, and one of layers: study, what the command is told beside
+# the epochs, and the same in Python
+BOTH: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
+    "dense": ("digits", (150, *OPTIONS[2:]), {**SHORT, "epochs": 150}),
+    "conv": (
+        "digits conv",
+        (20, *OPTIONS[4:], "--layers", "conv", *("--space", "channels=2..3", "--space", "dense=0")),
+        {
+            "epochs": 20,
+            "batch_size": 256,
+            "progress": False,
+            "layers": "conv",
+            "space": {"channels": (2, 3), "dense": [0]},
+        },
+    ),
+}
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_keeps_the_study_and_says_how_to_go_on() -> None:
-    argv = ("--trials", 50, "--epochs", 150, *OPTIONS[2:], "--pruning", "none")
-    process = begin(*argv, "--json")
-    until(lambda: ended(trials_of()) and any(t.state.name == "RUNNING" for t in trials_of()))
+@pytest.mark.parametrize("family", BOTH)
+def test_ctrl_c_keeps_the_study_and_says_how_to_go_on(family: str) -> None:
+    name, argv, fixed = BOTH[family]
+    process = begin("--trials", 50, "--pruning", "none", "--json", "--epochs", *argv)
+
+    def seen() -> list[Any]:
+        return trials_of(name)
+
+    until(lambda: ended(seen()) and any(t.state.name == "RUNNING" for t in seen()))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    kept = ended(trials_of())
+    kept = ended(seen())
     n = len(kept)
     assert f"interrupted: {n} of 50 trials have ended and are kept in search.db" in err
     assert "Traceback" not in err
     document = json.loads(out)
     assert len(document["trials"]) == n
     assert not Path("model.safetensors").exists()
-    assert not any(t.state.name == "RUNNING" for t in trials_of())
-    options: dict[str, Any] = {**SHORT, "epochs": 150, "pruning": "none"}
-    assert len(search(trials=n, **options).trials) == n
+    assert not any(t.state.name == "RUNNING" for t in seen())
+    assert len(search(trials=n, pruning="none", **fixed).trials) == n
 
 
-def test_two_processes_share_the_trials_of_one_study() -> None:
-    argv = ("--trials", 6, "--epochs", 400, "--pruning", "none", *OPTIONS[2:], "--json")
+@pytest.mark.parametrize(("family", "epochs"), [("dense", 400), ("conv", 60)])
+def test_two_processes_share_the_trials_of_one_study(family: str, epochs: int) -> None:
+    name, (_, *options), _ = BOTH[family]
+    argv = ("--trials", 6, "--epochs", epochs, "--pruning", "none", *options, "--json")
     two = [begin(*argv, "--out", f"{name}.safetensors") for name in "ab"]
     documents = []
     for process in two:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
         documents.append(json.loads(out))
-    assert len(ended(trials_of())) == 6
+    found = ended(trials_of(name))
+    assert len(found) == 6
     assert documents[0]["best"] == documents[1]["best"]
     assert [len(document["trials"]) for document in documents] == [6, 6]
-    workers = {trial.user_attrs["process"]["pid"] for trial in ended(trials_of())}
+    workers = {trial.user_attrs["process"]["pid"] for trial in found}
     assert workers == {process.pid for process in two}
-    drawn = {json.dumps(trial.params) for trial in ended(trials_of())}
+    drawn = {json.dumps(trial.params) for trial in found}
     assert len(drawn) == 6
-    a, b = (MLP.load(f"{name}.safetensors") for name in "ab")
+    load_model = (MLP if family == "dense" else Sequential).load
+    a, b = (load_model(f"{one}.safetensors") for one in "ab")
     np.testing.assert_array_equal(a.parameters["W1"], b.parameters["W1"])
 
 
@@ -567,6 +598,275 @@ def test_who_is_dead_is_seen_by_its_process() -> None:
     assert _is_dead(trial, "here")
     trial.user_attrs = {"process": {**_identity("x"), "machine": "another"}}
     assert not _is_dead(trial, "here")  # of others the heartbeat tells
+
+
+# -- families of layers --------------------------------------------------------------
+
+TINY: dict[str, dict[str, Any]] = {  # small networks, so that a trial takes no time
+    "conv": {"channels": (2, 6), "dense": [0, 32]},
+    "recurrent": {"units": (4, 8), "dense": [0, 32]},
+    "temporal": {"channels": (2, 6), "dense": [0, 32]},
+}
+CHAINS = tuple(TINY)
+
+
+class Random:
+    """Draws anything that can be drawn."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+
+    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
+        return self.random.choice(choices)
+
+    def suggest_int(self, name: str, low: int, high: int, log: bool) -> int:
+        return self.random.randint(low, high)
+
+    def suggest_float(self, name: str, low: float, high: float, log: bool, step: Any) -> float:
+        return self.random.uniform(low, high)
+
+
+def task_of(layers: str, **wanted: Any) -> Task:
+    return Task(load("digits"), Wanted(layers=layers, **wanted))
+
+
+@pytest.mark.parametrize("layers", CHAINS)
+def test_the_best_of_a_family_is_what_the_line_of_train_makes(run: Run, layers: str) -> None:
+    space = [f"{name}={','.join(map(str, v))}" for name, v in TINY[layers].items()]
+    space = [text.replace(",", "..") if "dense" not in text else text for text in space]
+    argv = ("--layers", layers, "--trials", 3, "--epochs", 2, "--pruning", "none")
+    found = run("search", *argv, "--space", space[0], "--space", space[1], "--dropout", 0.1)
+    assert found.code == 0, found.err
+    shape = "1x8x8" if layers == "conv" else "8x8"
+    assert f"layers {layers}, an example is {shape}" in found.out
+    assert f"study 'digits {layers}' in search.db" in found.out
+    line = next(line for line in found.out.splitlines() if line.startswith("the same by hand: "))
+    assert f"--shape {shape} --layers " in line
+    made = run(*shlex.split(line.removeprefix("the same by hand: mlp-xp ")), "--out", "other")
+    assert made.code == 0, made.err
+    held_out = [line for line in made.out.splitlines() if line.startswith("held-out")]
+    assert held_out[0].split(", after")[0] in found.out
+    one, other = Sequential.load("model.safetensors"), Sequential.load("other")
+    for name, W in one.parameters.items():
+        np.testing.assert_array_equal(W, other.parameters[name])
+    assert one.network.layers == other.network.layers
+    assert one.metadata["fingerprint"] == other.metadata["fingerprint"]
+    assert run("predict", "model.safetensors", "digits").code == 0
+
+
+@pytest.mark.parametrize(
+    ("layers", "row"),
+    [(layers, row) for layers in CHAINS for row in FAMILIES[layers].rows],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_each_choice_of_a_family_makes_another_network(layers: str, row: Any) -> None:
+    task = task_of(layers)
+    high = draw(Highest(), task.dimensions, {})
+    limited = next(one for one in task.dimensions if one.name == row.name)
+    other = limited.choices[0] if limited.choices else limited.low
+    assert high[row.name] != other
+    one, two = ({**high, row.name: value} for value in (high[row.name], other))
+    assert task.options(one, 0.1) != task.options(two, 0.1)
+    written = [str(task.model(drawn, 0.1).config) for drawn in (one, two)]
+    assert written[0] != written[1]
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        *[("conv", shape) for shape in ((1, 8, 8), (3, 1, 7), (2, 2, 1), (1, 1, 1), (3, 28, 28))],
+        *[("conv", shape) for shape in ((5, 9), (5, 1))],
+        *[(name, s) for name in CHAINS[1:] for s in ((8, 8), (1, 1), (3, 50), (2, 2), (4, 900))],
+    ],
+)
+def test_whatever_is_drawn_fits_the_examples(layers: str, shape: tuple[int, ...]) -> None:
+    family = FAMILIES[layers]
+    rows = family.dimensions(shape)
+    usual = family.usual(shape)
+    assert all(row.holds(usual[row.name]) for row in rows if row.name in usual)
+    assert set(usual) == {row.name for row in family.rows}
+    for row in rows:  # all that may be asked for, too
+        if row.allowed:
+            rows = tuple(one.limited(one.allowed) if one == row else one for one in rows)
+    lines = set()
+    for seed in range(60):
+        options = family.options(draw(Random(seed), rows, {}), {}, shape)
+        lines.add(options["layers"])
+        layers_made = layers_of(options["layers"], shape, 3, options.get("activation", "relu"))
+        assert Chain(shape, layers_made).parts[-1].out_shape == (3,)
+    assert len(lines) > 30
+
+
+def test_the_first_trial_of_a_family_is_its_recipe() -> None:
+    def first(layers: str) -> dict[str, Any]:
+        task = task_of(layers)
+        drawn, whole = task.usual()
+        assert whole
+        return task.options(drawn, task.rate(drawn, usual=True))
+
+    conv = first("conv")
+    recipe = "conv:16x3:padding=same,batchnorm,pool:2,conv:32x3:padding=same,batchnorm,pool:2"
+    assert conv["layers"] == f"{recipe},dense:64,dropout:0.3"
+    assert conv["layers"] in (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    usual = {"activation": "relu", "optimizer": "adam", "batch_size": 64, "learning_rate": 0.003}
+    assert {name: conv[name] for name in usual} == usual
+    assert first("recurrent")["layers"] == "gru:64"
+    temporal = layers_of(first("temporal")["layers"], (8, 8), 10)
+    assert temporal == (*temporal_convolutions(32, time=8), Last(), Dense(10))
+    family, longer = FAMILIES["temporal"], (2, 200)
+    line = family.options(family.usual(longer), {}, longer)["layers"]
+    assert line.count("residual(") == 6  # the fewest by which 1 + 4 (2ᵇ - 1) is 200 or more
+    assert layers_of(line, longer, 10)[:-2] == tuple(temporal_convolutions(32, time=200))
+
+
+def test_what_is_fixed_is_in_the_layers_and_not_drawn() -> None:
+    fixed = {"normalization": "layer", "dropout": 0.25, "activation": "tanh", "batch_size": 200}
+    space = {"blocks": (2, 2), "pooling": ["stride"], "dense": [16]}
+    options: dict[str, Any] = {**fixed, "space": space, "epochs": 1, "storage": None}
+    found = search(trials=2, layers="conv", progress=False, **options)
+    for row in found.trials:
+        assert set(row["choices"]) == {row.name for row in FAMILIES["conv"].rows} - set(fixed)
+        assert not set(fixed) & set(row["options"])
+        line = row["options"]["layers"].split(",")
+        assert line[1] == line[3] == "layernorm"
+        assert "stride=2" in line[0]
+        assert "stride=2" in line[2]
+        assert line[-2:] == ["dense:16", "dropout:0.25"]
+    kinds = [type(kind).__name__ for kind in found.model.network.layers]
+    assert kinds[:6] == ["Conv2d", "LayerNorm", "Activation"] * 2
+    assert found.model.network.layers[2].activation == "tanh"
+    heads = found.table().splitlines()[0].split()
+    assert {"blocks", "channels", "pooling", "rate"} < set(heads)
+    assert "layers" not in heads
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (("--layers", "convs"), "expected one of dense, conv, recurrent, temporal. Did you mean"),
+        (("--layers", "conv:8x3,pool:2"), "trained by mlp-xp train --layers"),
+        (("--layers", "conv", "--hidden", "8"), "hidden goes with dense networks, but layers is"),
+        (("--layers", "conv", "--residual"), "residual goes with dense networks"),
+        (("--layers", "conv", "--shape", "1x8x9"), "shape is 1x8x9, 72 numbers, but an example"),
+        (("--layers", "conv", "--shape", "64"), "read images, CHANNELSxHEIGHTxWIDTH, or sequences"),
+        (("--layers", "recurrent", "--shape", "1x8x8"), "is read column by column as 8x8"),
+        (("--shape", "1x8x8"), "shape is (1, 8, 8), but dense networks take vectors"),
+        (("--layers", "conv", "--space", "depth=1..2"), "space 'depth' is unknown, but expected"),
+        (("--layers", "conv", "--space", "blocks=1..4"), "at most 3, for 8 places cannot be"),
+        (("--layers", "temporal", "--space", "blocks=4..5"), "at most 3, for block b reaches"),
+        (("--layers", "recurrent", "--space", "kind=rnn"), "expected some of gru, lstm, elman"),
+        (("--layers", "conv", "--dropout", "1.5"), "rate is 1.5"),
+        (("--layers", "conv", "--data", "n.csv", "--target", "y"), "which do not show how they"),
+    ],
+)
+def test_what_a_family_cannot_do_is_said_before_the_first_trial(
+    run: Run, argv: tuple[str, ...], part: str
+) -> None:
+    Path("n.csv").write_text("a,b,y\n" + "".join(f"{i % 7},{i % 5},{i % 2}\n" for i in range(60)))
+    found = run("search", *argv)
+    assert found.code == 2
+    assert part in found.err
+    assert found.err.count("\n") == 1
+    assert "trial 0" not in found.err
+
+
+def test_a_table_of_pixels_is_read_as_images_of_the_shape_that_is_said(run: Run) -> None:
+    data = load("digits")
+    assert data.y is not None
+    X = data.X[:300, 18:46] + np.arange(28) / 100
+    frame = pandas.DataFrame({f"p{i}": X[:, i] for i in range(28)})
+    frame["digit"] = [f"d{label}" for label in data.y[:300]]
+    frame.to_csv("t.csv", index=False)
+    argv = ("--data", "t.csv", "--target", "digit", "--layers", "conv", "--epochs", 2)
+    refused = run("search", *argv, "--shape", "1x4x7")
+    assert "1x4x7, 28 numbers, but an example has 24: expected images, " in refused.err
+    names = "'p13', 'p14', 'p21', 'p22'"  # of one value
+    left = f"4 of 28 columns look like nothing to learn from and are left out ({names})"
+    assert f"{left}: a .npz file of X and y takes all." in refused.err
+    found = run("search", *argv, "--trials", 2, "--shape", "1x4x6", "--json")
+    assert found.code == 0, found.err
+    assert (found.document["layers"], found.document["shape"]) == ("conv", [1, 4, 6])
+    answers = run("predict", "model.safetensors", "t.csv").out.split()
+    assert set(answers[1:]) <= {f"d{i}" for i in range(10)}
+    np.savez("t.npz", X=X, y=data.y[:300])
+    argv = ("--data", "t.npz", "--layers", "conv", "--epochs", 2, "--trials", 1)
+    assert run("search", *argv, "--shape", "1x4x7").code == 0
+
+
+def test_the_shape_of_examples_is_said_or_shown() -> None:
+    data = load("digits")
+    y = data.y
+    options: dict[str, Any] = {"trials": 1, "epochs": 1, "storage": None, "progress": False}
+    conv: dict[str, Any] = {**options, "layers": "conv", "space": TINY["conv"]}
+    X = data.X.reshape(-1, 1, 8, 8)
+    shown = search(X, y, layout="rows", **conv)
+    for said in (
+        search(data.X, y, layout="rows", shape=(1, 8, 8), **conv),
+        search(X.transpose(1, 2, 3, 0), y, layout="columns", **conv),
+        search(X[:, 0], y, layout="rows", shape=(1, 8, 8), **conv),
+    ):
+        assert said.best["loss"] == shown.best["loss"]
+    assert shown.model.predict(X[:3], layout="rows").shape == (3,)
+    with pytest.raises(ValueError, match="may be sequences of 8 features or images of one channel"):
+        search(X[:, 0], y, layout="rows", **conv)
+    with pytest.raises(ValueError, match="shape is missing: an example has 64 numbers"):
+        search(data.X, y, layout="rows", **conv)
+    with pytest.raises(TypeError, match="shape is 64, but expected the lengths of an example's"):
+        search(data.X, y, layout="rows", shape=64, **conv)
+    with pytest.raises(ValueError, match="dense networks take a table of features"):
+        search(X, y, layout="rows", **options)
+    with pytest.raises(ValueError, match="channels is no option of a model: to hold it"):
+        search(X, y, layout="rows", channels=8, **conv)
+    by_rows = search(X[:, 0].transpose(0, 2, 1), y, layout="rows", layers="recurrent", **options)
+    assert by_rows.model.network.shape == (8, 8)
+    by_columns = search(data, layers="recurrent", **options)  # an image, column by column
+    assert by_columns.model.network.shape == (8, 8)
+    assert by_rows.best["loss"] != by_columns.best["loss"]
+
+
+def test_a_family_goes_on_with_its_own_study_and_refuses_others(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 256, "progress": False}
+    conv: dict[str, Any] = {**options, "layers": "conv", "space": TINY["conv"]}
+    search(trials=1, storage=tmp_path / "a.db", **conv)
+    parts = search(trials=3, storage=tmp_path / "a.db", **conv)
+    whole = search(trials=3, storage=tmp_path / "b.db", **conv)
+    for row, same in zip(parts.trials, whole.trials, strict=True):
+        assert {**row, "seconds": 0} == {**same, "seconds": 0}
+    known: dict[str, Any] = {"trials": 3, "storage": tmp_path / "a.db", "study": "digits conv"}
+    with pytest.raises(ValueError, match="was begun with layers conv, not dense"):
+        search(**known, **SHORT)
+    with pytest.raises(ValueError, match="was begun with layers conv, not temporal"):
+        search(layers="temporal", **known, **options)
+    with pytest.raises(ValueError, match=r"was begun with shape \[1, 8, 8\], not \[8, 8\]"):
+        search(shape=(8, 8), **known, **conv)
+    assert "layers" not in task_of("dense").record()  # as studies before there were families
+
+
+def test_the_document_names_every_dimension() -> None:
+    text = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
+    for layers, family in FAMILIES.items():
+        assert f"`{layers}`" in text
+        for row in family.rows:
+            assert f"`{row.name}`" in text
+            words = ", ".join(map(str, row.choices)) if row.choices else f"{row.low}..{row.high}"
+            assert row.name in ("taper", "residual", "dropout", "normalization") or words in text
+
+
+def test_several_networks_of_a_chain_are_trained_in_one_call() -> None:
+    task = task_of("recurrent", repeats=2, epochs=1, fixed={"learning_rate": 0.01})
+    drawn, _ = task.usual()
+    watch = Watch(None, task, math.inf, every=9)
+    task.train(drawn, watch)
+    alone = []
+    for seed in (0, 1):
+        one = task_of("recurrent", epochs=1, fixed={"learning_rate": 0.01})
+        model = one._model({**one.always, **one.options(drawn, None)}, one.found, seed)
+        model.preparation = one.bare
+        data: Any = (one.X, one.y)
+        args: dict[str, Any] = {"epochs": 1, "batch_size": 64, "schedule": "one_cycle"}
+        model.fit(*data, **args, progress=False, layout="rows")
+        alone.append(model.evaluate(one.X_choice, one.y_choice, layout="rows").loss)
+    assert watch.found["loss"] == pytest.approx(np.mean(alone), rel=1e-5)
 
 
 # -- the front -----------------------------------------------------------------------
