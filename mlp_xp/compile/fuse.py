@@ -33,6 +33,7 @@ HEAVY = {
     *("tanh", "sinh", "cosh", "sin", "cos", "tan", "asinh", "atan"),
 }
 CHEAP = 6  # operations and arrays read, up to which a map is rather done again than kept
+SMALL = 4096  # entries up to which a map costs nothing beside the call of a loop
 MOST_OUTPUTS, MOST_READ = 16, 32  # of one loop
 FEW, LONG = 4, 8192  # sums along an axis of more than LONG entries go in parts if they are FEW
 ARRAYS = {"input", "value", "product", "join", "call"}  # nodes that lie in memory in any case
@@ -348,7 +349,8 @@ class Fusion:
         reads, level = self._reads(node)
         wanted = {id(other) for other in shared}
         size = node.args[0].size if node.op == "reduce" else node.size
-        first = self.loops_with.get(node)
+        made = base(node.args[0])[0] if node.op == "reduce" else node
+        first = self.loops_with.get(made)  # where it is on the way anyway
         candidates: list[Item] = [first] if first is not None and first.number >= level else []
         candidates += reversed(self.items[level:])
         for loop in candidates:
@@ -445,7 +447,7 @@ class Fusion:
             loop = self.home.get(leaf)
             on_the_way = loop is not None and (
                 (not loop.split and self._local(leaf, steps))
-                or (leaf.op == "map" and same_entries(steps))
+                or (leaf.op == "map" and all(map(_spreads, steps)))
             )
             first = loop.number if loop is not None and on_the_way else self.ready[leaf]
             level = max(level, first)
@@ -494,7 +496,8 @@ class Fusion:
                 self._see(made, steps)
                 continue
             if not (first and not steps):
-                if made in self.loops_with and self._cost(made) > CHEAP and same_entries(steps):
+                again = made.size > SMALL and made in self.loops_with and same_entries(steps)
+                if again and self._cost(made) > CHEAP:
                     shared.append(made)
                     continue
                 if self._to_keep(made, steps):
@@ -537,10 +540,12 @@ class Fusion:
         """Whether a map that a target reads so should lie in memory."""
         if same_entries(steps):
             return False
-        spread = all(_spreads(step) for step in steps)
-        if spread and self._of_sums(node) and node not in self.loops_with:
-            return False
-        return not spread or self._cost(node) > CHEAP  # else smaller than what it is seen as
+        if not all(map(_spreads, steps)):
+            return True
+        layout = seen_through(steps, packed(node.shape))
+        if layout is None or layout.strides[-1] == 0 or self._cost(node) <= CHEAP:
+            return layout is None  # smaller than what it is seen as: done once for each row
+        return node in self.loops_with or not self._of_sums(node)
 
     def _of_sums(self, node: Node) -> bool:
         """Whether a map is of a sum, and so done once for each of the loop that sums."""
@@ -555,8 +560,10 @@ class Fusion:
             if id(made) in seen or made.op == "number":
                 continue
             seen.add(id(made))
+            if made.size * 4 <= node.size:  # done once for each row or column
+                continue
             if made.op != "map" or (made in self.home and made is not node):
-                cost += 1 if made.size * 2 > node.size else 0
+                cost += 1
                 continue
             cost += 10 if made.param in HEAVY else 1
             stack += made.args

@@ -85,17 +85,18 @@ class Batch:
         changed: list[tuple[Node, Node]] = [(theta, after.theta)]
         changed += zip(moments, after.moments, strict=True)
         if network.n_statistics > 0:
-            changed.insert(0, (running, after.running))
-        self.nodes = roots = [after.loss, *(new for _, new in changed)]
-        fusion = Fusion(roots, [None, *(old for old, _ in changed)])
+            changed.append((running, after.running))
+        # the loss last: what it sums of the parameters can go along with their update
+        self.nodes = roots = [*(new for _, new in changed), after.loss]
+        fusion = Fusion(roots, [*(old for old, _ in changed), None])
         late = fusion.overwritten()
         if late:  # something reads a state's array after it is written: leave it till the end
             kept = [None if old in late else old for old, _ in changed]
-            fusion = Fusion(roots, [None, *kept])
+            fusion = Fusion(roots, [*kept, None])
         self.program = Program(fusion, given, self._gather(m, own), step.block)
         step.block = self.program.block
         self.program.finish()
-        loss, *arrays = self.program.roots
+        *arrays, loss = self.program.roots
         self.loss = loss
         self.late = [
             (given[old], array)
