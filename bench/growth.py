@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -36,8 +37,7 @@ import timing
 from mlp_xp import MLP
 from mlp_xp.bench import Trainer, examples, repeats_for, step_work
 from mlp_xp.fast import native
-from mlp_xp.fast.compiled import CompiledTape
-from mlp_xp.fast.numpy import Arena, Tape
+from mlp_xp.fast.calls import Calls
 from mlp_xp.optimizers import Optimizer
 from mlp_xp.training import Data
 
@@ -90,20 +90,26 @@ def _trainer(sizes: tuple[int, ...], m: int, optimizer: Any) -> Trainer:
 
 def _products(sizes: tuple[int, ...], m: int) -> Callable[[int], None]:
     """The products of a step as the step makes them, on arrays of their own."""
-    tape = (CompiledTape if native.available() else Tape)(Arena(), "float32", ())
+    calls = Calls("float32")
+
+    def product(A: Any, B: Any, out: Any) -> None:
+        if not native.available() or calls.product(A, B, out) is None:
+            calls.calls.append(partial(np.matmul, A, B, out=out))
+
     for i, (n_in, n_out) in enumerate(pairwise(sizes)):
         W, A = np.ones((n_out, n_in), np.float32), np.ones((m, n_in), np.float32).T
         A = A if i == 0 else np.ascontiguousarray(A)
         delta = np.ones((n_out, m), np.float32)
-        tape.product(W, A, np.empty_like(delta))
-        tape.product(delta, A.T, np.empty_like(W))
+        product(W, A, np.empty_like(delta))
+        product(delta, A.T, np.empty_like(W))
         if i > 0:
-            tape.product(W.T, delta, np.empty((n_in, m), np.float32))
-    tape.finish()
+            product(W.T, delta, np.empty((n_in, m), np.float32))
+    if native.available():
+        calls.finish()
 
     def run(n: int) -> None:
         for _ in range(n):
-            for call in tape.calls:
+            for call in calls.calls:
                 call()
 
     return run

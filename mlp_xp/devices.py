@@ -113,10 +113,14 @@ def _numpy_namespace() -> Namespace:
 
 
 def _numpy_stepper(*arguments: Any) -> Any:
-    from .compile.step import stepper as traced
-    from .fast.compiled import stepper
+    from .compile.step import stepper
 
-    return stepper(*arguments) or traced(*arguments)
+    compiled = stepper(*arguments)
+    if compiled is not None:
+        return compiled
+    from .fast.numpy import stepper as in_place
+
+    return in_place(*arguments)
 
 
 def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
@@ -126,7 +130,7 @@ def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManag
 
 
 def _numpy_predictor(*arguments: Any) -> Any:
-    from .fast.compiled_predict import predictor
+    from .compile.predict import predictor
 
     return predictor(*arguments)
 

@@ -19,10 +19,12 @@ from test_fast_paths import build, plain, specified, walk
 
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Loss
+from mlp_xp.compile.step import CompiledStep
+from mlp_xp.devices import device as find_device
 from mlp_xp.devices import devices
-from mlp_xp.fast import blas, calls, compiled, native
+from mlp_xp.fast import blas, calls, native
 from mlp_xp.fast import threads as sharing
-from mlp_xp.fast.numpy import Arena, NumpyStep
+from mlp_xp.fast.numpy import NumpyStep
 from mlp_xp.fitting import copied
 from mlp_xp.optimizers import SGD
 from mlp_xp.training import Data
@@ -345,7 +347,7 @@ def test_without_a_compiler_steps_are_numpys(fresh: Path, monkeypatch: pytest.Mo
         native.compiler()
     assert not native.available()
     model, data, _ = build(plain())
-    assert type(compiled.stepper(model._recipe, model.device, data)) is NumpyStep
+    assert type(model.device.stepper(model._recipe, model.device, data)) is NumpyStep
 
 
 def test_the_list_of_devices_says_what_becomes_of_a_step(
@@ -377,7 +379,7 @@ def test_a_step_that_does_not_compile_is_numpys(monkeypatch: pytest.MonkeyPatch)
     expected = trained(model, data, state, NumpyStep(model._recipe, data))
     native.runtime()
     monkeypatch.setattr(native, "library", refuse)
-    step = compiled.CompiledStep(model._recipe, data)
+    step = compiled(model._recipe, data)
     with pytest.warns(RuntimeWarning, match="A step is not compiled: refused"):
         np.testing.assert_array_equal(trained(model, data, state, step), expected)
 
@@ -385,7 +387,11 @@ def test_a_step_that_does_not_compile_is_numpys(monkeypatch: pytest.MonkeyPatch)
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLP_XP_NATIVE", "0")
     model, data, _ = build(plain())
-    assert type(compiled.stepper(model._recipe, model.device, data)) is NumpyStep
+    assert type(model.device.stepper(model._recipe, model.device, data)) is NumpyStep
+
+
+def compiled(recipe: Any, data: Data) -> CompiledStep:
+    return CompiledStep(recipe, find_device("cpu"), data)
 
 
 def sorted_once(xp: Any, Z: Any) -> Any:
@@ -422,7 +428,7 @@ def test_a_formula_without_a_kernel_is_computed_by_numpy(part: str, weighted: bo
     changed = MLP((4, 5, 5, 3), **{"dropout": 0.3, "loss": "cross_entropy", **ODD[part]})
     state = state._replace(moments=state.moments[: changed._recipe.optimizer.n_moments])
     expected = specified(changed, data, copied(changed.device, state))[-1].theta
-    found = trained(changed, data, state, compiled.CompiledStep(changed._recipe, data))
+    found = trained(changed, data, state, compiled(changed._recipe, data))
     np.testing.assert_allclose(found, expected, **tolerance("float32", 1024))
 
 
@@ -440,7 +446,7 @@ def test_data_that_lie_otherwise_are_read_all_the_same(kind: str) -> None:
     else:
         rows = np.repeat(rows, 2, axis=0)[::2]
     other = Data(rows, labels)
-    found = trained(model, other, state, compiled.CompiledStep(model._recipe, other))
+    found = trained(model, other, state, compiled(model._recipe, other))
     np.testing.assert_allclose(found, expected, **tolerance(model.dtype, 1024))
 
 
@@ -453,7 +459,7 @@ def wide() -> tuple[MLP, Data, Any]:
 
 
 def steps(model: MLP, data: Data, state: Any, threads: int, n: int = 20) -> np.ndarray[Any, Any]:
-    state, step = copied(model.device, state), compiled.CompiledStep(model._recipe, data)
+    state, step = copied(model.device, state), compiled(model._recipe, data)
     before = native.runtime().use_threads(threads)
     try:
         for i in range(n):
@@ -629,9 +635,9 @@ def test_a_child_of_a_fork_finds_the_blas_free_and_gives_it_back(library: Any) -
 
 def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data, state = build(plain())
-    expected = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
+    expected = trained(model, data, state, compiled(model._recipe, data))
     monkeypatch.setattr(blas, "product", lambda dtype, vector=False: None)
-    found = trained(model, data, state, compiled.CompiledStep(model._recipe, data))
+    found = trained(model, data, state, compiled(model._recipe, data))
     np.testing.assert_allclose(found, expected, **tolerance(model.dtype, 64))
 
 
@@ -674,28 +680,35 @@ def test_every_product_of_the_right_shape_in_pieces_is_the_product(
             inner = inner if rng.integers(2) else 300
             A = rng.normal(size=(rows, inner)).astype(dtype, order="F" if rng.integers(2) else "C")
             B = rng.normal(size=(inner, columns)).astype(dtype, order="CF"[rng.integers(2)])
-            tape = compiled.CompiledTape(Arena(), dtype, ())
-            out = tape.multiply(A, B, np.empty((rows, columns), dtype))
-            tape.finish()
-            cut += tape.products[0][0].words[0, 14] != rows
+            made, out = calls.Calls(dtype), np.empty((rows, columns), dtype)
+            found = made.product(A, B, out)
+            assert found is not None
+            made.finish()
+            cut += found[0].words[0, 14] != rows
             for threads in (1, 2, 3):
                 out.fill(np.nan)
                 native.runtime().use_threads(threads)
-                tape.calls[0]()
+                made.calls[0]()
                 native.runtime().use_threads(1)
                 np.testing.assert_allclose(out, A @ B, **tolerance(dtype, 4096))
     assert cut > 20
 
 
-def test_every_loss_and_activation_has_a_kernel() -> None:
-    """None of the tables' own formulas falls back to NumPy unnoticed."""
+def test_every_row_of_the_tables_is_compiled() -> None:
+    """None of the tables' own formulas is a call of NumPy's, unnoticed."""
+    from mlp_xp.compile.graph import Graph, live
+    from mlp_xp.compile.trace import trace
+
     for dtype in ("float32", "float64"):
+        graph = Graph(dtype)
+        x, t = graph.input("x", (4, 5)), graph.input("t", (4, 5))
+        roots = []
         for activation in ACTIVATIONS.values():
-            shape = compiled.c_source.Shape(activation, 0.0, True)
-            compiled.c_source.layer_forward(dtype, shape)
-            compiled.c_source.layer_backward(dtype, shape)
+            roots += [trace(activation.f, graph, x), trace(activation.slope, graph, x)]
         for loss in LOSSES.values():
-            compiled.c_source.score(dtype, loss, False, True, 0.0)
+            roots += [trace(loss.value, graph, x, t), trace(loss.delta, graph, x, t)]
+            roots.append(trace(loss.predict, graph, x))
+        assert not [node for node in live(roots) if node.op == "call"]
 
 
 def test_a_fresh_process_trains_without_a_compiler(tmp_path: Path) -> None:

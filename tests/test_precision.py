@@ -13,9 +13,10 @@ import pytest
 from conftest import Backend, tolerance
 from mlp_xp import ACTIVATIONS, MLP, MLPClassifier, MLPRegressor, check_gradients
 from mlp_xp.cli import main
+from mlp_xp.compile import predict as compiled_predict
+from mlp_xp.compile import step as compiled
 from mlp_xp.data import load
 from mlp_xp.devices import device as find_device
-from mlp_xp.fast import compiled, compiled_predict
 from mlp_xp.kernels import PRECISIONS, SPEC, at_precision
 from mlp_xp.network import split
 from mlp_xp.training import Data, batch, gradient, stepper

@@ -20,15 +20,21 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..fast.c_source import CTYPES as REALS
+from ..fast.c_source import MOST_PARTS
 from ..fast.tracing import FUNCTIONS, QUESTIONS, REDUCTIONS, Untraceable, literal
 from .fuse import HEAVY, Expression, Fusion, Loop, Place, Target
 from .graph import Node
 from .layout import Layout, Shape, broadcast, reshaped
 
-MOST_PARTS = 64  # MOST_THREADS of runtime.c
 COLUMNS = 128  # columns at once
-CTYPES = {"float32": "float", "float64": "double", "int64": "long long", "uint16": "unsigned short"}
-CTYPES |= {"bool": "unsigned char", "int32": "int"}
+CTYPES = {
+    **REALS,
+    "int64": "long long",
+    "int32": "int",
+    "uint16": "unsigned short",
+    "bool": "unsigned char",
+}
 INLINE = {-1.0, 0.0, 0.5, 1.0, 2.0, 3.0}  # numbers that stand in the text
 OUTER, AXIS, INNER = 1, 2, 4  # what a value changes along
 

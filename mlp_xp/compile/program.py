@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..fast.c_source import MOST_PARTS
 from ..fast.calls import Calls, Table, address, parts_of
-from ..fast.native import CannotCompile
 from . import loops
 from .fuse import Call, Fusion, Item, Loop, Place, Product
 from .graph import Node
@@ -29,9 +29,9 @@ FINISH = f"""
   T *out = (T *)a[1];
   const I n = a[2], stride = a[3];
   for (I k = 0; k < n; k++) {{
-    T total = partial[k * {loops.MOST_PARTS}];
-    for (I i = 1; i < {loops.MOST_PARTS}; i++) {{
-      const T next = partial[k * {loops.MOST_PARTS} + i];
+    T total = partial[k * {MOST_PARTS}];
+    for (I i = 1; i < {MOST_PARTS}; i++) {{
+      const T next = partial[k * {MOST_PARTS} + i];
       total = COMBINE;
     }}
     out[k * stride] = total;
@@ -107,6 +107,7 @@ class Program:
     ) -> None:
         self.fusion, self.given = fusion, dict(given)
         self.inputs: dict[Node, list[_Word]] = {}  # where their addresses stand
+        self.addresses: dict[Node, list[Any]] = {}  # the same, of finished tables
         graph = fusion.order[0].graph
         self.calls = Calls(graph.dtype)
         self.dtype = np.dtype(graph.dtype)
@@ -193,7 +194,7 @@ class Program:
 
     def _loop(self, loop: Loop) -> None:
         kernel = self.kernels[loop.number]
-        partial = np.zeros(kernel.finish * loops.MOST_PARTS, self.dtype)
+        partial = np.zeros(kernel.finish * MOST_PARTS, self.dtype)
         block = np.zeros(len(kernel.arguments), np.int64)
         for i, argument in enumerate(kernel.arguments):
             if isinstance(argument, Place):
@@ -212,7 +213,7 @@ class Program:
             n = kernel.finish // len(loop.sums)
             for number, node in enumerate(loop.sums):
                 out = self.array(self.fusion.place(node)).reshape(-1)
-                room = partial[number * n * loops.MOST_PARTS :]
+                room = partial[number * n * MOST_PARTS :]
                 how = FINISH.replace("COMBINE", COMBINED[node.param[0]])
                 stride = out.strides[0] // out.itemsize if n > 1 else 1
                 told = np.array([address(room), address(out), n, stride], np.int64)
@@ -243,8 +244,14 @@ class Program:
             if C.size == 0:
                 continue
             row = self.calls.product(A, B, C)
-            if row is None:
-                raise CannotCompile("no BLAS is found that could be called")
+            if row is None:  # no BLAS is found that could be called
+
+                def multiply(matrices: list[Place] = matrices) -> None:
+                    A, B, C = map(self.array, matrices)
+                    np.matmul(A, B, out=C)
+
+                self.calls.calls.append(multiply)
+                continue
             for place, word in zip(matrices, (8, 10, 12), strict=True):
                 self._note(place, row, word)
 
@@ -263,13 +270,19 @@ class Program:
             return
         self.given[node] = array
         start = address(array)
-        for where, word, offset in self.inputs.get(node, ()):
-            words = where if isinstance(where, np.ndarray) else where[0].words[where[1]]
-            words[word] = start + offset
+        for words, place, offset in self.addresses.get(node, ()):
+            words[place] = start + offset
 
     def finish(self) -> None:
         """Compile; raises `CannotCompile`."""
         self.calls.finish()
+        for node, found in self.inputs.items():
+            self.addresses[node] = [
+                (where, word, offset)
+                if isinstance(where, np.ndarray)
+                else (where[0].words, (where[1], word), offset)
+                for where, word, offset in found
+            ]
 
     def run(self) -> Sequence[Buffer]:
         """The roots."""

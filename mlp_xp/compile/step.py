@@ -16,6 +16,8 @@ import numpy.typing as npt
 from ..devices import Device
 from ..fast import native
 from ..fast.calls import Table, address, parts_of
+from ..fast.numpy import NumpyStep
+from ..fast.numpy import stepper as in_place
 from ..fast.tracing import Untraceable
 from ..optimizers import Optimizer
 from ..training import Data, Recipe, batch, columns, train_step
@@ -77,7 +79,8 @@ class Batch:
 
         def formula(xp: Any) -> State:
             traced = replace(recipe, optimizer=cast(Any, _Given(recipe.optimizer, scalars)))
-            X, T = columns(traced, xp, data, taken["rows"], taken["targets"])
+            rows = taken["rows"]
+            X, T = columns(traced, xp, data._replace(rows=rows), rows, taken["targets"])
             before = State(theta, tuple(moments), running, 0)
             return train_step(traced, xp, before, X, T, taken.get("weights"), bits, rate)
 
@@ -156,7 +159,7 @@ class CompiledStep:
 
     def __init__(self, recipe: Recipe, device: Device, data: Data) -> None:
         self.recipe, self.device = recipe, device
-        self.compiles = True
+        self.compiles, self.otherwise = True, cast("NumpyStep | None", None)
         self.block = np.zeros(0, np.uint8)  # memory of all programs: only one runs at a time
         self.programs: dict[tuple[int, bool, bool], Batch] = {}
         self.theta = np.zeros(0)
@@ -172,6 +175,8 @@ class CompiledStep:
         self._data = data
         for program in self.programs.values():
             program.read = None
+        if self.otherwise is not None:
+            self.otherwise.data = data
 
     def _begin(self, state: State) -> None:
         """Take the first state's arrays."""
@@ -203,6 +208,7 @@ class CompiledStep:
                 self.programs[key] = Batch(self, *key)
             except (Untraceable, native.CannotCompile) as error:
                 self.compiles = False
+                self.otherwise = in_place(self.recipe, self.device, self.data)
                 native.warn("A step is not compiled", error, stacklevel=6)
                 return None
         return self.programs[key]
@@ -210,6 +216,8 @@ class CompiledStep:
     def __call__(self, state: State, index: Buffer, bits: Buffer | None, rate: Any) -> State:
         program = self._program(state, (index.shape[-1], index.ndim == 1, bits is not None))
         if program is None:
+            if self.otherwise is not None:
+                return self.otherwise(state, index, bits, rate)
             xp = self.device.xp
             X, T, weights = batch(self.recipe, xp, self.data, index)
             return train_step(self.recipe, xp, state, X, T, weights, bits, rate)

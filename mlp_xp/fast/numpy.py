@@ -24,12 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ..activations import ACTIVATIONS, Activation
+from ..devices import Device
 from ..kernels import EPSILON, dropout_scale
 from ..losses import LOSSES, Loss
 from ..network import RUNNING_SHARE, split
 from ..optimizers import SGD, Adam, AdamW, Momentum, Nesterov, Optimizer
 from ..training import Data, Recipe
 from ..types import Layer, State
+from . import gate
 
 Buffer = npt.NDArray[Any]
 
@@ -107,7 +109,7 @@ class Tape:
         self.add(lambda: np.copyto(target, formula(np, *arguments)))
         return target
 
-    def multiply(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
+    def product(self, A: Buffer, B: Buffer, out: Buffer) -> Buffer:
         """out ← A B."""
         return self.op(np.matmul, A, B, out)
 
@@ -171,7 +173,7 @@ class Program:
         if network.n_statistics > 0:
             tape.op(np.multiply, step.running, tape.constant(1 - RUNNING_SHARE), step.running)
         seen, A = self._forward(_t(self.rows))
-        S = tape.multiply(step.layers[-1].W, A, tape.buffer(n_out, m))
+        S = tape.product(step.layers[-1].W, A, tape.buffer(n_out, m))
         delta = self._score(S)
         self._backward(seen, A, delta)
         self._update()
@@ -212,7 +214,7 @@ class Program:
         for i in range(network.n_hidden):
             layer, A_in, N, inverse = step.layers[i], A, None, None
             n, bits = network.sizes[i + 1], None
-            Z = tape.multiply(layer.W, A_in, tape.buffer(n, m))
+            Z = tape.product(layer.W, A_in, tape.buffer(n, m))
             if layer.gain is not None:
                 N, inverse, mean, variance = self._normalise(Z)
                 if network.normalization == "batch":
@@ -228,7 +230,7 @@ class Program:
                 if layer.P is None:
                     A = tape.op(np.add, A, A_in, skip)
                 else:
-                    tape.multiply(layer.P, A_in, skip)
+                    tape.product(layer.P, A_in, skip)
                     A = tape.op(np.add, skip, A, skip)
             seen.append(Seen(A_in, V, mask, N, inverse))
         return seen, A
@@ -370,28 +372,28 @@ class Program:
     def _backward(self, seen: list[Seen], A: Buffer, delta: Buffer) -> None:
         step, tape, m = self.step, self.tape, self.m
         network = step.recipe.network
-        tape.multiply(delta, _t(A), step.gradients[-1].W)
+        tape.product(delta, _t(A), step.gradients[-1].W)
         dS, skipped = delta, None
         for i in reversed(range(network.n_hidden)):
             n, layer, g = network.sizes[i + 1], step.layers[i], step.gradients[i]
             A_in, _, _, N, inverse = seen[i]
-            dA = tape.multiply(_t(step.layers[i + 1].W), dS, tape.buffer(n, m))
+            dA = tape.product(_t(step.layers[i + 1].W), dS, tape.buffer(n, m))
             if skipped is not None:
                 tape.op(np.add, dA, skipped, dA)
             skipped = None
             if network.residual:
                 if layer.P is not None and g.P is not None:
-                    tape.multiply(dA, _t(A_in), g.P)
+                    tape.product(dA, _t(A_in), g.P)
                 if i > 0:
                     skipped = tape.buffer(network.sizes[i], m)
                     if layer.P is None:
                         tape.do(np.copyto, skipped, dA)
                     else:
-                        tape.multiply(_t(layer.P), dA, skipped)
+                        tape.product(_t(layer.P), dA, skipped)
             dS = self._through(i, dA, seen[i])
             if N is not None:
                 self._normalise_gradient(dS, layer, g, N, inverse)
-            tape.multiply(dS, _t(A_in), g.W)
+            tape.product(dS, _t(A_in), g.W)
 
     def _normalise_gradient(
         self, delta: Buffer, layer: Layer, g: Layer, N: Buffer, inverse: Buffer | None
@@ -588,3 +590,13 @@ class NumpyStep:
             call()
         loss = program.loss[..., 0, 0].copy()
         return State(self.theta, self.moments, self.running, step, loss)
+
+
+def stepper(recipe: Recipe, device: Device, data: Data) -> NumpyStep | None:
+    """A step of NumPy's calls; None for what the gate does not let through.
+
+    At another precision than float32 the rounding is the specification's alone.
+    """
+    if recipe.precision != "float32" or not gate.takes(gate.READ, recipe, data):
+        return None
+    return NumpyStep(recipe, data)
