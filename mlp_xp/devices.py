@@ -48,6 +48,8 @@ class Device(NamedTuple):
     active       a context in which to compute there, and which explains its errors
     predictor    (recipe, layers) → a faster function rows → predictions, or None
     scorer       (device) → a faster `training.Scores`, or None
+    function     (formula (xp, *arrays) → arrays, dtype) → a faster function of the arrays,
+                 whose results lie where the last ones did; or None
     """
 
     name: str
@@ -66,6 +68,7 @@ class Device(NamedTuple):
     active: Callable[[], AbstractContextManager[None]] = nullcontext
     predictor: Callable[..., Any] | None = None
     scorer: Callable[..., Any] | None = None
+    function: Callable[..., Any] | None = None
 
     def all_finite(self, array: Array) -> bool:
         """Whether there is nothing infinite and no NaN in an array; waits for the device."""
@@ -141,6 +144,12 @@ def _numpy_scorer(device: Device) -> Any:
     return CompiledScores(device)
 
 
+def _numpy_function(formula: Callable[..., Any], dtype: str) -> Any:
+    from .compile.function import or_specified
+
+    return or_specified(formula, dtype)
+
+
 def _cpu() -> Device:
     return Device(
         "cpu",
@@ -152,6 +161,7 @@ def _cpu() -> Device:
         stepper=_numpy_stepper,
         predictor=_numpy_predictor,
         scorer=_numpy_scorer,
+        function=_numpy_function,
         threads=_blas_threads,
     )
 

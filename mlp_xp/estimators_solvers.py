@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -351,21 +352,28 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
     total = data.m if problem.weights is None else float(np.sum(problem.weights))
     _check_weights(problem, problem.chosen, data.m)
 
-    def part(theta: Array, X: Array, piece: slice) -> tuple[Array, Array]:
+    labels = data.targets.ndim == 1
+
+    def part(xp: Any, theta: Array, X: Array, targets: Array, share: Array, *w: Array) -> Any:
         """A piece's share of the mean loss, and of its gradient."""
-        X = xp.astype(X, xp.float64, copy=False)
-        w = None if weights is None else weights[piece]
-        T = encode(plain, xp, Data(X, data.targets), data.targets[piece, ...])
-        found = gradient(plain, xp, theta, xp.matrix_transpose(X), xp.astype(T, xp.float64), w)
-        share = (X.shape[0] if w is None else xp.sum(w)) / total
-        return found.J * share, found.g * share
+        T = encode(plain, xp, Data(X, data.targets), targets)
+        found = gradient(plain, xp, theta, xp.matrix_transpose(X), T, *w)
+        return [found.J * share, found.g * share]
+
+    made = None if device.function is None else device.function(part, "float64")
+    share_of = made or partial(part, xp)
 
     def value(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         theta, start = device.put(flat), 0
         J, g = 0.0, xp.zeros_like(theta)
         for X in dense_pieces(data.rows, MINIMISER_CHUNK):
             stop = start + X.shape[0]
-            J_part, g_part = part(theta, X, slice(start, stop))
+            X = xp.astype(X, xp.float64, copy=False)
+            targets = data.targets[start:stop, ...]
+            targets = targets if labels else xp.astype(targets, xp.float64, copy=False)
+            w = [] if weights is None else [weights[start:stop]]
+            share = (xp.sum(w[0]) if w else xp.asarray(float(X.shape[0]), dtype=xp.float64)) / total
+            J_part, g_part = share_of(theta, X, targets, share, *w)
             J, g, start = J + J_part, g + g_part, stop
         l2 = recipe.l2 / total
         J = objective(penalised, xp, theta, J, l2)
@@ -373,9 +381,10 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
 
     initial = get(state.theta)
     options = {"maxfun": est.max_fun, "maxiter": est.max_iter, "gtol": est.tol}
-    found = minimize(
-        value, initial.astype(np.float64), jac=True, method="L-BFGS-B", options=options
-    )
+    with recipe.network.threads(device, min(data.m, MINIMISER_CHUNK)):
+        found = minimize(
+            value, initial.astype(np.float64), jac=True, method="L-BFGS-B", options=options
+        )
     est.n_iter_ = min(found.nit, est.max_iter)
     est.loss_ = float(found.fun)
     if found.status != 0:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..fast import native
+from ..fast.tracing import Untraceable
 from .fuse import Fusion
 from .graph import Graph, Node
 from .program import Program
@@ -41,7 +44,7 @@ class Function:
 
     def __call__(self, *arrays: Buffer) -> Sequence[Buffer]:
         """The results, which lie where those of the last call of this thread did."""
-        arrays = tuple(map(np.ascontiguousarray, arrays))
+        arrays = tuple(np.asarray(array, order="C") for array in arrays)
         program, inputs = self.program(arrays)
         for node, array in zip(inputs, arrays, strict=True):
             program.give(node, array)
@@ -68,4 +71,25 @@ class Function:
         return program, inputs
 
 
-__all__ = ["Function"]
+def or_specified(
+    formula: Callable[..., Sequence[Any]], dtype: str
+) -> Callable[..., Sequence[Buffer]]:
+    """The formula compiled; NumPy's calls where it cannot be."""
+    if not native.available():
+        return partial(formula, np)
+    compiled: Function | None = Function(formula, dtype)
+
+    def call(*arrays: Buffer) -> Sequence[Buffer]:
+        nonlocal compiled
+        if compiled is not None:
+            try:
+                return compiled(*arrays)
+            except (Untraceable, native.CannotCompile) as error:
+                native.warn("A formula is not compiled", error, stacklevel=4)
+                compiled = None
+        return formula(np, *arrays)
+
+    return call
+
+
+__all__ = ["Function", "or_specified"]
