@@ -33,7 +33,7 @@ HEAVY = {
     *("tanh", "sinh", "cosh", "sin", "cos", "tan", "asinh", "atan"),
 }
 CHEAP = 6  # operations and arrays read, up to which a map is rather done again than kept
-SMALL = 4096  # entries up to which a map costs nothing beside the call of a loop
+SMALL = 4096  # entries up to which no operation costs much beside the call of a loop
 MOST_OUTPUTS, MOST_READ = 16, 32  # of one loop
 FEW, LONG = 4, 8192  # sums along an axis of more than LONG entries go in parts if they are FEW
 ARRAYS = {"input", "value", "product", "join", "call"}  # nodes that lie in memory in any case
@@ -496,7 +496,7 @@ class Fusion:
                 self._see(made, steps)
                 continue
             if not (first and not steps):
-                again = made.size > SMALL and made in self.loops_with and same_entries(steps)
+                again = made in self.loops_with and same_entries(steps)
                 if again and self._cost(made) > CHEAP:
                     shared.append(made)
                     continue
@@ -553,6 +553,7 @@ class Fusion:
 
     def _cost(self, node: Node) -> int:
         """Operations and arrays read of a map that is done again."""
+        heavy = 10 if node.size > SMALL else 1
         cost, seen = 0, set[int]()
         stack = [node]
         while stack and cost <= CHEAP:
@@ -565,7 +566,7 @@ class Fusion:
             if made.op != "map" or (made in self.home and made is not node):
                 cost += 1
                 continue
-            cost += 10 if made.param in HEAVY else 1
+            cost += heavy if made.param in HEAVY else 1
             stack += made.args
         return cost
 
