@@ -490,6 +490,34 @@ class Model:
 
         save(self, path, metadata)
 
+    @on_device
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        dtype: str | None = None,
+        input_dtype: str | None = None,
+    ) -> Any:
+        """The model as an ONNX graph (opset 18), for onnxruntime and others that run such.
+
+        path         of a file to write, atomically; None writes none
+        dtype        "float32" or "float64" of weights and products; None: the model's
+        input_dtype  likewise of X, which a `preparation` scales in it; None: as `dtype`
+
+        Rows in and rows out: the input X is (m, n_features), whatever m; of a model for a table
+        it is one input (m, 1) for each column, by its name, numbers as float64 and words as
+        text ("" is a gap). The outputs, by skl2onnx's names: `label` (m,) and `probabilities`
+        (m, n_classes) for classes, `label` and `probabilities` (m, n_labels) for multilabel,
+        `variable` (m, n_outputs) for numbers. Many networks have one more axis in front of each.
+
+        Returns an `onnx.ModelProto`. ImportError without the extra mlp_xp[onnx];
+        `export.functions.NotExportable`, a ValueError, names what has no counterpart: an
+        activation, a loss or a kind of layer of your own, and dates in tables.
+        """
+        from .export.deploy import to_onnx
+
+        return to_onnx(self, path, dtype=dtype, input_dtype=input_dtype)
+
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Self:
         """Read a model; training goes on from it bit for bit on the same machine.
