@@ -7,6 +7,9 @@ seed that is printed: MLP_XP_SEED=… repeats them, MLP_XP_EXHAUSTIVE=1 takes al
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 from time import time_ns
 from typing import Any
 
@@ -14,9 +17,9 @@ import numpy as np
 import pytest
 
 from conftest import need
-from mlp_xp import ACTIVATIONS, LOSSES, MLP, Sequential
-from mlp_xp.export.functions import FUNCTIONS, PREDICTIONS
-from mlp_xp.export.kinds import KINDS
+from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Sequential, load_table, model_for
+from mlp_xp.export.functions import FUNCTIONS, PREDICTIONS, NotExportable
+from mlp_xp.export.kinds import KINDS, NARROW
 from mlp_xp.layers import (
     GRU,
     LAYERS,
@@ -38,6 +41,8 @@ from mlp_xp.layers import (
     Residual,
 )
 from mlp_xp.layers import Activation as Active
+from mlp_xp.layers.base import Plain
+from mlp_xp.prepared import Preparation, Scale
 
 N_SAMPLES, N_TAKEN = 400, 30
 EXHAUSTIVE = bool(os.environ.get("MLP_XP_EXHAUSTIVE"))
@@ -307,3 +312,207 @@ def test_sampled_networks_are_their_graphs(run: Runtime) -> None:
         random = np.random.default_rng(number)
         for m in (1, int(random.integers(2, 40))):
             same(run, model, rows(model, m, random))
+
+
+def test_a_sequence_without_a_step_is_what_the_model_says(
+    run: Runtime, random: np.random.Generator
+) -> None:
+    for shape, layers, lengths in STACKS:
+        if lengths:
+            model = randomised(Sequential(shape, layers, lengths=True), random)
+            X = rows(model, 4, random)
+            X[:2, -1] = 0
+            same(run, model, X)
+
+
+def test_many_networks_are_one_graph(run: Runtime, random: np.random.Generator) -> None:
+    layers = [Conv1d(4, 3, padding="same"), BatchNorm(), Active("relu"), GRU(3), Dense(3)]
+    model = randomised(Sequential((2, 5), layers, seed=[0, 1, 2], lengths=True), random)
+    same(run, model, rows(model, 9, random))
+    dense = MLP((4, 5, 2), seed=[3, 4], normalization="batch", residual=True)
+    same(run, randomised(dense, random), random.normal(size=(9, 4)).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", NARROW, ids=lambda kind: kind.__name__)
+def test_what_onnxruntime_has_in_float32_alone_is_said(
+    run: Runtime, random: np.random.Generator, kind: Any
+) -> None:
+    shape, layers, lengths = next(
+        stack for stack in STACKS if any(isinstance(layer, kind) for layer in stack[1])
+    )
+    model = randomised(Sequential(shape, layers, lengths=lengths, dtype="float64"), random)
+    with pytest.warns(UserWarning, match=f"no {kind.__name__}.*dtype='float32'"):
+        run.onnx.checker.check_model(model.to_onnx(), full_check=True)
+    X = rows(model, 7, random).astype(np.float32)
+    same(run, model, X, dtype="float32")
+
+
+def test_rounded_products_are_said(run: Runtime) -> None:
+    with pytest.warns(UserWarning, match="does not round to bfloat16"):
+        MLP((3, 2), precision="bfloat16").to_onnx()
+
+
+# -- preparations --------------------------------------------------------------
+
+
+def test_raw_features_go_in_and_labels_come_out(run: Runtime, random: np.random.Generator) -> None:
+    X = random.normal(loc=50, scale=9, size=(20, 3)).astype(np.float32)
+    scale = Scale(X.mean(axis=0).tolist(), X.std(axis=0).tolist())
+    for classes in (("cat", "dog", "øl"), (3, 5, 9), (0, 1, 2), (0.5, 1.5, 2.5)):
+        model = MLP((3, 4, 3))
+        model.preparation = Preparation("cross_entropy", inputs=scale, classes=classes)
+        same(run, model, X)
+        found = run(model.to_onnx(), X=X)["label"]
+        assert found.tolist() == model.predict(X, layout="rows").tolist()
+    binary = MLP((3, 4, 1), loss="binary_cross_entropy")
+    binary.preparation = Preparation("binary_cross_entropy", inputs=scale, classes=("no", "yes"))
+    same(run, binary, X)
+    numbers = MLP((3, 4, 2), loss="squared_error")
+    numbers.preparation = Preparation(
+        "squared_error", inputs=scale, outputs=Scale([5.0, 1e6], [2.0, 1e4])
+    )
+    same(run, numbers, X)
+
+
+def test_features_may_be_scaled_in_float64(run: Runtime, random: np.random.Generator) -> None:
+    X = 1.7e9 + random.normal(size=(20, 3))  # seconds since 1970, which float32 cannot tell apart
+    model = MLP((3, 4, 3))
+    model.preparation = Preparation("cross_entropy", inputs=Scale(1.7e9, 1.0))
+    found = run(model.to_onnx(input_dtype="float64"), X=X)["probabilities"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, model.predict_proba(X, layout="rows"), atol=1e-5)
+
+
+def table(m: int, random: np.random.Generator) -> Any:
+    """Numbers with gaps and without, few words, many words, with gaps."""
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("skrub")
+    age = random.integers(18, 80, m).astype(float)
+    age[::7] = np.nan
+    city = random.choice(np.array(["Oslo", "Bergen", None], object), m)
+    job = random.choice(np.array([*(f"job {i}" for i in range(40)), None], object), m)
+    frame = pandas.DataFrame({"age": age, "weight": random.normal(70, 9, m)})
+    frame["member"] = random.random(m) < 0.5
+    frame["city"], frame["job"] = city, job
+    frame["pay"] = 10 * frame["weight"] + 200 * (city == "Oslo") + 100 * frame["member"]
+    return frame
+
+
+def columns(session: Any, frame: Any) -> dict[str, Any]:
+    """A data frame as the inputs that a graph asks for."""
+    found = {}
+    for put in session.get_inputs():
+        column = frame[put.name]
+        text = put.type == "tensor(string)"
+        column = column.astype(object).fillna("") if text else column.astype(float)
+        found[put.name] = column.to_numpy()[:, None]
+    return found
+
+
+@pytest.mark.parametrize("target", ["pay", "member"])
+def test_a_table_is_read_column_by_column(
+    run: Runtime, random: np.random.Generator, target: str
+) -> None:
+    data = load_table(table(150, random), target)
+    model = model_for(data, hidden=(8,)).fit(data.X, data.y, epochs=3, progress=False)
+    assert model.preparation.table is not None
+    new = table(40, random)
+    new.loc[3, "city"], new.loc[4, "job"] = "Narvik", "none of the known"
+    new.loc[5, ["city", "job"]] = None
+    session = run.session(model.to_onnx())
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(None, columns(session, new)), strict=True))
+    if target == "pay":
+        expected = model.predict(new)
+        np.testing.assert_allclose(found["variable"][:, 0], expected, rtol=1e-5)
+    else:
+        np.testing.assert_allclose(found["probabilities"], model.predict_proba(new), atol=1e-5)
+        assert (found["label"] == model.predict(new)).all()
+
+
+def test_dates_are_refused_by_name(run: Runtime, random: np.random.Generator) -> None:
+    frame = table(60, random)
+    frame["joined"] = [f"2024-0{1 + i % 9}-1{i % 7}" for i in range(60)]
+    model = model_for(load_table(frame, "pay"), hidden=(4,))
+    with pytest.raises(NotExportable, match=r"column 'joined' holds dates.*Train on numbers"):
+        model.to_onnx()
+
+
+# -- what is refused -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Doubled(Plain):
+    """A layer of a user's own."""
+
+    def out_shape(self, shape: Any) -> Any:
+        return shape
+
+    def forward(self, xp: Any, kernels: Any, P: Any, A: Any, told: Any) -> Any:
+        return 2 * A, None
+
+    def backward(self, xp: Any, kernels: Any, P: Any, memory: Any, dA: Any) -> Any:
+        return 2 * dA, {}
+
+
+def test_what_is_of_your_own_is_named(run: Runtime) -> None:
+    def square(xp: Any, Z: Any) -> Any:
+        return Z * Z
+
+    own = Activation(square, lambda xp, Z: 2 * Z, "Z")
+    with pytest.raises(NotExportable, match="layer 2 has an activation of your own"):
+        MLP((3, 4, 2), activation=own).to_onnx()
+    with pytest.raises(NotExportable, match=r"layer 1, Doubled.* is of a kind of your own"):
+        Sequential(3, [Doubled(), Dense(2)]).to_onnx()
+    loss = LOSSES["cross_entropy"]._replace(predict=square)
+    with pytest.raises(NotExportable, match="a loss of your own"):
+        MLP((3, 2), loss=loss).to_onnx()
+    with pytest.raises(ValueError, match="dtype is 'float16', but expected one of 'float32'"):
+        MLP((3, 2)).to_onnx(dtype="float16")
+
+
+def test_a_layer_of_your_own_gets_a_row(
+    run: Runtime, random: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, Doubled, lambda g, at, A: g("Mul", A, 2.0))
+    model = Sequential(3, [Doubled(), Dense(2)])
+    same(run, model, random.normal(size=(5, 3)).astype(np.float32))
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"pip install 'mlp_xp\[onnx\]'"):
+        MLP((3, 2)).to_onnx()
+
+
+# -- files ---------------------------------------------------------------------
+
+
+def test_a_file_says_what_it_is(run: Runtime, tmp_path: Path) -> None:
+    model = MLP((3, 4, 2))
+    model.preparation = Preparation("cross_entropy", classes=("no", "yes"), features=tuple("abc"))
+    path = tmp_path / "model.onnx"
+    written = model.to_onnx(path)
+    assert path.read_bytes() == written.SerializeToString()
+    assert model.to_onnx() == written  # the same every time
+    assert list(tmp_path.iterdir()) == [path]
+    session = run.runtime.InferenceSession(path)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert facts["classes"] == '["no", "yes"]'
+    assert facts["features"] == '["a", "b", "c"]'
+    assert (written.producer_name, written.ir_version) == ("mlp_xp", 8)
+    assert [(put.domain, put.version) for put in written.opset_import] == [("", 18)]
+    (given,) = session.get_inputs()
+    assert (given.name, given.shape) == ("X", ["m", 3])
+    assert [put.shape for put in session.get_outputs()] == [["m"], ["m", 2]]
+
+
+def test_the_reference_implementation_agrees(run: Runtime, random: np.random.Generator) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    layers = [Conv2d(4, 3, padding=1), BatchNorm(), Active("gelu"), MaxPool(2), Flatten(), Dense(3)]
+    model = randomised(Sequential((2, 6, 6), layers, dtype="float64"), random)
+    X = random.normal(size=(5, 72))
+    with pytest.warns(UserWarning, match="no Conv2d"):
+        _, found = ReferenceEvaluator(model.to_onnx()).run(None, {"X": X})
+    np.testing.assert_allclose(found, model.predict_proba(X, layout="rows"), atol=1e-9)

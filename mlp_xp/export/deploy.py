@@ -44,6 +44,23 @@ class Written(NamedTuple):
     outputs: list[Input]
 
 
+class Entry(NamedTuple):
+    """How the examples of an estimator of layers lie.
+
+    shape    of one example as the caller has it
+    order    which of these axes is the network's first, second …
+    table    whether X is (m, n_features), each row an example of that shape
+    whole    whether X holds whole numbers
+    lengths  whether the lengths of sequences are an input of their own, (m,)
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    table: bool = False
+    whole: bool = False
+    lengths: bool = False
+
+
 class Answer(NamedTuple):
     """One answer of a network: its name in the graph, and what it is to be called."""
 
@@ -54,12 +71,19 @@ class Answer(NamedTuple):
 # -- a graph ---------------------------------------------------------------------
 
 
-def written(model: Model, *, dtype: str | None = None, input_dtype: str | None = None) -> Written:
+def written(
+    model: Model,
+    *,
+    dtype: str | None = None,
+    input_dtype: str | None = None,
+    entry: Entry | None = None,
+) -> Written:
     """A model as a graph.
 
     dtype        "float32" or "float64" of weights and products; None: the model's
     input_dtype  likewise of X, which is scaled in it; None: as `dtype`. A table's numbers are
                  float64
+    entry        how X lies, where it is not rows
     """
     dtype = model.dtype if dtype is None else dtype
     choose("dtype", dict.fromkeys(DTYPES), dtype)
@@ -67,14 +91,36 @@ def written(model: Model, *, dtype: str | None = None, input_dtype: str | None =
     choose("input_dtype", dict.fromkeys(DTYPES), given)
     g, prepared = Graph(dtype), model._prepared
     if prepared.table is not None:
-        given, inputs = "float64", table_inputs(prepared.table)
+        inputs = table_inputs(prepared.table)
         X = tabled(g, prepared.table, [g.reserve(put.name) for put in inputs])
-    else:
-        inputs = [Input("X", given, ("m", model.network.sizes[0]))]
-        X = g.reserve("X")
-    X = scaled(g, X, prepared.inputs, given)
-    found = answers(g, model, X if given == dtype else g.cast(X, dtype))
-    return finished(g, inputs, found)
+        return finished(g, inputs, answers(g, model, prepares(g, model, X, "float64")))
+    shape: tuple[int, ...] = (model.network.sizes[0],)
+    if entry is not None:
+        given = "int64" if entry.whole else given
+        shape = (prod(entry.shape),) if entry.table else entry.shape
+    inputs, lengths = [Input(g.reserve("X"), given, ("m", *shape))], None
+    X = prepares(g, model, "X", given)
+    if entry is not None:
+        X = turned(g, X, entry)
+        if entry.lengths:
+            inputs.append(Input(g.reserve("lengths"), "int64", ("m",)))
+            lengths = g("Unsqueeze", g.cast("lengths", g.dtype), [1])
+    return finished(g, inputs, answers(g, model, X, lengths))
+
+
+def prepares(g: Graph, model: Model, X: str, given: str) -> str:
+    """Rows of a dtype, scaled in it, in the graph's."""
+    X = scaled(g, X, model._prepared.inputs, given)
+    return X if given == g.dtype.name else g.cast(X, g.dtype)
+
+
+def turned(g: Graph, X: str, entry: Entry) -> str:
+    """Examples with their axes as the network has them."""
+    if entry.table and len(entry.shape) > 1:
+        X = reshaped(g, X, entry.shape)
+    if entry.order == tuple(range(len(entry.order))):
+        return X
+    return g("Transpose", X, perm=[0, *(axis + 1 for axis in entry.order)])
 
 
 def finished(g: Graph, inputs: list[Input], found: Sequence[Answer]) -> Written:
@@ -193,9 +239,14 @@ def to_onnx(
     *,
     dtype: str | None = None,
     input_dtype: str | None = None,
+    entry: Entry | None = None,
 ) -> Any:
-    """A model as an `onnx.ModelProto`, written to a path if one is given, atomically."""
-    return kept(written(model, dtype=dtype, input_dtype=input_dtype), path, properties(model))
+    """A model as an `onnx.ModelProto`, written to a path if one is given, atomically.
+
+    The arguments are those of `written`.
+    """
+    whole = written(model, dtype=dtype, input_dtype=input_dtype, entry=entry)
+    return kept(whole, path, properties(model))
 
 
 def kept(whole: Written, path: str | os.PathLike[str] | None, about: dict[str, str]) -> Any:
@@ -294,4 +345,4 @@ def values(given: Sequence[Input]) -> list[Any]:
     ]
 
 
-__all__ = ["Answer", "Written", "answers", "finished", "kept", "properties", "to_onnx", "written"]
+__all__ = ["Answer", "Entry", "Written", "answers", "prepares", "to_onnx", "turned", "written"]

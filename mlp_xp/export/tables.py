@@ -87,10 +87,11 @@ def table_inputs(table: Columns) -> list[Input]:
     dates = [column.name for column in table.used if isinstance(column, Date)]
     if dates:
         names = ", ".join(map(repr, dates))
+        which = f"columns {names} hold" if len(dates) > 1 else f"column {names} holds"
         raise NotExportable(
-            f"The table's column{'s' if len(dates) > 1 else ''} {names} hold dates, which no "
-            "operator of ONNX reads: expected numbers and words. Train on numbers made of them "
-            "(year, month, days since …), or predict with mlp_xp."
+            f"The table's {which} dates, which no operator of ONNX reads: expected numbers and "
+            "words. Train on numbers made of them (year, month, days since …), or "
+            "predict with mlp_xp."
         )
     return [Input(column.name, COLUMNS[type(column)][1], ("m", 1)) for column in table.used]
 
