@@ -69,6 +69,7 @@ ORDER = [
     "commands",
     "identifiers",
     "predict_command",
+    "export_command",
     "show",
     "bench",
     "train_options",
