@@ -246,8 +246,11 @@ def test_the_stacks_have_every_kind() -> None:
     assert set().union(*(kinds(layers) for _, layers, _ in STACKS)) == set(LAYERS.values())
 
 
-def sampled(number: int) -> Sequential:
-    """A network of layers that fit each other, by its number."""
+def sampled(number: int, **options: Any) -> Sequential:
+    """A network of layers that fit each other, by its number; sequences of it may have lengths.
+
+    options  of `Sequential`
+    """
     random = np.random.default_rng(number)
 
     def pick(*values: Any) -> Any:
@@ -297,10 +300,11 @@ def sampled(number: int) -> Sequential:
             continue
         layers.append(layer)
     layers += [Dense(3)] if len(here) == 1 else [Flatten(), Dense(3)]
+    options = {"lengths": len(shape) <= 2 and shape != (6,), **options}
     try:
-        model = Sequential(shape, layers, lengths=len(shape) <= 2 and shape != (6,))
+        model = Sequential(shape, layers, **options)
     except ValueError:  # some layer cannot tell steps from what is after the end
-        model = Sequential(shape, layers)
+        model = Sequential(shape, layers, **{**options, "lengths": False})
     return randomised(model, random)
 
 
