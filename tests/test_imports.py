@@ -36,6 +36,7 @@ ORDER = [
     "columns",
     "prepared",
     "report",
+    "exchange",
     "checks",
     "model",
     "mlp",
