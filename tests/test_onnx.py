@@ -434,6 +434,22 @@ def test_a_table_is_read_column_by_column(
         assert (found["label"] == model.predict(new)).all()
 
 
+def test_a_column_may_be_called_what_it_likes(run: Runtime, random: np.random.Generator) -> None:
+    frame = table(150, random).rename(columns={"age": "label", "weight": "Gemm", "city": "W1"})
+    data = load_table(frame, "member")
+    model = model_for(data, hidden=(8,)).fit(data.X, data.y, epochs=1, progress=False)
+    session = run.session(model.to_onnx())
+    assert [put.name for put in session.get_outputs()] == ["label_2", "probabilities"]
+    found = session.run(["probabilities"], columns(session, frame))[0]
+    np.testing.assert_allclose(found, model.predict_proba(frame), atol=1e-5)
+
+
+def test_layers_of_one_number_are_normalised(run: Runtime, random: np.random.Generator) -> None:
+    layers = [LayerNorm(), Flatten(), Dense(1), LayerNorm(), Dense(2)]
+    model = randomised(Sequential((1, 3), layers), random)
+    same(run, model, rows(model, 5, random))
+
+
 def test_dates_are_refused_by_name(run: Runtime, random: np.random.Generator) -> None:
     frame = table(60, random)
     frame["joined"] = [f"2024-0{1 + i % 9}-1{i % 7}" for i in range(60)]

@@ -61,6 +61,13 @@ def _gelu(g: Graph, Z: str) -> str:
     return g("Mul", g("Mul", Z, 0.5), g("Add", t, 1.0))
 
 
+def _silu(g: Graph, Z: str) -> str:
+    """z σ(z); in float64 z / (1 + e⁻ᶻ), as onnxruntime up to 1.23 fuses the other, and cannot."""
+    if g.dtype == np.float32:
+        return g("Mul", Z, g("Sigmoid", Z))
+    return g("Div", Z, g("Add", g("Exp", g("Neg", Z)), 1.0))
+
+
 FUNCTIONS: dict[str, Formula] = {
     "identity": lambda g, Z: Z,
     "relu": lambda g, Z: g("Relu", Z),
@@ -68,7 +75,7 @@ FUNCTIONS: dict[str, Formula] = {
     "elu": _native("Elu", lambda g, Z: _exponential(g, Z, 1.0), alpha=1.0),
     "selu": _native("Selu", _selu, alpha=SELU_ALPHA, gamma=SELU_SCALE),
     "gelu": _gelu,
-    "silu": lambda g, Z: g("Mul", Z, g("Sigmoid", Z)),
+    "silu": _silu,
     "softplus": _softplus,
     "mish": lambda g, Z: g("Mul", Z, g("Tanh", _softplus(g, Z))),
     "tanh": lambda g, Z: g("Tanh", Z),
