@@ -127,7 +127,7 @@ def finished(g: Graph, inputs: list[Input], found: Sequence[Answer]) -> Written:
     """The graph with its answers as outputs; one whose name an input has gets a number."""
     outputs = []
     for value, output in found:
-        name = g._unique(output.name)
+        name = g.unique(output.name)
         g.output(value, name)
         outputs.append(output._replace(name=name))
     return Written(g, inputs, outputs)

@@ -31,6 +31,7 @@ from ..model import Model
 from ..prepared import Preparation, Scale
 from ..sequential import Sequential
 from .functions import NotExportable
+from .kinds import zeros_after
 from .to_torch import MODULES, library
 
 Host: TypeAlias = npt.NDArray[Any]
@@ -334,7 +335,7 @@ def _padded(pad: Any, pieces: list[Piece], shape: Shape) -> Piece:
                 continue
             geometry = kind._geometry(shape)
             axes = [geometry.columns, geometry.rows][: len(shape) - 1]
-            ends = [(a.before, max(a.extent - a.before - a.n, 0)) for a in axes]
+            ends = [(axis.before, zeros_after(axis)) for axis in axes]
             if tuple(n for end in ends for n in end) == given:
                 return first._replace(kind=kind)
     raise refused(

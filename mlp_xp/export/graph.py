@@ -46,7 +46,7 @@ class Graph:
         self.constants: dict[str, npt.NDArray[Any]] = {}
         self._taken: set[str] = set()
         self._shared: dict[tuple[Any, ...], str] = {}
-        self._unique = unique or self._numbered
+        self.unique = unique or self._numbered
 
     def _numbered(self, name: str) -> str:
         found, number = name, 1
@@ -68,7 +68,7 @@ class Graph:
         shares = value.size <= 16 and value.dtype.kind in "fi"
         if shares and key in self._shared:
             return self._shared[key]
-        found = self._unique(name)
+        found = self.unique(name)
         self.constants[found] = value
         if shares:
             self._shared[key] = found
@@ -95,7 +95,7 @@ class Graph:
         attributes  as the operator's page has them
         """
         names = tuple(self._operand(value) for value in inputs)
-        outputs = tuple(self._unique(op) for _ in range(n))
+        outputs = tuple(self.unique(op) for _ in range(n))
         self.nodes.append(Node(op, names, outputs, attributes, domain))
         return outputs
 

@@ -110,7 +110,7 @@ def _layer_norm(g: Graph, at: Place, A: str) -> str:
     return g("Transpose", Z, perm=[0, len(shape), *range(1, len(shape))])
 
 
-def _after(axis: Axis) -> int:
+def zeros_after(axis: Axis) -> int:
     """Zeros behind the last place: as many as the windows cover."""
     return max(axis.extent - axis.before - axis.n, 0)
 
@@ -132,7 +132,7 @@ def _convolution(g: Graph, at: Place, A: str) -> str:
         kernel_shape=kernel,
         strides=[axis.stride for axis in axes],
         dilations=[axis.dilation for axis in axes],
-        pads=[*(axis.before for axis in axes), *map(_after, axes)],
+        pads=[*(axis.before for axis in axes), *map(zeros_after, axes)],
         group=geometry.groups,
     )
 

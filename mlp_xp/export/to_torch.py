@@ -27,7 +27,7 @@ from ..layers.stack import Part
 from ..network import RUNNING_SHARE
 from ..prepared import NO_SCALE
 from .functions import NotExportable, activation_name
-from .kinds import _after
+from .kinds import zeros_after
 from .networks import layers_of
 
 Host: TypeAlias = npt.NDArray[Any]
@@ -128,7 +128,7 @@ def _convolution(nn: Any, at: Place) -> list[Any]:
     geometry = kind._geometry(at.part.shape)
     flat = len(at.part.shape) == 2
     axes = [geometry.columns] if flat else [geometry.rows, geometry.columns]
-    before, after = [axis.before for axis in axes], [_after(axis) for axis in axes]
+    before, after = [axis.before for axis in axes], [zeros_after(axis) for axis in axes]
     sides = kind.padding == "valid" or not isinstance(kind.padding, str) or before == after
     module = (nn.Conv1d if flat else nn.Conv2d)(
         geometry.n_in,
