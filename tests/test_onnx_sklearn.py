@@ -11,8 +11,13 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
+from sklearn.ensemble import StackingClassifier
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from test_onnx import TOLERANCE, Runtime
@@ -123,6 +128,22 @@ def test_a_pipeline_of_words_and_numbers_converts(
     given = {name: frame[name].to_numpy()[:, None] for name in frame}
     given["city"] = given["city"].astype(object)
     same(run, pipeline, proto, frame, given)
+
+
+def test_an_estimator_of_estimators_converts(
+    run: Runtime, skl2onnx: Any, random: np.random.Generator
+) -> None:
+    X = random.normal(size=(M, 4)).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+    one = MLPClassifier((5,), max_iter=3, random_state=0)
+    for several in (
+        GridSearchCV(one, {"alpha": [1e-4, 1e-3]}, cv=2),
+        StackingClassifier([("a", one), ("b", LogisticRegression())], cv=2),
+        CalibratedClassifierCV(one, cv=2),
+        OneVsRestClassifier(one),
+    ):
+        several.fit(X, y)
+        same(run, several, skl2onnx.to_onnx(several, X[:1], options={"zipmap": False}), X)
 
 
 def test_the_first_conversion_is_like_the_later_ones(skl2onnx: Any) -> None:
