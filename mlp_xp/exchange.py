@@ -130,13 +130,16 @@ def given_back(answer: Array, X: Any, device: Device) -> Array:
     own = type(X) is np.ndarray or _from(X, library(device.xp))
     if own or not is_foreign(X) or library_of(X) == library(device.xp):
         return answer
+    if isinstance(answer, np.ndarray) and answer.dtype.kind not in "biuf":
+        return answer
     import array_api_compat
 
     xp, where = array_api_compat.array_namespace(X), array_api_compat.device(X)
-    if not on_host(X):
-        return xp.from_dlpack(answer)
-    host = answer if isinstance(answer, np.ndarray) else device.get(answer)
-    return xp.asarray(np.array(host), device=where) if host.dtype.kind in "biuf" else host
+    if on_host(X):
+        host = answer if isinstance(answer, np.ndarray) else device.get(answer)
+        return xp.asarray(np.array(host), device=where)
+    flat = device.xp.reshape(answer, (-1,))  # in C order, as JAX wants it
+    return xp.from_dlpack(device.xp.reshape(flat, answer.shape))
 
 
 __all__ = ["as_numpy", "given_back", "is_foreign", "library", "library_of", "on_host", "taken"]

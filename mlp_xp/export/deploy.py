@@ -23,14 +23,13 @@ from ..checks import DTYPES, choose
 from ..layers.base import Kind
 from ..layers.chain import Chain
 from ..model import Model
+from ..prepared import NUMBERS
 from ..storage import write_atomically
 from .functions import PREDICTIONS, loss_name
 from .graph import IR_VERSION, ML, ML_OPSET, OPSET, Graph
 from .kinds import NARROW, Present, reshaped, stacked
 from .networks import Layers, layers_of
 from .tables import Input, scaled, table_inputs, tabled, unscaled
-
-NUMBERS = ("real", "count")
 
 
 class Written(NamedTuple):

@@ -3,8 +3,9 @@
 The rows of `functions` and `kinds` write to one of these. What reads it makes protocol buffers
 (`deploy`) or hands its nodes to skl2onnx (`pipelines`).
 
-The operators are those of opset 18, which onnxruntime has had since 1.14 (2023), and mean the
-same in every later one up to 22, so that the nodes fit into graphs of others.
+What an operator does stands at https://onnx.ai/onnx/operators. Those used are of opset 18, which
+onnxruntime has had since 1.14 (2023), and mean the same in each later one up to 22, so that the
+nodes fit into graphs of others.
 """
 
 from __future__ import annotations

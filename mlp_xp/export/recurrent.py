@@ -1,4 +1,4 @@
-"""Elman, GRU and LSTM in ONNX's operators.
+"""Elman, GRU and LSTM in ONNX's operators RNN, GRU and LSTM, of opset 14 on.
 
 The standard's are ours with other names: X (time, m, features), W (directions, gates · n,
 features), R in the place of U, and both biases in one row, B (directions, 2 · gates · n). Its
