@@ -118,7 +118,7 @@ def _by_dlpack(argument: str, value: Any, device: Device) -> Any:
     raise TypeError(
         f"{what} that lies on another device than the model's, {device.name!r}, and nothing is "
         "copied between devices unasked: expected one on the CPU. Bring it there first "
-        "(PyTorch's X.cpu()), or make the model with device='cuda'."
+        "(X.cpu() of PyTorch, X.get() of CuPy), or make the model with device='cuda'."
     )
 
 
