@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .estimators import MLPRegressor as MLPRegressor
     from .estimators_neural import NeuralClassifier as NeuralClassifier
     from .estimators_neural import NeuralRegressor as NeuralRegressor
+    from .export.from_torch import from_torch as from_torch
+    from .export.to_torch import to_torch as to_torch
     from .preparation import model_for as model_for
     from .preparation import prepare as prepare
     from .searching import search as search
@@ -57,10 +59,12 @@ LATE = {
     "NeuralClassifier": "estimators_neural",
     "NeuralRegressor": "estimators_neural",
     "Sequential": "sequential",
+    "from_torch": "export.from_torch",
     "load_table": "data",
     "model_for": "preparation",
     "prepare": "preparation",
     "search": "searching",
+    "to_torch": "export.to_torch",
 }
 
 

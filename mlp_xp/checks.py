@@ -15,6 +15,7 @@ import numpy as np
 
 from .devices import Device
 from .devices import device as find_device
+from .exchange import taken
 from .fitting import EarlyStopping
 from .kernels import PRECISIONS
 from .losses import Kind
@@ -288,6 +289,7 @@ def layout(X: Any, given: Any, remembered: Layout | None = None) -> Layout | Non
 
 def _as_array(argument: str, value: Any, device: Device) -> Array:
     """Anything array-like as an array of numbers, on the host or already on the device."""
+    value = taken(argument, value, device)
     if hasattr(value, "to_numpy") and (hasattr(value, "dtype") or is_frame(value)):
         value = value.to_numpy()
     elif not hasattr(value, "ndim") or not hasattr(value, "dtype"):
@@ -354,6 +356,7 @@ def examples(
     layout  which way X lies; None: columns, but refused where it is as wide as it is high
     Y       targets, where X is to be trained on: words of a table are coded by them
     """
+    X = taken(argument, X, device)
     frame = is_frame(X)
     if frame or prepared.table is not None:
         X, layout = prepared.rows(argument, X, Y), "rows"
@@ -484,6 +487,7 @@ def targets(
 
 def _numbered(argument: str, Y: Any, prepared: Preparation, device: Device, in_rows: bool) -> Array:
     """Labels as the numbers of their classes; one-hot columns are left as they are."""
+    Y = taken(argument, Y, device)
     if hasattr(Y, "to_numpy"):  # a column of a data frame
         Y = Y.to_numpy()
     if not hasattr(Y, "ndim"):

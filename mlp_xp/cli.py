@@ -25,6 +25,7 @@ import numpy as np
 from . import (
     bench,
     commands,
+    export_command,
     predict_command,
     search_command,
     selftest,
@@ -83,6 +84,11 @@ COMMANDS = {
         "print loss and score on examples",
         commands.evaluate_arguments,
         commands.evaluate,
+    ),
+    "export": Command(
+        "write a model for other programs: as ONNX",
+        export_command.add_arguments,
+        export_command.export,
     ),
     "show": Command("print what a model is and how it was trained", show.add_arguments, show.show),
     "devices": Command("print what can run here, and why not", _none, commands.print_devices),

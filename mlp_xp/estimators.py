@@ -22,10 +22,11 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
 from .devices import Device
-from .estimators_arrays import Place, is_foreign, to_host
+from .estimators_arrays import Place, to_host
 from .estimators_base import BaseMLP, Targets
 from .estimators_live import Live
 from .estimators_recipe import CONSTRAINTS, loss_row
+from .exchange import is_foreign
 from .fitting import Callback
 from .losses import Kind, Loss
 from .network import Normalization

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from .devices import Device
 from .devices import device as find_device
+from .exchange import is_foreign, library
 from .kernels import SPEC
 from .training import pieces
-from .types import Array, Namespace
+from .types import Array
 
 DENSE_NUMBERS = 2**22  # in one dense piece of sparse rows: 32 MiB of float64
 
@@ -48,20 +49,6 @@ class Place(NamedTuple):
     def back(self, array: Array) -> Array:
         """An array of the device, as one of the caller's kind."""
         return array if self.same else self.home.put(self.device.get(array))
-
-
-def is_foreign(value: Any) -> bool:
-    """Whether a value is an array of a library other than NumPy."""
-    if isinstance(value, np.ndarray | np.generic | list | tuple) or hasattr(value, "toarray"):
-        return False
-    from array_api_compat import is_array_api_obj
-
-    return bool(is_array_api_obj(value))
-
-
-def library(xp: Namespace) -> str:
-    """The name of the array library behind a namespace: "cupy", "torch"."""
-    return str(xp.__name__).rpartition(".")[2]
 
 
 def dtype_name(array: Any) -> str:

@@ -51,6 +51,7 @@ from .estimators_solvers import (
     minimise,
     scores,
 )
+from .export.estimators import Exportable
 from .fitting import Run, copied
 from .guard import trains, turn, unchanged
 from .losses import LOSSES, Kind, Loss
@@ -88,7 +89,7 @@ def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return True
 
 
-class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Parameters, fitting and what is fitted; the classes add targets and predictions."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
@@ -537,3 +538,12 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         from .estimators_keeping import to_sklearn
 
         return to_sklearn(self)
+
+    def _exported(self) -> tuple[Any, None]:
+        from .estimators_keeping import to_mlp
+
+        check_is_fitted(self, "coefs_")
+        before = turn(self)
+        model = to_mlp(self, "cpu")
+        unchanged(self, before)
+        return model, None

@@ -17,10 +17,9 @@ from .estimators_arrays import (
     SparseRows,
     device_of,
     dtype_name,
-    is_foreign,
-    library,
     same_place,
 )
+from .exchange import is_foreign, library, plain
 from .types import Array
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
@@ -106,6 +105,7 @@ def _is_plain_target(est: Any, y: Any, X: npt.NDArray[Any]) -> bool:
 
 def check_foreign(est: Any, X: Array, place: Place, reset: bool) -> Array:
     """Rows of another library, checked without a copy to the host."""
+    X = plain(X)
     xp, name = place.device.xp, type(est).__name__
     if X.ndim != 2:
         raise ValueError(

@@ -26,7 +26,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from . import checks
 from .devices import Device
-from .estimators_layouts import LAYOUTS, Rows, rows_of
+from .estimators_layouts import INSIDE, LAYOUTS, Rows, rows_of
+from .export.estimators import Exportable
 from .fitting import Callback
 from .initializers import Initializer
 from .layers.base import Kind, Shape
@@ -55,7 +56,7 @@ class Targets(NamedTuple):
     classes: tuple[Any, ...] | None
 
 
-class BaseNeural(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """Parameters, rows and fitting; the classes add targets and answers."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -264,6 +265,18 @@ class BaseNeural(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         model = self._model(given)
         found: Host = model.device.get(getattr(model, method)(given.table, layout="rows"))
         return found
+
+    def _exported(self) -> tuple[Sequential, Any]:
+        from .export.deploy import Entry
+
+        check_is_fitted(self, "model_")
+        chain, order = self.model_.network, INSIDE[self.layout]
+        if self.layout == "features":
+            return self.model_, None
+        shape = tuple(chain.shape[order.index(axis)] for axis in range(len(order)))
+        tokens = self.layout == "tokens"
+        table = self.shape is not None and not tokens
+        return self.model_, Entry(shape, order, table, whole=tokens, lengths=chain.lengths)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `model_` as `load` reads it, and `Sequential.load` and `mlp-xp predict`."""

@@ -21,6 +21,7 @@ from .architecture import Architecture, by_name
 from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
+from .exchange import given_back
 from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
 from .guard import changes, trains, turn
 from .initializers import Initializer
@@ -371,7 +372,7 @@ class Model:
     def scores(self, X: Any, *, layout: Layout | None = None) -> Array:
         """What the last layer gives: (n_out, m), before any softmax, sigmoid or scale."""
         lies = checks.layout(X, layout, self.layout)
-        return self._laid(self._scores(X, lies), lies)
+        return given_back(self._laid(self._scores(X, lies), lies), X, self.device)
 
     def _scores(self, X: Any, layout: Layout | None) -> Array:
         X, args = self._table(X, layout), (self.network.sizes[0], self.device, self.dtype)
@@ -388,16 +389,21 @@ class Model:
         if self.loss.kind in ("real", "count"):
             raise ValueError("predict_proba needs a loss for classes; use predict.")
         lies = checks.layout(X, layout, self.layout)
-        return self._laid(self.loss.predict(self.device.xp, self._scores(X, lies)), lies)
+        P = self.loss.predict(self.device.xp, self._scores(X, lies))
+        return given_back(self._laid(P, lies), X, self.device)
 
     @on_device
     def predict(self, X: Any, *, layout: Layout | None = None) -> Array:
         """Class labels (m,), labels 0 or 1 for multilabel, or values: (n_out, m).
 
         (m,) too where the network has one output. With a `preparation` the labels are its
-        classes, and the values in the targets' units.
+        classes, and the values in the targets' units. An X of PyTorch, JAX, CuPy or another
+        array library is answered with an array of that library, where X lies.
         """
-        lies = checks.layout(X, layout, self.layout)
+        return given_back(self._answer(X, checks.layout(X, layout, self.layout)), X, self.device)
+
+    def _answer(self, X: Any, lies: Layout | None) -> Array:
+        """What `predict` says, on the device."""
         xp, kind, S = self.device.xp, self.loss.kind, self._scores(X, lies)
         if kind == "multiclass":
             return self._prepared.named(xp.argmax(S, axis=-2), self.device)
@@ -494,6 +500,34 @@ class Model:
         from .storage import save
 
         save(self, path, metadata)
+
+    @on_device
+    def to_onnx(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        dtype: str | None = None,
+        input_dtype: str | None = None,
+    ) -> Any:
+        """The model as an ONNX graph (opset 18), for onnxruntime and others that run such.
+
+        path         of a file to write, atomically; None writes none
+        dtype        "float32" or "float64" of weights and products; None: the model's
+        input_dtype  likewise of X, which a `preparation` scales in it; None: as `dtype`
+
+        Rows in and rows out: the input X is (m, n_features), whatever m; of a model for a table
+        it is one input (m, 1) for each column, by its name, numbers as float64 and words as
+        text ("" is a gap). The outputs, by skl2onnx's names: `label` (m,) and `probabilities`
+        (m, n_classes) for classes, `label` and `probabilities` (m, n_labels) for multilabel,
+        `variable` (m, n_outputs) for numbers. Many networks have one more axis in front of each.
+
+        Returns an `onnx.ModelProto`. ImportError without the extra mlp_xp[onnx];
+        `export.functions.NotExportable`, a ValueError, names what has no counterpart: an
+        activation, a loss or a kind of layer of your own, and dates in tables.
+        """
+        from .export.deploy import to_onnx
+
+        return to_onnx(self, path, dtype=dtype, input_dtype=input_dtype)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Self:

@@ -32,6 +32,7 @@ from mlp_xp.devices import Device
 from mlp_xp.devices import device as find_device
 from mlp_xp.kernels import SPEC
 
+REQUIRABLE = ("torch", "cupy", "onnx", "onnxruntime", "skl2onnx", "jax", "dask", "pyarrow")
 BACKENDS = ("numpy", "numpy-readonly", "strict", "strict-device1", "torch", "cupy")
 
 
@@ -56,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="LIBRARY",
-        help="fail instead of skipping where this library (torch, cupy) cannot run",
+        help="fail instead of skipping where this library (torch, cupy, onnxruntime …) cannot run",
     )
     parser.addoption(
         "--exhaustive",
@@ -74,8 +75,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in config.getoption("--require"):
-        if name not in ("torch", "cupy"):
-            raise pytest.UsageError(f"--require {name}: expected torch or cupy")
+        if name not in REQUIRABLE:
+            raise pytest.UsageError(f"--require {name}: expected one of {', '.join(REQUIRABLE)}")
 
 
 def need(request: pytest.FixtureRequest, name: str) -> Any:

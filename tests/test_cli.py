@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from conftest import need
 from mlp_xp import LOSSES, MLP, OPTIMIZERS, SCHEDULES
 from mlp_xp.cli import COMMANDS, main
 from mlp_xp.data import load
@@ -795,6 +796,30 @@ def test_json_is_one_document_whatever_the_command(run: Run) -> None:
     assert "model written to" in train.err
     for argv in (("predict", "model.safetensors", "digits"), ("devices",)):
         assert run(*argv, "--json").document
+
+
+# -- export --------------------------------------------------------------------------
+
+
+def test_export_says_what_the_graph_takes_and_answers(
+    run: Run, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need(request, "onnx")
+    write_csv("d.csv", flowers(), "long,wide,kind")
+    assert run("train", "--data", "d.csv", "--target", "kind", "--epochs", "2").code == 0
+    found = run("export", "model.safetensors", "--onnx", "m.onnx")
+    assert found.code == 0
+    for line in ("X (m, 2) float32", "label (m,) int64", "probabilities (m, 3) float32"):
+        assert line in found.out
+    document = run("export", "model.safetensors", "--onnx", "m.onnx", "--json").document
+    assert document["bytes"] == Path("m.onnx").stat().st_size
+    assert document["outputs"][0] == {"name": "label", "dtype": "int64", "shape": ["m"]}
+    assert run("export", "model.safetensors").code == 2
+    assert "there is no folder" in run("export", "model.safetensors", "--onnx", "gone/m.onnx").err
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    found = run("export", "model.safetensors", "--onnx", "other.onnx")
+    assert (found.code, Path("other.onnx").exists()) == (1, False)
+    assert "pip install 'mlp_xp[onnx]'" in found.err
 
 
 def test_devices_lists_what_can_run_here(run: Run) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("sklearn")
 from sklearn.datasets import load_diabetes, load_digits, make_multilabel_classification
 
 import mlp_xp
-from conftest import Backend
+from conftest import Backend, need
 from mlp_xp import MLP, check_gradients, inspect_step, storage
 from mlp_xp.cli import main
 from mlp_xp.estimators_base import BaseMLP
@@ -122,6 +122,28 @@ def test_a_model_travels_from_the_command_line_and_back(task: str, command: Pred
     assert command("evaluate", "estimator", "d.npz").split(" on ")[0] == measured
     _, score = model.evaluate(X.T, y.T)
     assert f"{score:.4g}" in measured
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "two"])  # that is rounded
+def test_a_model_means_the_same_as_onnx(
+    task: str, command: Predict, request: pytest.FixtureRequest
+) -> None:
+    onnx, runtime = need(request, "onnx"), need(request, "onnxruntime")
+    X, y, options = TASKS[task]
+    np.savez("d.npz", X=X, y=y)
+    command("train", "--data", "d.npz", "--epochs", 4, *options)
+    said = command("export", MODEL, "--onnx", "m.onnx", "--input-dtype", "float64")
+    assert f"X (m, {X.shape[1]}) float64" in said
+    onnx.checker.check_model("m.onnx", full_check=True)
+    session = runtime.InferenceSession("m.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"X": X.astype(np.float64)})
+    proba = ("--proba",) if task in CLASSES else ()
+    printed = columns(command("predict", MODEL, "d.npz", *proba))
+    n = 1 if np.ndim(y) == 1 else np.shape(y)[1]
+    if task in CLASSES:
+        np.testing.assert_allclose(found[1], printed[:, n:], rtol=1e-5, atol=1e-5)
+    limit = 1e-5 * np.abs(printed[:, :n]).max()  # in units of the targets
+    np.testing.assert_allclose(found[0].reshape(len(X), -1), printed[:, :n], rtol=0, atol=limit)
 
 
 def test_a_regression_answers_in_its_own_units(command: Predict) -> None:
