@@ -48,8 +48,8 @@ class Device(NamedTuple):
     active       a context in which to compute there, and which explains its errors
     predictor    (recipe, layers) → a faster function rows → predictions, or None
     scorer       (device) → a faster `training.Scores`, or None
-    function     (formula (xp, *arrays) → arrays, dtype) → a faster function of the arrays,
-                 whose results lie where the last ones did; or None
+    function     (formula (xp, *arrays) → arrays, dtype, what tells the formula from others) → a
+                 faster function of the arrays, whose results lie where the last ones did; or None
     """
 
     name: str
@@ -144,10 +144,10 @@ def _numpy_scorer(device: Device) -> Any:
     return CompiledScores(device)
 
 
-def _numpy_function(formula: Callable[..., Any], dtype: str) -> Any:
+def _numpy_function(*arguments: Any) -> Any:
     from .compile.function import or_specified
 
-    return or_specified(formula, dtype)
+    return or_specified(*arguments)
 
 
 def _cpu() -> Device:

@@ -360,7 +360,9 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
         found = gradient(plain, xp, theta, xp.matrix_transpose(X), T, *w)
         return [found.J * share, found.g * share]
 
-    made = None if device.function is None else device.function(part, "float64")
+    # all of the recipe that the gradient of the loss reads
+    key = ("gradient", plain.network, plain.loss, plain.kernels, labels)
+    made = None if device.function is None else device.function(part, "float64", key)
     share_of = made or partial(part, xp)
 
     def value(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:

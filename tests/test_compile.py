@@ -15,10 +15,11 @@ from conftest import tolerance
 from mlp_xp import MLP, Sequential
 from mlp_xp.compile import fuse, interpret, scores
 from mlp_xp.compile.function import Function
-from mlp_xp.compile.graph import Graph, live
+from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
-from mlp_xp.compile.program import Program
+from mlp_xp.compile.program import Plan, Program
 from mlp_xp.compile.step import Batch, CompiledStep
+from mlp_xp.compile.step import _traced as traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
@@ -163,7 +164,7 @@ def test_a_formula_at_random_is_recorded_and_computed(seed: int) -> None:
     roots = trace(formula, graph, *inputs)
     run = interpret.run(roots, {f"x{i}": a for i, a in enumerate(arrays)})
     fused = fuse.Fusion(roots, [None] * len(roots))
-    program = Program(fused, dict(zip(inputs, arrays, strict=True)))
+    program = Program(Plan(fused), {f"x{i}": array for i, array in enumerate(arrays)})
     program.finish()
     found = _poisoned(program)
     for mine, interpreted, theirs in zip(found, run, expected, strict=True):
@@ -282,7 +283,7 @@ def test_a_steps_graph_is_the_step_in_every_bit(number: int) -> None:
     scalars = recipe.optimizer.scalars(0.01, state.step + 1)
     given |= {f"scalar{i}": np.full_like(step.rate, s) for i, s in enumerate(scalars)}
     given["rate"] = np.full_like(step.rate, 0.01)
-    found = interpret.run(made.nodes, given)
+    found = interpret.run(_nodes(step, made), given)
     expected = train_step(recipe, np, state, *batch(recipe, np, data, index), bits, 0.01)
     wanted = [expected.theta, *expected.moments, expected.loss]
     if model.network.n_statistics:
@@ -293,6 +294,13 @@ def test_a_steps_graph_is_the_step_in_every_bit(number: int) -> None:
             np.testing.assert_allclose(mine, theirs, **tolerance("float32", 4))
         else:
             np.testing.assert_array_equal(mine, theirs)
+
+
+def _nodes(step: CompiledStep, made: Batch) -> list[Node]:
+    """The roots of a step's graph: the new state's arrays, and the loss."""
+    given = {node.param: array for node, array in made.program.given.items()}
+    shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
+    return list(traced(step.recipe, step.data, shapes).plan.fusion.wanted)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
@@ -318,7 +326,7 @@ def test_equal_layers_are_one_text() -> None:
     step = CompiledStep(model._recipe, model.device, Data(rows, np.zeros(16, np.int64), None))
     step(model._run.state, np.arange(8), None, 0.1)
     (made,) = step.programs.values()
-    kernels = made.program.kernels.values()
+    kernels = made.program.plan.kernels.values()
     assert len(kernels) > 50
     assert len({kernel.body for kernel in kernels}) < 25
 
@@ -343,7 +351,7 @@ def test_memory_is_used_again() -> None:
         return [x]
 
     program, _ = Function(deep, "float64").program([np.ones((50, 50)), np.eye(50)])
-    assert program.n_bytes <= 3 * 50 * 50 * 8 + 1000
+    assert program.plan.n_bytes <= 3 * 50 * 50 * 8 + 1000
 
 
 def test_a_step_that_cannot_be_traced_is_the_specifications() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random as stdlib_random
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from test_losses import targets
 
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS
+from mlp_xp.compile import program
 from mlp_xp.compile.step import CompiledStep as TracedStep
 from mlp_xp.devices import device as find_device
 from mlp_xp.draws import dropout_bits
@@ -208,6 +210,7 @@ def test_a_compiled_step_broken_on_purpose_is_caught(
     expected = specified(model, data, state)
     with monkeypatch.context() as patch:
         patch.setitem(tracing.FUNCTIONS, name, pattern)
+        patch.setattr(program, "_PLANS", OrderedDict())  # nothing that is right already
         step = traced(model._recipe, data)
         found = walk(model, data, copied(model.device, state), step)
     assert not np.allclose(found[-1].theta, expected[-1].theta, **tolerance(model.dtype, 64))

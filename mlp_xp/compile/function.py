@@ -14,7 +14,7 @@ from ..fast import native
 from ..fast.tracing import Untraceable
 from .fuse import Fusion
 from .graph import Graph, Node
-from .program import Program
+from .program import Plan, Program, planned
 from .trace import trace
 
 Buffer = npt.NDArray[Any]
@@ -33,13 +33,14 @@ class Function:
 
     formula  of `xp` and arrays of any shapes, without branches on what is in them
     dtype    of its real numbers: "float32" or "float64"
+    key      what tells the formula from others, so that its plans are made once in a process
 
     Raises `Untraceable` or `CannotCompile` where it cannot be: at the first call with new
     shapes.
     """
 
-    def __init__(self, formula: Callable[..., Sequence[Any]], dtype: str) -> None:
-        self.formula, self.dtype = formula, dtype
+    def __init__(self, formula: Callable[..., Sequence[Any]], dtype: str, key: Any = None) -> None:
+        self.formula, self.dtype, self.key = formula, dtype, key
         self.own = _Own()
 
     def __call__(self, *arrays: Buffer) -> Sequence[Buffer]:
@@ -58,26 +59,30 @@ class Function:
         if found is None:
             if len(programs) >= MOST:
                 programs.pop(next(iter(programs)))
-            found = programs[key] = self._made(arrays)
+            whole = None if self.key is None else (self.key, self.dtype, key)
+            found = programs[key] = self._made(arrays, whole)
         return found
 
-    def _made(self, arrays: Sequence[Buffer]) -> tuple[Program, list[Node]]:
-        graph = Graph(self.dtype)
-        inputs = [graph.input(f"x{i}", array.shape, array.dtype) for i, array in enumerate(arrays)]
-        roots = list(trace(self.formula, graph, *inputs))
-        fusion = Fusion(roots, [None] * len(roots))
-        program = Program(fusion, dict(zip(inputs, arrays, strict=True)))
+    def _made(self, arrays: Sequence[Buffer], key: Any) -> tuple[Program, list[Node]]:
+        def make() -> Plan:
+            graph = Graph(self.dtype)
+            given = [graph.input(f"x{i}", x.shape, x.dtype) for i, x in enumerate(arrays)]
+            roots = list(trace(self.formula, graph, *given))
+            return Plan(Fusion(roots, [None] * len(roots)))
+
+        plan = make() if key is None else planned(key, make)
+        program = Program(plan, {f"x{i}": array for i, array in enumerate(arrays)})
         program.finish()
-        return program, inputs
+        return program, [plan.inputs[f"x{i}"] for i in range(len(arrays))]
 
 
 def or_specified(
-    formula: Callable[..., Sequence[Any]], dtype: str
+    formula: Callable[..., Sequence[Any]], dtype: str, key: Any = None
 ) -> Callable[..., Sequence[Buffer]]:
     """The formula compiled; NumPy's calls where it cannot be."""
     if not native.available():
         return partial(formula, np)
-    compiled: Function | None = Function(formula, dtype)
+    compiled: Function | None = Function(formula, dtype, key)
 
     def call(*arrays: Buffer) -> Sequence[Buffer]:
         nonlocal compiled

@@ -153,7 +153,7 @@ class Fusion:
     """
 
     def __init__(self, roots: Sequence[Node], results: Sequence[Node | None]) -> None:
-        self.items: list[Item] = []
+        self.wanted, self.items = tuple(roots), list[Item]()
         self.places: dict[Node, Place] = {}
         self.ready: dict[Node, int] = {}  # the first item that can read a node from memory
         self.home: dict[Node, Loop] = {}  # whose sum, or written map, a node is
@@ -608,7 +608,7 @@ class Fusion:
             return known[key]
         found: Expression
         if made.op == "number":
-            found = Expression("number", str(made.dtype), value=made.param)
+            found = Expression("number", made.kind, value=made.param)
         elif made.op == "map" and (
             made not in self.home or made is target or self._here(loop, made, steps)
         ):
@@ -616,7 +616,7 @@ class Fusion:
             for arg in made.args:
                 wide = () if arg.shape == made.shape else (("broadcast", made.shape),)
                 args.append(self._express(loop, arg, (*wide, *steps), shape, known, target))
-            found = Expression(made.param, str(made.dtype), tuple(args))
+            found = Expression(made.param, made.kind, tuple(args))
         else:
             found = self._read(loop, made, steps, shape)
         known[key] = found
@@ -644,7 +644,7 @@ class Fusion:
                 raise _Unfit
             there = packed(loop.reduced)
             if layout == (there if shape != loop.space else broadcast(there, loop.space)):
-                return Expression("sum", str(node.dtype), node=node)
+                return Expression("sum", node.kind, node=node)
             raise _Unfit
         if self.ready[node] > loop.number:
             raise _Unfit
@@ -652,7 +652,7 @@ class Fusion:
         layout = seen_through(steps, place.layout)
         if layout is None:
             raise _Unfit
-        return Expression("read", str(node.dtype), place=Place(place.owner, layout))
+        return Expression("read", node.kind, place=Place(place.owner, layout))
 
 
 @dataclass(frozen=True)

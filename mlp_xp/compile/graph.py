@@ -27,13 +27,15 @@ from ..fast.tracing import QUESTIONS, Untraceable
 from .layout import Layout, Shape, Step, applied, normal, packed
 
 REAL = ("float32", "float64")
+NAMES = (*REAL, "bool", "int64", "int32", "uint16", "uint8", "int8", "int16", "uint32", "uint64")
+DTYPES = {name: np.dtype(name) for name in NAMES}
 LARGEST = 1 << 16  # entries of a value that is told from others by what is in it
 
 
 class Node:
     """An array of the graph. Formulas compute with it as with an array."""
 
-    __slots__ = ("args", "dtype", "graph", "number", "op", "param", "shape")
+    __slots__ = ("args", "dtype", "graph", "kind", "number", "op", "param", "shape")
     __array_ufunc__ = None  # NumPy arrays and scalars must not take a Node apart
     device = "cpu"
 
@@ -41,7 +43,8 @@ class Node:
         self, graph: Graph, op: str, args: tuple[Node, ...], shape: Shape, dtype: str, param: Any
     ) -> None:
         self.graph, self.op, self.args = graph, op, args
-        self.shape, self.dtype, self.param = shape, np.dtype(dtype), param
+        self.shape, self.dtype, self.param = shape, DTYPES[dtype], param
+        self.kind = dtype  # its name, which takes NumPy a microsecond
         self.number = len(graph.nodes)
 
     @property
@@ -145,11 +148,11 @@ class Graph:
         op: str,
         args: tuple[Node, ...],
         shape: Shape,
-        dtype: Any,
+        dtype: str,
         param: Any = None,
         key: Any = None,
     ) -> Node:
-        known = (op, tuple(id(arg) for arg in args), shape, str(dtype), key or param)
+        known = (op, tuple(map(id, args)), shape, dtype, key or param)
         found = self._known.get(known)
         if found is None:
             found = Node(self, op, args, tuple(shape), dtype, param)
@@ -160,7 +163,7 @@ class Graph:
     # -- leaves
 
     def input(self, name: str, shape: Shape, dtype: Any = None) -> Node:
-        return self._node("input", (), tuple(shape), str(dtype or self.dtype), name)
+        return self._node("input", (), tuple(shape), _name(dtype, self.dtype), name)
 
     def value(self, array: npt.NDArray[Any]) -> Node:
         """An array that stays as it is."""
@@ -170,10 +173,10 @@ class Graph:
         key: Any = id(array)
         if array.size <= LARGEST:
             key = (array.tobytes(), str(array.dtype))
-        return self._node("value", (), array.shape, array.dtype, array, key)
+        return self._node("value", (), array.shape, str(array.dtype), array, key)
 
     def constant(self, number: Any, shape: Shape = (), dtype: Any = None) -> Node:
-        dtype = str(dtype or self.dtype)
+        dtype = _name(dtype, self.dtype)
         number = bool(number) if dtype == "bool" else number
         return self._node("number", (), tuple(shape), dtype, number, (repr(number), "number"))
 
@@ -193,21 +196,25 @@ class Graph:
 
     def map(self, name: str, *given: Any) -> Node:
         """FUNCTIONS or QUESTIONS of `tracing`, "where", or "cast" (see there)."""
-        kinds = [str(a.dtype) for a in given if isinstance(a, Node | np.ndarray)]
+        kinds = [
+            a.kind if isinstance(a, Node) else str(a.dtype)
+            for a in given
+            if isinstance(a, Node | np.ndarray)
+        ]
         like = next((kind for kind in kinds if kind != "bool"), self.dtype)
         args = [self.lifted(argument, like) for argument in given]
         return self._map(name, args)
 
     def _map(self, name: str, args: list[Node]) -> Node:
         shape = np.broadcast_shapes(*(arg.shape for arg in args))
-        real = [str(arg.dtype) for arg in args if str(arg.dtype) != "bool"]
+        real = [arg.kind for arg in args if arg.kind != "bool"]
         if name in ("logical_and", "logical_or", "logical_not"):
             if real:
                 raise Untraceable(f"{name} of numbers")
             dtype = "bool"
         elif name == "where":
             dtype = self._one(name, args[1:])
-            if str(args[0].dtype) != "bool":
+            if args[0].kind != "bool":
                 raise Untraceable("where of numbers")
         else:
             dtype = self._one(name, args)
@@ -230,7 +237,7 @@ class Graph:
         return self._node("map", tuple(args), tuple(shape), dtype, name)
 
     def _one(self, name: str, args: Sequence[Node]) -> str:
-        found = {str(arg.dtype) for arg in args}
+        found = {arg.kind for arg in args}
         if len(found) != 1:
             raise Untraceable(f"{name} of {' and '.join(sorted(found))}")
         return found.pop()
@@ -251,8 +258,8 @@ class Graph:
         return None
 
     def cast(self, x: Node, dtype: Any) -> Node:
-        dtype = str(np.dtype(dtype))
-        if str(x.dtype) == dtype:
+        dtype = _name(dtype, self.dtype)
+        if x.kind == dtype:
             return x
         if x.op == "number":
             return self.constant(x.param, x.shape, dtype)
@@ -262,19 +269,18 @@ class Graph:
 
     def copied(self, x: Node) -> Node:
         """The same entries, in memory of their own."""
-        return self._node("map", (x,), x.shape, x.dtype, "copy")
+        return self._node("map", (x,), x.shape, x.kind, "copy")
 
     # -- the others
 
     def reduce(self, name: str, x: Node, axis: int, keepdims: bool) -> Node:
-        if str(x.dtype) != self.dtype:
+        if x.kind != self.dtype:
             raise Untraceable(f"{name} of {x.dtype}")
         axis = axis % x.ndim
         shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
-        if x.shape[axis] == 1:
-            found = x
-        else:
-            found = self._node("reduce", (x,), shape, x.dtype, (name, axis))
+        found = x
+        if x.shape[axis] != 1:
+            found = self._node("reduce", (x,), shape, x.kind, (name, axis))
         if keepdims:
             return found
         return self.view(found, ("reshape", (*x.shape[:axis], *x.shape[axis + 1 :])))
@@ -283,23 +289,23 @@ class Graph:
         if A.ndim < 2 or B.ndim < 2 or A.shape[-1] != B.shape[-2]:
             raise Untraceable(f"a product of {A.shape} and {B.shape}")
         lead = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-        if str(A.dtype) != self.dtype or str(B.dtype) != self.dtype:
+        if A.kind != self.dtype or B.kind != self.dtype:
             raise Untraceable(f"a product of {A.dtype} and {B.dtype}")
-        return self._node("product", (A, B), (*lead, A.shape[-2], B.shape[-1]), A.dtype)
+        return self._node("product", (A, B), (*lead, A.shape[-2], B.shape[-1]), A.kind)
 
     def view(self, x: Node, step: Step) -> Node:
         layout = applied(step, packed(x.shape))
         assert layout is not None  # an array in the usual order takes any shape
         shape = layout.shape
         if x.op == "number":
-            return self.constant(x.param, shape, x.dtype)
+            return self.constant(x.param, shape, x.kind)
         if shape == x.shape and layout.whole:
             return x
         if step[0] == "index" and layout.whole and layout.size == x.size:
             step = ("reshape", shape)  # a new axis
         if step[0] == "reshape" and x.op == "view" and x.param[0] == "reshape":
             return self.view(x.args[0], step)
-        return self._node("view", (x,), shape, x.dtype, step)
+        return self._node("view", (x,), shape, x.kind, step)
 
     def turned(self, x: Node) -> Node:
         """The last two axes exchanged."""
@@ -312,14 +318,14 @@ class Graph:
         parts = [part for part in parts if part.shape[axis] > 0] or list(parts[:1])
         if len(parts) == 1:
             return parts[0]
-        if len({part.dtype for part in parts}) != 1:
+        if len({part.kind for part in parts}) != 1:
             raise Untraceable("arrays of several dtypes are joined")
         lead = [(*part.shape[:axis], *part.shape[axis + 1 :]) for part in parts]
         if len(set(lead)) != 1:
             raise Untraceable(f"arrays of {lead} are joined")
         n = sum(part.shape[axis] for part in parts)
         shape = (*parts[0].shape[:axis], n, *parts[0].shape[axis + 1 :])
-        return self._node("join", tuple(parts), shape, parts[0].dtype, axis)
+        return self._node("join", tuple(parts), shape, parts[0].kind, axis)
 
     def call(self, function: Callable[..., Any], args: Sequence[Any], options: Any) -> Any:
         """A NumPy function as it is. Shapes are found by calling it once, on zeros."""
@@ -338,7 +344,14 @@ class Graph:
         found = np.asarray(found)
         plain = [a if not isinstance(a, Node) else None for a in args]
         key = (getattr(function, "__name__", repr(function)), repr(plain), repr(options))
-        return self._node("call", nodes, found.shape, found.dtype, run, key)
+        return self._node("call", nodes, found.shape, str(found.dtype), run, key)
+
+
+def _name(dtype: Any, usual: str) -> str:
+    """A dtype's name."""
+    if dtype is None:
+        return usual
+    return dtype if isinstance(dtype, str) else str(np.dtype(dtype))
 
 
 # what is done with numbers at once

@@ -156,7 +156,7 @@ class _Text:
         self.accesses: dict[tuple[Any, ...], _Access] = {}
         for key, layout in reads.items():
             place = Place(key[0], layout)
-            self.accesses[key] = self._access(place, str(key[0].dtype), order(layout))
+            self.accesses[key] = self._access(place, key[0].kind, order(layout))
         self.owners = {key[0] for key in reads}  # of what is read
         self.outputs: list[_Access] = []
         for target, layout in writes:
@@ -164,7 +164,7 @@ class _Text:
             access = self.accesses.get(key)
             if access is None:
                 place = Place(target.place.owner, layout)
-                access = self._access(place, str(target.node.dtype), order(layout))
+                access = self._access(place, target.node.kind, order(layout))
                 self.accesses[key] = access
             access.written = True
             self.outputs.append(access)

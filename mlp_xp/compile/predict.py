@@ -23,8 +23,8 @@ from ..fast.tracing import Untraceable
 from ..training import Recipe
 from ..types import Layer
 from .fuse import Fusion
-from .graph import Graph, Node
-from .program import Program
+from .graph import Graph
+from .program import Plan, Program, planned
 from .trace import Tracer, trace
 
 Buffer = npt.NDArray[Any]
@@ -38,46 +38,61 @@ class _Own(threading.local):
     """What a predictor has for each thread: others may predict at the same time."""
 
     def __init__(self) -> None:
-        self.plans: dict[int, Plan] = {}
+        self.plans: dict[int, Prediction] = {}
         self.block: Buffer | None = None
 
 
-class Plan:
+class Prediction:
     """The program for m rows: `run` finds them at `rows` and leaves the answer in `out`."""
 
     def __init__(self, recipe: Recipe, layers: Sequence[Layer], own: _Own, m: int) -> None:
-        dtype = str(layers[0].W.dtype)
-        graph = Graph(dtype)
-        xp, given = Tracer(graph), dict[Node, Buffer]()
+        dtype, network = str(layers[0].W.dtype), recipe.network
+        given: dict[str, Buffer] = {}
+        turned: dict[str, bool] = {}
+        for i, layer in enumerate(layers, 1):
+            for name, array in layer._asdict().items():
+                if array is not None:
+                    turned[f"{name}{i}"] = not array.flags.c_contiguous
+                    given[f"{name}{i}"] = array.T if turned[f"{name}{i}"] else array
+        if not all(array.flags.c_contiguous for array in given.values()):
+            raise Untraceable("parameters whose entries do not lie together")
+        given["rows"] = np.zeros((m, layers[0].W.shape[-1]), dtype)
 
-        def known(name: str, array: Buffer | None) -> Node | None:
-            if array is None:
-                return None
-            turned = not array.flags.c_contiguous
-            node = graph.input(name, array.T.shape if turned else array.shape)
-            given[node] = array.T if turned else array
-            if not given[node].flags.c_contiguous:
-                raise Untraceable("parameters whose entries do not lie together")
-            return xp.matrix_transpose(node) if turned else node
+        def make() -> Plan:
+            graph = Graph(dtype)
+            xp = Tracer(graph)
+            known = {name: graph.input(name, array.shape) for name, array in given.items()}
+            seen = {
+                name: xp.matrix_transpose(x) if turned.get(name) else x for name, x in known.items()
+            }
+            nodes = [
+                Layer(*(seen.get(f"{name}{i}") for name in Layer._fields))
+                for i in range(1, len(layers) + 1)
+            ]
 
-        nodes = [
-            Layer(*(known(f"{name}{i}", array) for name, array in layer._asdict().items()))
-            for i, layer in enumerate(layers, 1)
-        ]
-        rows = np.zeros((m, layers[0].W.shape[-1]), dtype)
-        self.rows = graph.input("rows", rows.shape)
-        given[self.rows] = rows
+            def formula(xp: Any) -> list[Any]:
+                X = xp.matrix_transpose(seen["rows"])
+                S = network.forward(recipe.kernels, xp, nodes, X).scores
+                return [recipe.loss.predict(xp, S)]
 
-        def formula(xp: Any) -> list[Any]:
-            X = xp.matrix_transpose(self.rows)
-            S = recipe.network.forward(recipe.kernels, xp, nodes, X).scores
-            return [recipe.loss.predict(xp, S)]
+            return Plan(Fusion(trace(formula, graph), [None]))
 
-        fusion = Fusion(trace(formula, graph), [None])
-        self.program = Program(fusion, given, None, own.block)
+        shapes = tuple((name, array.shape) for name, array in given.items())
+        key = (
+            "predict",
+            network,
+            recipe.loss,
+            recipe.kernels,
+            dtype,
+            shapes,
+            tuple(turned.items()),
+        )
+        plan = planned(key, make)
+        self.program = Program(plan, given, None, own.block)
         self.program.finish()
         own.block = self.program.block
         (self.out,) = self.program.roots
+        self.rows = plan.inputs["rows"]
         work = m * max(layer.W.size for layer in layers)
         self.inside: Any = Shared() if work >= WORTH else ALONE
 
@@ -124,7 +139,7 @@ class CompiledPredictor:
                 own.plans.clear()
             try:
                 layers = self.layers if len(rows) == 1 else self.turned
-                plan = Plan(self.recipe, layers, own, len(rows))
+                plan = Prediction(self.recipe, layers, own, len(rows))
             except (Untraceable, native.CannotCompile, ValueError):  # strides no BLAS takes
                 self.compiles = False
                 return self.otherwise(rows)

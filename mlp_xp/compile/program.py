@@ -6,9 +6,11 @@ that reads it; then others have that part.
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product as combinations
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +23,7 @@ from .graph import Node
 from .layout import Layout, Step, broadcast, indexed
 
 Buffer = npt.NDArray[Any]
+T = TypeVar("T")
 ALIGNED = 64  # bytes
 
 FINISH = f"""
@@ -89,28 +92,18 @@ class Memory:
         self.free = merged
 
 
-class Program:
-    """Calls that compute the roots of a graph.
+class Plan:
+    """What a program is, before there is memory for it: made once for all that are alike.
 
-    given   memory of the inputs (and results that lie in inputs), by their nodes
-    before  makes calls that come first
-    block   memory to work in, where it is enough
-    roots   arrays that hold the results after `run`
+    kernels  the text of each loop
+    starts   where each array begins in the block of `n_bytes`
+    inputs   by their names
     """
 
-    def __init__(
-        self,
-        fusion: Fusion,
-        given: Mapping[Node, Buffer],
-        before: Callable[[Calls], None] | None = None,
-        block: Buffer | None = None,
-    ) -> None:
-        self.fusion, self.given = fusion, dict(given)
-        self.inputs: dict[Node, list[_Word]] = {}  # where their addresses stand
-        self.addresses: dict[Node, list[Any]] = {}  # the same, of finished tables
-        graph = fusion.order[0].graph
-        self.calls = Calls(graph.dtype)
-        self.dtype = np.dtype(graph.dtype)
+    def __init__(self, fusion: Fusion) -> None:
+        self.fusion, graph = fusion, fusion.order[0].graph
+        self.dtype = graph.dtype
+        self.inputs: dict[str, Node] = {n.param: n for n in graph.nodes if n.op == "input"}
         self.kernels = {
             item.number: loops.kernel(fusion, item)
             for item in fusion.items
@@ -118,18 +111,6 @@ class Program:
         }
         self.starts: dict[Node, int] = {}
         self._plan()
-        if block is None or block.size < self.n_bytes:
-            block = np.zeros(self.n_bytes + ALIGNED, np.uint8)
-            begin = -address(block) % ALIGNED
-            block = block[begin : begin + self.n_bytes]
-        self.block = block
-        if before is not None:
-            before(self.calls)
-        for item in fusion.items:
-            self._emit(item)
-        self.roots = [self.array(place) for place in fusion.roots]
-
-    # -- memory
 
     def _plan(self) -> None:
         first: dict[Node, int] = {}
@@ -163,15 +144,54 @@ class Program:
             return places + [target.place for target in item.writes]
         return [*item.operands, self.fusion.place(item.node)]
 
+
+class Program:
+    """Calls that compute the roots of a graph.
+
+    given   memory of the inputs (and results that lie in inputs), by their names
+    before  makes calls that come first
+    block   memory to work in, where it is enough
+    roots   arrays that hold the results after `run`
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        given: Mapping[str, Buffer],
+        before: Callable[[Calls], None] | None = None,
+        block: Buffer | None = None,
+    ) -> None:
+        self.plan, self.fusion = plan, plan.fusion
+        self.given = {plan.inputs[name]: array for name, array in given.items()}
+        self.inputs: dict[Node, list[_Word]] = {}  # where their addresses stand
+        self.addresses: dict[Node, list[Any]] = {}  # the same, of finished tables
+        self.calls = Calls(plan.dtype)
+        self.dtype = np.dtype(plan.dtype)
+        if block is None or block.size < plan.n_bytes:
+            block = np.zeros(plan.n_bytes + ALIGNED, np.uint8)
+            begin = -address(block) % ALIGNED
+            block = block[begin : begin + plan.n_bytes]
+        self.block = block
+        self._flat: dict[Node, Buffer] = {}
+        if before is not None:
+            before(self.calls)
+        for item in self.fusion.items:
+            self._emit(item)
+        self.roots = [self.array(place) for place in self.fusion.roots]
+
     def whole(self, owner: Node) -> Buffer:
         """An owner's memory, flat."""
         if owner in self.given:
             return self.given[owner].reshape(-1)
-        if owner.op == "value":
-            return np.ascontiguousarray(owner.param).reshape(-1)
-        start = self.starts[owner]
-        flat: Buffer = self.block[start : start + _bytes(owner)].view(owner.dtype)
-        return flat
+        found = self._flat.get(owner)
+        if found is None:
+            if owner.op == "value":
+                found = np.ascontiguousarray(owner.param).reshape(-1)
+            else:
+                start = self.plan.starts[owner]
+                found = self.block[start : start + _bytes(owner)].view(owner.dtype)
+            self._flat[owner] = found
+        return found
 
     def array(self, place: Place) -> Buffer:
         """A view of memory."""
@@ -193,7 +213,7 @@ class Program:
             self._call(item)
 
     def _loop(self, loop: Loop) -> None:
-        kernel = self.kernels[loop.number]
+        kernel = self.plan.kernels[loop.number]
         partial = np.zeros(kernel.finish * MOST_PARTS, self.dtype)
         block = np.zeros(len(kernel.arguments), np.int64)
         for i, argument in enumerate(kernel.arguments):
@@ -299,3 +319,29 @@ def _matrix(layout: Layout, lead: Sequence[Step]) -> Layout:
 
 def _bytes(node: Node) -> int:
     return node.size * node.dtype.itemsize
+
+
+_PLANS: OrderedDict[Any, Any] = OrderedDict()
+_LOCK = threading.Lock()
+MOST_PLANS = 128  # that are remembered
+
+
+def planned(key: Any, make: Callable[[], T]) -> T:
+    """The plan of a key, or what holds one, made at the first time.
+
+    A key with something in it that has no hash is not remembered.
+    """
+    try:
+        with _LOCK:
+            found: T | None = _PLANS.get(key)
+            if found is not None:
+                _PLANS.move_to_end(key)
+                return found
+    except TypeError:  # something in it has no hash
+        return make()
+    found = make()
+    with _LOCK:
+        _PLANS[key] = found
+        if len(_PLANS) > MOST_PLANS:
+            _PLANS.popitem(last=False)
+    return found

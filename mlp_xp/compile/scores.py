@@ -41,7 +41,8 @@ def forward(recipe: Recipe, dtype: str, *, predicts: bool) -> Function:
         S = network.forward(kernels, xp, layers, X, running=running).scores
         return [recipe.loss.predict(xp, S) if predicts else S]
 
-    return Function(formula, dtype)
+    key = ("forward", recipe.network, recipe.loss, recipe.kernels, predicts)
+    return Function(formula, dtype, key)
 
 
 class CompiledScores:

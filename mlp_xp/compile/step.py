@@ -7,8 +7,9 @@ a step is given become those of the state it returns.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from ..training import Data, Recipe, batch, columns, train_step
 from ..types import State
 from .fuse import Fusion
 from .graph import Graph, Node
-from .program import Program
+from .program import Plan, Program, planned
 from .trace import trace
 
 Buffer = npt.NDArray[Any]
@@ -43,68 +44,93 @@ class _Given:
         return self._scalars
 
 
+class StepPlan(NamedTuple):
+    """A step's plan: its results are the new state's arrays by their names, and the loss.
+
+    late  those that cannot be written before the end, as something still reads the old ones
+    """
+
+    plan: Plan
+    changed: tuple[str, ...]
+    late: frozenset[str]
+
+
+def _traced(
+    recipe: Recipe, data: Data, shapes: Mapping[str, tuple[tuple[int, ...], str]]
+) -> StepPlan:
+    """A step for arrays of these shapes and dtypes, given by their names."""
+    graph = Graph(shapes["theta"][1])
+    known = {name: graph.input(name, *shape) for name, shape in shapes.items()}
+    n_moments = recipe.optimizer.n_moments
+    moments = tuple(known[f"moment{i}"] for i in range(n_moments))
+    scalars = tuple(node for name, node in known.items() if name.startswith("scalar"))
+    before = State(known["theta"], moments, known["running"], 0)
+
+    def formula(xp: Any) -> State:
+        given = cast(Any, _Given(recipe.optimizer, scalars))
+        traced = replace(recipe, optimizer=given, connected=known.get("connected"))
+        rows = known["rows"]
+        X, T = columns(traced, xp, data._replace(rows=rows), rows, known["targets"])
+        weights, bits = known.get("weights"), known.get("bits")
+        return train_step(traced, xp, before, X, T, weights, bits, known["rate"])
+
+    after = trace(formula, graph)
+    changed = {"theta": after.theta}
+    changed |= {f"moment{i}": moment for i, moment in enumerate(after.moments)}
+    if recipe.network.n_statistics > 0:
+        changed["running"] = after.running
+    # the loss last: what it sums of the parameters can go along with their update
+    roots = [*changed.values(), after.loss]
+    fusion = Fusion(roots, [*(known[name] for name in changed), None])
+    late = frozenset(node.param for node in fusion.overwritten())
+    if late:
+        kept = [None if name in late else known[name] for name in changed]
+        fusion = Fusion(roots, [*kept, None])
+    return StepPlan(Plan(fusion), tuple(changed), late)
+
+
+def _key(recipe: Recipe, data: Data, shapes: Mapping[str, Any]) -> Any:
+    """What decides a plan, beside arrays that follow from it: `decayed`, `classes`."""
+    read = ("network", "loss", "optimizer", "kernels", "l2", "l2_shared", "label_smoothing")
+    values = tuple(getattr(recipe, name) for name in (*read, "clip_norm", "clip_value"))
+    kind = (type(recipe), type(recipe.optimizer), data.targets.ndim)
+    return ("step", *kind, *values, tuple(shapes.items()))
+
+
 class Batch:
     """A step's program for batches of m examples."""
 
     def __init__(self, step: CompiledStep, m: int, shared: bool, dropped: bool) -> None:
-        recipe, network = step.recipe, step.recipe.network
-        leading = step.theta.shape[:-1]
+        recipe, network, data = step.recipe, step.recipe.network, step.data
+        leading, dtype = step.theta.shape[:-1], step.theta.dtype
         own = () if shared else leading  # one batch for all networks, or one each
-        graph = Graph(str(step.theta.dtype))
         self.step, self.read = step, cast("Data | None", None)
-        given: dict[Node, Buffer] = {}
-
-        def known(name: str, array: Buffer) -> Node:
-            node = graph.input(name, array.shape, array.dtype)
-            given[node] = array
-            return node
-
-        theta, running = known("theta", step.theta), known("running", step.running)
-        moments = [known(f"moment{i}", moment) for i, moment in enumerate(step.moments)]
-        scalars = tuple(known(f"scalar{i}", scalar) for i, scalar in enumerate(step.scalars))
-        rate = known("rate", step.rate)
-        data = step.data
-        labelled = data.targets.ndim == 1
-        self.inputs = {
-            "rows": np.zeros((*own, m, network.sizes[0]), step.theta.dtype),
-            "targets": np.zeros((*own, m), np.int64)
-            if labelled
-            else np.zeros((*own, m, network.sizes[-1]), step.theta.dtype),
-        }
+        self.inputs = {"rows": np.zeros((*own, m, network.sizes[0]), dtype)}
+        if data.targets.ndim == 1:
+            self.inputs["targets"] = np.zeros((*own, m), np.int64)
+        else:
+            self.inputs["targets"] = np.zeros((*own, m, network.sizes[-1]), dtype)
         if data.weights is not None:
-            self.inputs["weights"] = np.zeros((*own, m), step.theta.dtype)
-        taken = {name: known(name, buffer) for name, buffer in self.inputs.items()}
+            self.inputs["weights"] = np.zeros((*own, m), dtype)
         self.bits = np.zeros((*leading, network.n_dropped * m if dropped else 0), np.uint16)
-        bits = known("bits", self.bits) if dropped else None
-
-        def formula(xp: Any) -> State:
-            traced = replace(recipe, optimizer=cast(Any, _Given(recipe.optimizer, scalars)))
-            rows = taken["rows"]
-            X, T = columns(traced, xp, data._replace(rows=rows), rows, taken["targets"])
-            before = State(theta, tuple(moments), running, 0)
-            return train_step(traced, xp, before, X, T, taken.get("weights"), bits, rate)
-
-        after = trace(formula, graph)
-        changed: list[tuple[Node, Node]] = [(theta, after.theta)]
-        changed += zip(moments, after.moments, strict=True)
-        if network.n_statistics > 0:
-            changed.append((running, after.running))
-        # the loss last: what it sums of the parameters can go along with their update
-        self.nodes = roots = [*(new for _, new in changed), after.loss]
-        fusion = Fusion(roots, [*(old for old, _ in changed), None])
-        late = fusion.overwritten()
-        if late:  # something reads a state's array after it is written: leave it till the end
-            kept = [None if old in late else old for old, _ in changed]
-            fusion = Fusion(roots, [*kept, None])
-        self.program = Program(fusion, given, self._gather(m, own), step.block)
+        given = {"theta": step.theta, "running": step.running, "rate": step.rate, **self.inputs}
+        given |= {f"moment{i}": moment for i, moment in enumerate(step.moments)}
+        given |= {f"scalar{i}": scalar for i, scalar in enumerate(step.scalars)}
+        if dropped:
+            given["bits"] = self.bits
+        if recipe.connected is not None:
+            given["connected"] = np.ascontiguousarray(recipe.connected)
+        shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
+        key = _key(recipe, data, shapes)
+        made: StepPlan = planned(key, lambda: _traced(recipe, data, shapes))
+        self.program = Program(made.plan, given, self._gather(m, own), step.block)
         step.block = self.program.block
         self.program.finish()
-        *arrays, loss = self.program.roots
-        self.loss = loss
+        *arrays, self.loss = self.program.roots
         self.late = [
-            (given[old], array)
-            for (old, _), array in zip(changed, arrays, strict=True)
-            if old in late
+            (given[name], array)
+            for name, array in zip(made.changed, arrays, strict=True)
+            if name in made.late
         ]
 
     def _gather(self, m: int, own: tuple[int, ...]) -> Any:
