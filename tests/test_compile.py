@@ -17,6 +17,7 @@ from mlp_xp.compile import fuse, interpret
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
+from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.program import Program
 from mlp_xp.compile.step import Batch, CompiledStep
 from mlp_xp.compile.trace import Tracer, trace
@@ -32,6 +33,12 @@ from mlp_xp.types import State
 N_GRAPHS = 150
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
+
+
+@pytest.fixture(params=[Program, NumpyProgram], ids=["C", "NumPy"])
+def target(request: pytest.FixtureRequest) -> Any:
+    """What a program is made of."""
+    return request.param
 
 
 def viewed(array: np.ndarray, layout: Layout) -> np.ndarray:
@@ -155,7 +162,7 @@ def _poisoned(program: Program) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(N_GRAPHS))
-def test_a_formula_at_random_is_recorded_and_computed(seed: int) -> None:
+def test_a_formula_at_random_is_recorded_and_computed(seed: int, target: Any) -> None:
     formula, arrays = _formula(seed)
     expected = formula(np, *arrays)
     graph = Graph("float64")
@@ -163,7 +170,7 @@ def test_a_formula_at_random_is_recorded_and_computed(seed: int) -> None:
     roots = trace(formula, graph, *inputs)
     run = interpret.run(roots, {f"x{i}": a for i, a in enumerate(arrays)})
     fused = fuse.Fusion(roots, [None] * len(roots))
-    program = Program(fused, dict(zip(inputs, arrays, strict=True)))
+    program = target(fused, dict(zip(inputs, arrays, strict=True)))
     program.finish()
     found = _poisoned(program)
     for mine, interpreted, theirs in zip(found, run, expected, strict=True):
@@ -246,7 +253,7 @@ def _layer(row: Row) -> tuple[Callable[..., list[Any]], list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_a_layer_is_compiled_as_it_is_written(row: Row) -> None:
+def test_a_layer_is_compiled_as_it_is_written(row: Row, target: Any) -> None:
     formula, arrays = _layer(row)
     expected = formula(np, *arrays)
     graph = Graph("float64")
@@ -255,7 +262,7 @@ def test_a_layer_is_compiled_as_it_is_written(row: Row) -> None:
     run = interpret.run(roots, {f"x{i}": a for i, a in enumerate(arrays)})
     for interpreted, theirs in zip(run, expected, strict=True):
         np.testing.assert_array_equal(interpreted, theirs)
-    program, _ = Function(formula, "float64").program(arrays)
+    program, _ = Function(formula, "float64", target).program(arrays)
     for mine, theirs in zip(_poisoned(program), expected, strict=True):
         np.testing.assert_allclose(mine, theirs, **tolerance("float64", 64))
 
@@ -388,13 +395,13 @@ def _copied(state: State) -> tuple[Any, ...]:
     return tuple(map(np.copy, state.moments)), np.copy(state.running), state.step, state.loss
 
 
-def test_several_threads_may_call_one_function() -> None:
+def test_several_threads_may_call_one_function(target: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def formula(xp: Any, x: Any) -> list[Any]:
         return [xp.sum(xp.tanh(xp.matmul(x, xp.matrix_transpose(x))), axis=-1)]
 
-    function = Function(formula, "float64")
+    function = Function(formula, "float64", target)
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(20, 20)) for _ in range(200)]
     expected = [formula(np, x)[0] for x in arrays]

@@ -12,6 +12,7 @@ from test_losses import targets
 
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS
+from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.step import CompiledStep as TracedStep
 from mlp_xp.devices import device as find_device
 from mlp_xp.draws import dropout_bits
@@ -132,7 +133,12 @@ def traced(recipe: Any, data: Data) -> Any:
     return TracedStep(recipe, find_device("cpu"), data)
 
 
-@pytest.fixture(params=["numpy", "compiled", "shared", "traced", "traced, shared"])
+def traced_numpy(recipe: Any, data: Data) -> Any:
+    """The specification's own step, as calls of NumPy."""
+    return TracedStep(recipe, find_device("cpu"), data, NumpyProgram)
+
+
+@pytest.fixture(params=["numpy", "traced, numpy", "compiled", "shared", "traced", "traced, shared"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """(recipe, data) → a step of NumPy's calls; a compiled one; one on three threads.
 
@@ -140,6 +146,9 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     """
     if request.param == "numpy":
         yield fast.NumpyStep
+        return
+    if request.param == "traced, numpy":
+        yield traced_numpy
         return
     assert native.available(), "no C compiler, or MLP_XP_NATIVE=0"
     if "shared" in request.param:

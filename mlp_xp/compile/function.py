@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .fuse import Fusion
 from .graph import Graph, Node
+from .numpy_program import best
 from .program import Program
 from .trace import trace
 
@@ -30,13 +31,19 @@ class Function:
 
     formula  of `xp` and arrays of any shapes, without branches on what is in them
     dtype    of its real numbers: "float32" or "float64"
+    target   the class of its programs
 
     Raises `Untraceable` or `CannotCompile` where it cannot be: at the first call with new
     shapes.
     """
 
-    def __init__(self, formula: Callable[..., Sequence[Any]], dtype: str) -> None:
-        self.formula, self.dtype = formula, dtype
+    def __init__(
+        self,
+        formula: Callable[..., Sequence[Any]],
+        dtype: str,
+        target: type[Program] | None = None,
+    ) -> None:
+        self.formula, self.dtype, self.target = formula, dtype, target or best()
         self.own = _Own()
 
     def __call__(self, *arrays: Buffer) -> Sequence[Buffer]:
@@ -63,7 +70,7 @@ class Function:
         inputs = [graph.input(f"x{i}", array.shape, array.dtype) for i, array in enumerate(arrays)]
         roots = list(trace(self.formula, graph, *inputs))
         fusion = Fusion(roots, [None] * len(roots))
-        program = Program(fusion, dict(zip(inputs, arrays, strict=True)))
+        program = self.target(fusion, dict(zip(inputs, arrays, strict=True)))
         program.finish()
         return program, inputs
 

@@ -96,7 +96,10 @@ class Program:
     before  makes calls that come first
     block   memory to work in, where it is enough
     roots   arrays that hold the results after `run`
+    native  whether it is compiled
     """
+
+    native = True
 
     def __init__(
         self,
@@ -110,11 +113,7 @@ class Program:
         graph = fusion.order[0].graph
         self.calls = Calls(graph.dtype)
         self.dtype = np.dtype(graph.dtype)
-        self.kernels = {
-            item.number: loops.kernel(fusion, item)
-            for item in fusion.items
-            if isinstance(item, Loop)
-        }
+        self._write()
         self.starts: dict[Node, int] = {}
         self._plan()
         if block is None or block.size < self.n_bytes:
@@ -127,6 +126,14 @@ class Program:
         for item in fusion.items:
             self._emit(item)
         self.roots = [self.array(place) for place in fusion.roots]
+
+    def _write(self) -> None:
+        """What the loops are in the target's language."""
+        self.kernels = {
+            item.number: loops.kernel(self.fusion, item)
+            for item in self.fusion.items
+            if isinstance(item, Loop)
+        }
 
     # -- memory
 

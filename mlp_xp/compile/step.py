@@ -22,6 +22,7 @@ from ..training import Data, Recipe, batch, columns, train_step
 from ..types import State
 from .fuse import Fusion
 from .graph import Graph, Node
+from .numpy_program import NumpyProgram, best
 from .program import Program
 from .trace import trace
 
@@ -92,7 +93,7 @@ class Batch:
         if late:  # something reads a state's array after it is written: leave it till the end
             kept = [None if old in late else old for old, _ in changed]
             fusion = Fusion(roots, [None, *kept])
-        self.program = Program(fusion, given, self._gather(m, own), step.block)
+        self.program = step.target(fusion, given, self._gather(m, own), step.block)
         step.block = self.program.block
         self.program.finish()
         loss, *arrays = self.program.roots
@@ -108,6 +109,8 @@ class Batch:
         self.places: dict[str, tuple[Table, int]] = {}
 
         def before(calls: Any) -> None:
+            if not self.step.target.native:
+                return
             for name, buffer in self.inputs.items():
                 size = buffer.nbytes // max(1, self.index.size)
                 parts = parts_of(buffer.nbytes // 4)
@@ -131,7 +134,8 @@ class Batch:
 
     def _read(self, data: Data) -> None:
         """Gather from these data: where they do not lie as a kernel reads them, by NumPy."""
-        self.read, self.taken = data, list[str]()
+        self.read = data
+        self.taken = [name for name in self.inputs if name not in self.places]
         for name, (table, row) in self.places.items():
             array, buffer = getattr(data, name), self.inputs[name]
             direct = isinstance(array, np.ndarray) and array.flags.c_contiguous
@@ -150,11 +154,14 @@ def _own(array: Buffer) -> Buffer:
 class CompiledStep:
     """A `training.Step`: one program for every batch size that comes.
 
+    target                   the class of its programs
     theta, moments, running  the first state's arrays, updated in place
     """
 
-    def __init__(self, recipe: Recipe, device: Device, data: Data) -> None:
-        self.recipe, self.device = recipe, device
+    def __init__(
+        self, recipe: Recipe, device: Device, data: Data, target: type[Program] | None = None
+    ) -> None:
+        self.recipe, self.device, self.target = recipe, device, target or best()
         self.compiles = True
         self.block = np.zeros(0, np.uint8)  # memory of all programs: only one runs at a time
         self.programs: dict[tuple[int, bool, bool], Batch] = {}
@@ -200,7 +207,11 @@ class CompiledStep:
         if key not in self.programs:
             try:
                 self.programs[key] = Batch(self, *key)
-            except (Untraceable, native.CannotCompile) as error:
+            except native.CannotCompile as error:
+                native.warn("A step is not compiled", error, stacklevel=6)
+                self.target = NumpyProgram
+                return self._program(state, key)
+            except Untraceable as error:
                 self.compiles = False
                 native.warn("A step is not compiled", error, stacklevel=6)
                 return None
@@ -231,7 +242,7 @@ def stepper(recipe: Recipe, device: Device, data: Data) -> CompiledStep | None:
     At another precision than float32 the rounding is the specification's alone.
     """
     known = str(getattr(data.rows, "dtype", "")) in DTYPES and type(data) is Data
-    if recipe.precision != "float32" or not known or not native.available():
+    if recipe.precision != "float32" or not known:
         return None
     return CompiledStep(recipe, device, data)
 
