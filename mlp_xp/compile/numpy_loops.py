@@ -28,7 +28,7 @@ from .graph import Node
 from .layout import Layout, Shape, Step, broadcast, indexed, packed, reshaped
 from .program import Memory
 
-BLOCK = 1 << 14  # entries at once
+BLOCK = 1 << 15  # entries at once
 LONG = 4 * BLOCK  # entries from which a loop goes in blocks
 LARGEST = 1 << 20  # entries of what is computed before the first run
 
@@ -171,6 +171,9 @@ class LoopCalls:
             if view.owner is not None and view.owner.op == "value":
                 array = entries(np.ascontiguousarray(view.owner.param).reshape(-1), view)
                 return self._one(key, op, dtype, view.layout.shape, (), array)
+            if view.layout.size == 1:  # NumPy takes a number faster than an array of one
+                view = view._replace(layout=Layout((), (), view.layout.offset))
+                return self._one(key, op, dtype, self._ones, (), view)
             return self._one(key, op, dtype, view.layout.shape, (), view)
         args = tuple(map(self._value, expression.args))
         if op == "copy":
@@ -394,7 +397,7 @@ class LoopCalls:
         if isinstance(x, np.ndarray):
             x = np.broadcast_to(x, (*value.shape[:axis], n, *value.shape[axis + 1 :]))
             return Do(REDUCED[value.op].reduce, (x, axis, None, out, True))
-        shape = x.layout.shape
+        shape = x.layout.shape or self._ones
         if shape[axis] != n:  # the same n times
             x = x._replace(layout=broadcast(x.layout, (*shape[:axis], n, *shape[axis + 1 :])))
         elif value.op == "sum":
@@ -460,7 +463,7 @@ def _part(operand: Any, block: tuple[int, int, int] | None) -> Any:
         key = (slice(None),) * axis + (slice(start, start + n),)
         return operand[key]
     shape = operand.layout.shape
-    if shape[axis] == 1:
+    if not shape or shape[axis] == 1:
         return operand
     if operand.owner is None:  # room for one block
         return operand._replace(layout=packed((*shape[:axis], n, *shape[axis + 1 :])))
