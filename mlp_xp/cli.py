@@ -25,6 +25,7 @@ import numpy as np
 from . import (
     bench,
     commands,
+    explain_command,
     predict_command,
     search_command,
     selftest,
@@ -85,6 +86,11 @@ COMMANDS = {
         commands.evaluate,
     ),
     "show": Command("print what a model is and how it was trained", show.add_arguments, show.show),
+    "explain": Command(
+        "print what a training step computes, and what that takes",
+        explain_command.add_arguments,
+        explain_command.explain,
+    ),
     "devices": Command("print what can run here, and why not", _none, commands.print_devices),
     "selftest": Command(
         "check that a device computes right, and measure it",

@@ -127,7 +127,7 @@ def widths(text: str) -> tuple[int, ...]:
     return () if text == "none" else tuple(positive(part) for part in text.split(","))
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def shape(text: str) -> tuple[int, ...]:
     return tuple(positive(part) for part in text.split("x"))
 
 
@@ -203,7 +203,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     of.value(
         "--shape",
-        _shape,
+        shape,
         "CxHxW",
         "of an example, for --layers: CHANNELSxHEIGHTxWIDTH, or FEATURESxTIME (default: a vector, "
         "or a square image of one channel for convolutions)",

@@ -72,6 +72,7 @@ ORDER = [
     "show",
     "bench",
     "train_options",
+    "explain_command",
     "train_command",
     "search_space",
     "search_task",

@@ -9,4 +9,5 @@ loops          the text of a loop in C
 program        memory, and the calls in order
 numpy_loops    a loop as calls of NumPy
 numpy_program  a program of them, where there is no C compiler
+explain        a program as people read it
 """

@@ -86,6 +86,7 @@ class NumpyProgram(Program):
 
     def finish(self) -> None:
         """There is nothing to compile."""
+        self.n_calls = len(self.calls.calls)
 
 
 def _view(place: Place) -> View:

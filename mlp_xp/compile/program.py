@@ -92,11 +92,12 @@ class Memory:
 class Program:
     """Calls that compute the roots of a graph.
 
-    given   memory of the inputs (and results that lie in inputs), by their nodes
-    before  makes calls that come first
-    block   memory to work in, where it is enough
-    roots   arrays that hold the results after `run`
-    native  whether it is compiled
+    given    memory of the inputs (and results that lie in inputs), by their nodes
+    before   makes calls that come first
+    block    memory to work in, where it is enough
+    roots    arrays that hold the results after `run`
+    native   whether it is compiled
+    n_calls  of kernels, products and functions of NumPy, when it is finished
     """
 
     native = True
@@ -276,6 +277,8 @@ class Program:
 
     def finish(self) -> None:
         """Compile; raises `CannotCompile`."""
+        tables = [call.rows if isinstance(call, Table) else [call] for call in self.calls.calls]
+        self.n_calls = sum(map(len, tables))
         self.calls.finish()
 
     def run(self) -> Sequence[Buffer]:
