@@ -172,11 +172,11 @@ class CompiledStep(NumpyStep):
 
 
 def stepper(recipe: Recipe, device: Device, data: Data) -> NumpyStep | None:
-    """A step on NumPy arrays, compiled where that is possible.
+    """A compiled step on NumPy arrays.
 
-    None for what `TAKES` has not, and at another precision than float32: the rounding is the
-    specification's alone.
+    None for what `TAKES` has not, without a compiler, and at another precision than float32:
+    the rounding is the specification's alone.
     """
     if recipe.precision != "float32" or not gate.takes(TAKES, recipe, data):
         return None
-    return (CompiledStep if native.available() else NumpyStep)(recipe, data)
+    return CompiledStep(recipe, data) if native.available() else None
