@@ -51,10 +51,10 @@ TINY = """\
      reads theta 52 B, scalar0 4 B, gradient 52 B; writes theta' 52 B
 
 10 groups: 5 products, 5 loops
-22 calls a run, of NumPy
+21 calls a run, of NumPy
 168 flop in products, 928 B read and written
 given: theta 52 B, running 0 B, scalar0 4 B, rate 4 B, rows 32 B, targets 16 B
-buffers: 9 arrays of 284 B in 512 B of memory
+buffers: 9 arrays of 284 B in 448 B of memory
 """
 
 

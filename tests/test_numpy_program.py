@@ -103,6 +103,13 @@ def test_sums_are_products_with_ones() -> None:
         np.testing.assert_allclose(program.run()[0], x.sum(axis=axis), **tolerance("float64", 40))
 
 
+def test_a_sum_of_squares_is_a_product_of_vectors() -> None:
+    x = np.random.default_rng(0).normal(size=(1, 40))
+    program = made(lambda xp, x: [xp.sum(0.5 * (x * x), axis=1)], x)
+    assert names(program) == ["matmul", "multiply"]
+    np.testing.assert_allclose(program.run()[0], [(x * x).sum() / 2], **tolerance("float64", 40))
+
+
 def test_an_update_needs_room_for_one_block_only() -> None:
     def update(xp: Any, theta: Any, g: Any) -> list[Any]:
         return [theta - 0.1 * g / (xp.sqrt(g * g) + 1e-8)]

@@ -29,7 +29,7 @@ from .layout import Layout, Shape, Step, broadcast, indexed, packed, reshaped
 from .program import Memory
 
 BLOCK = 1 << 15  # entries at once
-LONG = 4 * BLOCK  # entries from which a loop goes in blocks
+LONG = 2 * BLOCK  # entries from which a loop goes in blocks
 LARGEST = 1 << 20  # entries of what is computed before the first run
 
 # names of the array API that not all versions of NumPy have
@@ -102,7 +102,7 @@ class _Value:
 
     @property
     def reduction(self) -> bool:
-        return self.op in REDUCED
+        return self.op in REDUCED or self.op == "dot"
 
 
 class LoopCalls:
@@ -209,7 +209,25 @@ class LoopCalls:
         name = node.param[0]
         assert axis is not None
         shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        if name == "sum" and math.prod(self.loop.space) == x.shape[axis]:
+            found = self._dot(x, shape)
+            if found is not None:
+                return found
         return self._one((name, x), name, x.dtype, shape, (x,))
+
+    def _dot(self, x: _Value, shape: Shape) -> _Value | None:
+        """Σ c a b along the only axis as c times the product of two vectors."""
+        if x.op != "multiply":
+            return None
+        a, b = x.args
+        for factor, rest in ((a, b), (b, a)):
+            if factor.constant and factor.shape == shape:
+                found = self._dot(rest, shape)
+                key = ("multiply", x.dtype, (factor, found))
+                return found and self._one(key, "multiply", x.dtype, shape, (factor, found))
+        if not a.shape == b.shape == x.shape:
+            return None
+        return self._one(("dot", a, b), "dot", x.dtype, shape, (a, b))
 
     def _arrange(self, value: _Value) -> None:
         """Put a value into the order, after what it is computed from."""
@@ -236,7 +254,8 @@ class LoopCalls:
         if size < LONG or not axes or len(self.order) < 2:
             return None
         axis = max(axes, key=lambda axis: space[axis])
-        length = max(1, BLOCK * space[axis] // size)
+        n_blocks = -(-size // BLOCK)
+        length = -(-space[axis] // n_blocks)  # about equal ones
         return (axis, length) if length < space[axis] else None
 
     # -- where
@@ -376,7 +395,12 @@ class LoopCalls:
     def _compute(self, value: _Value, block: tuple[int, int, int] | None) -> Iterator[Do]:
         out = _part(value.where, block)
         args = [_part(arg.where, block) for arg in value.args]
-        if value.reduction:
+        if value.op == "dot":
+            n = math.prod(value.args[0].shape)
+            shapes = ((1, n), (n, 1), (1, 1))
+            views = (_shaped(x, s) for x, s in zip((*args, out), shapes, strict=True))
+            yield Do(np.matmul, tuple(views))
+        elif value.reduction:
             yield self._reduced(value, args[0], out)
         elif value.op == "cast":
             yield Do(np.copyto, (out, args[0]), {"casting": "unsafe"})
@@ -430,6 +454,15 @@ def _overwritten(value: _Value) -> Sequence[_Value]:
     if value.op == "where":
         return value.args[1:2] if value.args[1] is not value.args[2] else ()
     return () if value.reduction else value.args
+
+
+def _shaped(operand: Any, shape: Shape) -> Any:
+    """A vector as a matrix of one row or column."""
+    if isinstance(operand, np.ndarray):
+        return operand.reshape(shape)
+    layout = reshaped(operand.layout, shape)
+    assert layout is not None  # all axes but one have one entry
+    return operand._replace(layout=layout)
 
 
 def _readable(layout: Layout) -> bool:
