@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,6 +29,12 @@ from .layout import Layout, Shape, Step, applied, normal, packed
 
 REAL = ("float32", "float64")
 LARGEST = 1 << 16  # entries of a value that is told from others by what is in it
+
+
+@cache
+def named(dtype: Any) -> str:
+    """The name of a dtype, which NumPy takes microseconds to find."""
+    return str(np.dtype(dtype))
 
 
 class Node:
@@ -149,7 +156,7 @@ class Graph:
         param: Any = None,
         key: Any = None,
     ) -> Node:
-        known = (op, tuple(id(arg) for arg in args), shape, str(dtype), key or param)
+        known = (op, tuple(id(arg) for arg in args), shape, named(dtype), key or param)
         found = self._known.get(known)
         if found is None:
             found = Node(self, op, args, tuple(shape), dtype, param)
@@ -160,20 +167,20 @@ class Graph:
     # -- leaves
 
     def input(self, name: str, shape: Shape, dtype: Any = None) -> Node:
-        return self._node("input", (), tuple(shape), str(dtype or self.dtype), name)
+        return self._node("input", (), tuple(shape), named(dtype or self.dtype), name)
 
     def value(self, array: npt.NDArray[Any]) -> Node:
         """An array that stays as it is."""
         array = np.asarray(array)
-        if array.dtype.kind == "f" and str(array.dtype) != self.dtype:
+        if array.dtype.kind == "f" and named(array.dtype) != self.dtype:
             raise Untraceable(f"an array of {array.dtype} in a formula of {self.dtype}")
         key: Any = id(array)
         if array.size <= LARGEST:
-            key = (array.tobytes(), str(array.dtype))
+            key = (array.tobytes(), named(array.dtype))
         return self._node("value", (), array.shape, array.dtype, array, key)
 
     def constant(self, number: Any, shape: Shape = (), dtype: Any = None) -> Node:
-        dtype = str(dtype or self.dtype)
+        dtype = named(dtype or self.dtype)
         number = bool(number) if dtype == "bool" else number
         return self._node("number", (), tuple(shape), dtype, number, (repr(number), "number"))
 
@@ -193,21 +200,21 @@ class Graph:
 
     def map(self, name: str, *given: Any) -> Node:
         """FUNCTIONS or QUESTIONS of `tracing`, "where", or "cast" (see there)."""
-        kinds = [str(a.dtype) for a in given if isinstance(a, Node | np.ndarray)]
+        kinds = [named(a.dtype) for a in given if isinstance(a, Node | np.ndarray)]
         like = next((kind for kind in kinds if kind != "bool"), self.dtype)
         args = [self.lifted(argument, like) for argument in given]
         return self._map(name, args)
 
     def _map(self, name: str, args: list[Node]) -> Node:
         shape = np.broadcast_shapes(*(arg.shape for arg in args))
-        real = [str(arg.dtype) for arg in args if str(arg.dtype) != "bool"]
+        real = [named(arg.dtype) for arg in args if named(arg.dtype) != "bool"]
         if name in ("logical_and", "logical_or", "logical_not"):
             if real:
                 raise Untraceable(f"{name} of numbers")
             dtype = "bool"
         elif name == "where":
             dtype = self._one(name, args[1:])
-            if str(args[0].dtype) != "bool":
+            if named(args[0].dtype) != "bool":
                 raise Untraceable("where of numbers")
         else:
             dtype = self._one(name, args)
@@ -230,7 +237,7 @@ class Graph:
         return self._node("map", tuple(args), tuple(shape), dtype, name)
 
     def _one(self, name: str, args: Sequence[Node]) -> str:
-        found = {str(arg.dtype) for arg in args}
+        found = {named(arg.dtype) for arg in args}
         if len(found) != 1:
             raise Untraceable(f"{name} of {' and '.join(sorted(found))}")
         return found.pop()
@@ -251,8 +258,8 @@ class Graph:
         return None
 
     def cast(self, x: Node, dtype: Any) -> Node:
-        dtype = str(np.dtype(dtype))
-        if str(x.dtype) == dtype:
+        dtype = named(dtype)
+        if named(x.dtype) == dtype:
             return x
         if x.op == "number":
             return self.constant(x.param, x.shape, dtype)
@@ -267,7 +274,7 @@ class Graph:
     # -- the others
 
     def reduce(self, name: str, x: Node, axis: int, keepdims: bool) -> Node:
-        if str(x.dtype) != self.dtype:
+        if named(x.dtype) != self.dtype:
             raise Untraceable(f"{name} of {x.dtype}")
         axis = axis % x.ndim
         shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
@@ -283,7 +290,7 @@ class Graph:
         if A.ndim < 2 or B.ndim < 2 or A.shape[-1] != B.shape[-2]:
             raise Untraceable(f"a product of {A.shape} and {B.shape}")
         lead = np.broadcast_shapes(A.shape[:-2], B.shape[:-2])
-        if str(A.dtype) != self.dtype or str(B.dtype) != self.dtype:
+        if named(A.dtype) != self.dtype or named(B.dtype) != self.dtype:
             raise Untraceable(f"a product of {A.dtype} and {B.dtype}")
         return self._node("product", (A, B), (*lead, A.shape[-2], B.shape[-1]), A.dtype)
 
