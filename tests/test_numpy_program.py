@@ -119,6 +119,20 @@ def test_an_update_needs_room_for_one_block_only() -> None:
     assert program.n_bytes - program.room <= 3 * numpy_loops.BLOCK * 8
 
 
+def test_a_long_sum_needs_room_for_one_block_only() -> None:
+    n = 5 * numpy_loops.LONG + 77
+    x, c = np.random.default_rng(0).normal(size=(2, n))
+
+    def formula(xp: Any, x: Any, c: Any) -> list[Any]:
+        return [0.5 * xp.sum(x * c * x), xp.max(xp.abs(x) * c)]
+
+    program = made(formula, x, c)
+    assert program.n_bytes <= 4 * numpy_loops.BLOCK * 8
+    total, most = _poisoned(program)
+    np.testing.assert_allclose(total / n, (x * c * x).sum() / 2 / n, **tolerance("float64", n))
+    assert most == (abs(x) * c).max()
+
+
 @pytest.mark.parametrize(
     ("name", "function"),
     [("subtract", np.add), ("exp", np.exp2), ("tanh", np.sin), ("sqrt", np.abs)],

@@ -136,9 +136,9 @@ class LoopCalls:
         for value, _ in self.targets:
             self._arrange(value)
         self.cut = self._cut()
-        if self.cut is not None:  # what all blocks share comes first
-            axis, _ = self.cut
-            self.order.sort(key=lambda value: value.shape[axis] > 1)
+        self.stages: dict[int, int] = {}
+        if self.cut is not None:
+            self.order.sort(key=self._stage)
         self._number()
         self._places()
         self.calls = list(self._calls())
@@ -251,12 +251,46 @@ class LoopCalls:
         """The axis along which a long loop goes in blocks, and of how many entries."""
         space, size = self.loop.space, math.prod(self.loop.space)
         axes = [axis for axis in range(self.rank) if axis != self.loop.axis]
-        if size < LONG or not axes or len(self.order) < 2:
+        if size < LONG or len(self.order) < 2:
             return None
-        axis = max(axes, key=lambda axis: space[axis])
+        axis = max(axes, key=lambda axis: space[axis], default=0)
+        if self._in_parts():
+            assert self.loop.axis is not None
+            axis = self.loop.axis
+        elif not axes:
+            return None
         n_blocks = -(-size // BLOCK)
         length = -(-space[axis] // n_blocks)  # about equal ones
         return (axis, length) if length < space[axis] else None
+
+    def _in_parts(self) -> bool:
+        """Whether all that is wanted are sums along the only axis, none of which needs another."""
+        axis = self.loop.axis
+        if axis is None or math.prod(self.loop.space) != self.loop.space[axis]:
+            return False
+        single = {id(value) for value in self.order if value.shape[axis] == 1}
+        sums = {id(value) for value in self.order if value.reduction}
+        after = set(sums)  # what is computed from sums
+        for value in self.order:
+            if any(id(arg) in after for arg in value.args):
+                after.add(id(value))
+                if id(value) not in single or value.reduction:
+                    return False
+        return all(value.shape[axis] == 1 for value, _ in self.targets)
+
+    def _stage(self, value: _Value) -> int:
+        """0 for what all blocks share, 1 for what each computes, 2 for what needs their sums."""
+        assert self.cut is not None
+        axis, found = self.cut[0], self.stages.get(id(value))
+        if found is None:
+            if value.read:
+                found = 0
+            elif value.shape[axis] > 1 or (value.reduction and axis == self.loop.axis):
+                found = 1
+            else:
+                found = 2 if any(map(self._stage, value.args)) else 0
+            self.stages[id(value)] = found
+        return found
 
     # -- where
 
@@ -316,7 +350,7 @@ class LoopCalls:
                     rooms[id(value)] = (memory.take(size), size)
                 shape = self._block(value.shape)
                 value.where = View(None, rooms[id(value)][0], packed(shape), value.dtype)
-            if self.cut is not None and value.shape[self.cut[0]] == 1:
+            if self.cut is not None and self._stage(value) == 0:
                 begun = number
                 continue  # every block needs it
             for other in ends.get(number, ()):
@@ -374,12 +408,23 @@ class LoopCalls:
             yield from self._run(self.order, None)
             return
         axis, length = self.cut
-        shared = [value for value in self.order if value.shape[axis] == 1]
-        own = self.order[len(shared) :]
-        for value in shared:
+        stages = [[v for v in self.order if self._stage(v) == stage] for stage in range(3)]
+        sums = [value for value in stages[1] if value.reduction and axis == self.loop.axis]
+        starts = range(0, self.loop.space[axis], length)
+        parts = {id(value): np.zeros(len(starts), value.dtype) for value in sums}
+        for value in stages[0]:
             yield from self._compute(value, None)
-        for start in range(0, self.loop.space[axis], length):
-            yield from self._run(own, (axis, start, min(length, self.loop.space[axis] - start)))
+        for k, start in enumerate(starts):
+            block = (axis, start, min(length, self.loop.space[axis] - start))
+            if not sums:
+                yield from self._run(stages[1], block)
+            for value in stages[1] if sums else ():
+                room = parts[id(value)][k : k + 1].reshape(value.shape) if value in sums else None
+                yield from self._compute(value, block, room)
+        for value in sums:
+            out = _shaped(value.where, (1,))
+            yield Do(REDUCED.get(value.op, np.add).reduce, (parts[id(value)], 0, None, out, True))
+        yield from self._run(stages[2], None) if sums else ()
 
     def _run(self, order: Sequence[_Value], block: tuple[int, int, int] | None) -> Iterator[Do]:
         for value, view in self.late:
@@ -392,16 +437,21 @@ class LoopCalls:
             source = self.copied.get(id(view), value.where)
             yield Do(np.copyto, (_part(view, block), _part(source, block)))
 
-    def _compute(self, value: _Value, block: tuple[int, int, int] | None) -> Iterator[Do]:
-        out = _part(value.where, block)
+    def _compute(
+        self, value: _Value, block: tuple[int, int, int] | None, room: Any = None
+    ) -> Iterator[Do]:
+        out = _part(value.where, block) if room is None else room
         args = [_part(arg.where, block) for arg in value.args]
         if value.op == "dot":
-            n = math.prod(value.args[0].shape)
+            n = math.prod(value.args[0].shape) if block is None else block[2]
             shapes = ((1, n), (n, 1), (1, 1))
             views = (_shaped(x, s) for x, s in zip((*args, out), shapes, strict=True))
             yield Do(np.matmul, tuple(views))
         elif value.reduction:
-            yield self._reduced(value, args[0], out)
+            n = self.loop.space[self.loop.axis or 0]
+            if block is not None and block[0] == self.loop.axis:
+                n = block[2]
+            yield self._reduced(value, args[0], out, n)
         elif value.op == "cast":
             yield Do(np.copyto, (out, args[0]), {"casting": "unsafe"})
         elif value.op == "where":
@@ -415,11 +465,12 @@ class LoopCalls:
         else:
             yield Do(UFUNCS[value.op], (*args, out))
 
-    def _reduced(self, value: _Value, x: Any, out: Any) -> Do:
-        axis, n = self.loop.axis, self.loop.space[self.loop.axis or 0]
+    def _reduced(self, value: _Value, x: Any, out: Any, n: int) -> Do:
+        axis = self.loop.axis
         assert axis is not None
         if isinstance(x, np.ndarray):
-            x = np.broadcast_to(x, (*value.shape[:axis], n, *value.shape[axis + 1 :]))
+            shape = x.shape or self._ones
+            x = np.broadcast_to(x, (*shape[:axis], n, *shape[axis + 1 :]))
             return Do(REDUCED[value.op].reduce, (x, axis, None, out, True))
         shape = x.layout.shape or self._ones
         if shape[axis] != n:  # the same n times
@@ -431,11 +482,16 @@ class LoopCalls:
         return Do(REDUCED[value.op].reduce, (x, axis, None, out, True))
 
 
-def _by_product(x: View, axis: int, out: View) -> Do | None:
+def _by_product(x: View, axis: int, out: Any) -> Do | None:
     """A sum as a product with ones, where a BLAS can read both."""
     shape = x.layout.shape
     before, n, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     ones = np.ones(n, x.dtype)
+    if isinstance(out, np.ndarray):  # of a block's one sum
+        X = reshaped(x.layout, (1, n))
+        if X is None or not _readable(X):
+            return None
+        return Do(np.matmul, (x._replace(layout=X), ones[:, None], out.reshape(1, 1)))
     if after == 1:
         X, total = reshaped(x.layout, (before, n)), reshaped(out.layout, (before, 1))
         if X is not None and total is not None and _readable(X):
