@@ -25,6 +25,7 @@ import numpy as np
 from . import (
     bench,
     commands,
+    explain_command,
     export_command,
     predict_command,
     search_command,
@@ -91,6 +92,11 @@ COMMANDS = {
         export_command.export,
     ),
     "show": Command("print what a model is and how it was trained", show.add_arguments, show.show),
+    "explain": Command(
+        "print what a training step computes, and what that takes",
+        explain_command.add_arguments,
+        explain_command.explain,
+    ),
     "devices": Command("print what can run here, and why not", _none, commands.print_devices),
     "selftest": Command(
         "check that a device computes right, and measure it",

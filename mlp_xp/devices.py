@@ -118,12 +118,7 @@ def _numpy_namespace() -> Namespace:
 def _numpy_stepper(*arguments: Any) -> Any:
     from .compile.step import stepper
 
-    compiled = stepper(*arguments)
-    if compiled is not None:
-        return compiled
-    from .fast.numpy import stepper as in_place
-
-    return in_place(*arguments)
+    return stepper(*arguments)
 
 
 def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:

@@ -6,7 +6,7 @@ leading axis are many networks at once. `SPEC` collects them; a faster set for s
 device is `SPEC._replace(layer=…)`, held equal to SPEC by tests.
 
 No kernel writes to its arguments. What is faster in place is a `training.Step` of its
-own, such as `fast.numpy`'s, held equal to a step of these.
+own, such as the compiler's, held equal to a step of these.
 
 Notation (the README's table): m examples, W weights, A activations, Z pre-activations,
 δ = ∂J/∂Z, dA = ∂J/∂A. The mean over examples is inside δ from the start (`score`), so

@@ -605,6 +605,16 @@ class Model:
 
         return as_text(describe(self))
 
+    def explain(self, batch_size: int = DEFAULT_BATCH) -> str:
+        """What a training step computes, group by group: formulas, bytes, products, memory.
+
+        It is the step as it is compiled for the CPU, for a batch of this size.
+        """
+        from .compile.explain import explain_step
+
+        m = checks.integer("batch_size", batch_size, 1)
+        return str(explain_step(self._recipe, self._state(), m))
+
     def _repr_html_(self) -> str:
         """The summary for a notebook, which needs nothing from elsewhere."""
         from .description import describe

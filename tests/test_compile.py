@@ -17,7 +17,8 @@ from mlp_xp.compile import fuse, interpret, scores
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
-from mlp_xp.compile.program import Plan, Program
+from mlp_xp.compile.numpy_program import NumpyProgram
+from mlp_xp.compile.program import Program
 from mlp_xp.compile.step import Batch, CompiledStep
 from mlp_xp.compile.step import _traced as traced
 from mlp_xp.compile.trace import Tracer, trace
@@ -33,6 +34,12 @@ from mlp_xp.types import State
 N_GRAPHS = 150
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no C compiler")
+
+
+@pytest.fixture(params=[Program, NumpyProgram], ids=["C", "NumPy"])
+def target(request: pytest.FixtureRequest) -> Any:
+    """What a program is made of."""
+    return request.param
 
 
 def viewed(array: np.ndarray, layout: Layout) -> np.ndarray:
@@ -156,7 +163,7 @@ def _poisoned(program: Program) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("seed", range(N_GRAPHS))
-def test_a_formula_at_random_is_recorded_and_computed(seed: int) -> None:
+def test_a_formula_at_random_is_recorded_and_computed(seed: int, target: Any) -> None:
     formula, arrays = _formula(seed)
     expected = formula(np, *arrays)
     graph = Graph("float64")
@@ -164,7 +171,7 @@ def test_a_formula_at_random_is_recorded_and_computed(seed: int) -> None:
     roots = trace(formula, graph, *inputs)
     run = interpret.run(roots, {f"x{i}": a for i, a in enumerate(arrays)})
     fused = fuse.Fusion(roots, [None] * len(roots))
-    program = Program(Plan(fused), {f"x{i}": array for i, array in enumerate(arrays)})
+    program = target(target.plans(fused), {f"x{i}": array for i, array in enumerate(arrays)})
     program.finish()
     found = _poisoned(program)
     for mine, interpreted, theirs in zip(found, run, expected, strict=True):
@@ -247,7 +254,7 @@ def _layer(row: Row) -> tuple[Callable[..., list[Any]], list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_a_layer_is_compiled_as_it_is_written(row: Row) -> None:
+def test_a_layer_is_compiled_as_it_is_written(row: Row, target: Any) -> None:
     formula, arrays = _layer(row)
     expected = formula(np, *arrays)
     graph = Graph("float64")
@@ -256,7 +263,7 @@ def test_a_layer_is_compiled_as_it_is_written(row: Row) -> None:
     run = interpret.run(roots, {f"x{i}": a for i, a in enumerate(arrays)})
     for interpreted, theirs in zip(run, expected, strict=True):
         np.testing.assert_array_equal(interpreted, theirs)
-    program, _ = Function(formula, "float64").program(arrays)
+    program, _ = Function(formula, "float64", target=target).program(arrays)
     for mine, theirs in zip(_poisoned(program), expected, strict=True):
         np.testing.assert_allclose(mine, theirs, **tolerance("float64", 64))
 
@@ -300,7 +307,7 @@ def _nodes(step: CompiledStep, made: Batch) -> list[Node]:
     """The roots of a step's graph: the new state's arrays, and the loss."""
     given = {node.param: array for node, array in made.program.given.items()}
     shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-    return list(traced(step.recipe, step.data, shapes).plan.fusion.wanted)
+    return list(traced(step.recipe, step.data, shapes, Program).plan.fusion.wanted)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
@@ -396,13 +403,13 @@ def _copied(state: State) -> tuple[Any, ...]:
     return tuple(map(np.copy, state.moments)), np.copy(state.running), state.step, state.loss
 
 
-def test_several_threads_may_call_one_function() -> None:
+def test_several_threads_may_call_one_function(target: Any) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     def formula(xp: Any, x: Any) -> list[Any]:
         return [xp.sum(xp.tanh(xp.matmul(x, xp.matrix_transpose(x))), axis=-1)]
 
-    function = Function(formula, "float64")
+    function = Function(formula, "float64", target=target)
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=(20, 20)) for _ in range(200)]
     expected = [formula(np, x)[0] for x in arrays]

@@ -13,12 +13,12 @@ from test_losses import targets
 
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS
-from mlp_xp.compile import program
+from mlp_xp.compile import numpy_loops, program
+from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.step import CompiledStep as TracedStep
 from mlp_xp.devices import device as find_device
 from mlp_xp.draws import dropout_bits
 from mlp_xp.fast import calls, native, tracing
-from mlp_xp.fast import numpy as fast
 from mlp_xp.fitting import copied
 from mlp_xp.training import Data, Step, stepper
 from mlp_xp.types import State
@@ -134,6 +134,11 @@ def traced(recipe: Any, data: Data) -> Any:
     return TracedStep(recipe, find_device("cpu"), data)
 
 
+def in_numpy(recipe: Any, data: Data) -> Any:
+    """The same as calls of NumPy."""
+    return TracedStep(recipe, find_device("cpu"), data, NumpyProgram)
+
+
 @pytest.fixture(params=["numpy", "compiled", "shared"])
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """(recipe, data) → a step of NumPy's calls; a compiled one; one on three threads.
@@ -141,7 +146,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     The last shares every call out, however small.
     """
     if request.param == "numpy":
-        yield fast.NumpyStep
+        yield in_numpy
         return
     assert native.available(), "no C compiler, or MLP_XP_NATIVE=0"
     if request.param == "shared":
@@ -189,13 +194,9 @@ def test_a_fast_step_broken_on_purpose_is_caught(
 ) -> None:
     model, data, state = build(plain())
     expected = specified(model, data, state)
-    original = fast.Tape.op
-
-    def wrong(self: fast.Tape, called: Any, *arguments: Any) -> Any:
-        return original(self, function if called is getattr(np, name) else called, *arguments)
-
-    monkeypatch.setattr(fast.Tape, "op", wrong)
-    found = walk(model, data, copied(model.device, state), fast.NumpyStep(model._recipe, data))
+    monkeypatch.setitem(numpy_loops.UFUNCS, name, function)
+    monkeypatch.setattr(program, "_PLANS", OrderedDict())  # nothing that is right already
+    found = walk(model, data, copied(model.device, state), in_numpy(model._recipe, data))
     assert not np.allclose(found[-1].theta, expected[-1].theta, **tolerance(model.dtype, 64))
 
 

@@ -102,7 +102,7 @@ def paths(model: MLP, data: Data) -> dict[str, Any]:
     }
     if model.device.name == "cpu":
         found["predictions"] = model.device.predictor(model._recipe, layers)
-    if model.device.name != "cpu" or not native.available():  # there the specification is traced
+    if model.device.name != "cpu":  # there the specification is traced
         found["step"] = model.device.stepper(model._recipe, model.device, data)
     return found
 

@@ -75,6 +75,7 @@ ORDER = [
     "show",
     "bench",
     "train_options",
+    "explain_command",
     "train_command",
     "search_space",
     "search_families",

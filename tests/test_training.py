@@ -19,6 +19,7 @@ from mlp_xp import (
     Epoch,
     TrainingDiverged,
 )
+from mlp_xp.devices import device as find_device
 from mlp_xp.draws import Purpose, dropout_bits, permutation
 from mlp_xp.schedules import ReduceOnPlateau
 from mlp_xp.training import shuffled
@@ -286,10 +287,8 @@ def test_an_interruption_leaves_the_weights_of_a_whole_step(random: Random) -> N
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_ctrl_c_waits_for_the_end_of_the_step(
-    random: Random, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLP_XP_NATIVE", "0")  # a compiled step calls no formula
+def test_ctrl_c_waits_for_the_end_of_the_step(random: Random) -> None:
+    plain = find_device("cpu")._replace(stepper=None)  # a traced step calls no formula
     X, y = blobs(random)
     model, caught = MLP((4, 8, 3)), []
 
@@ -299,7 +298,7 @@ def test_ctrl_c_waits_for_the_end_of_the_step(
             signal.raise_signal(signal.SIGINT)
         return xp.tanh(Z)
 
-    model = MLP((4, 8, 3), activation=Activation(f, lambda xp, A: 1 - A * A))
+    model = MLP((4, 8, 3), activation=Activation(f, lambda xp, A: 1 - A * A), device=plain)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y, epochs=5, batch_size=20, progress=False)
     assert model._run.state.step == caught[0] + 1

@@ -1,10 +1,13 @@
 """From formulas to programs: trace, fuse, plan, write. It knows arrays, and no networks.
 
-layout     where the entries of a view lie
-graph      what was computed, as nodes
-trace      the namespace under which a formula records itself
-interpret  a graph run node by node, to hold all else to
-fuse       which nodes are one loop
-loops      the text of a loop in C
-program    memory, and the calls in order
+layout         where the entries of a view lie
+graph          what was computed, as nodes
+trace          the namespace under which a formula records itself
+interpret      a graph run node by node, to hold all else to
+fuse           which nodes are one loop
+loops          the text of a loop in C
+program        memory, and the calls in order
+numpy_loops    a loop as calls of NumPy
+numpy_program  a program of them, where there is no C compiler
+explain        a program as people read it
 """

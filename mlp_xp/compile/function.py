@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from ..fast import native
 from ..fast.tracing import Untraceable
 from .fuse import Fusion
 from .graph import Graph, Node
+from .numpy_program import best
 from .program import Plan, Program, planned
 from .trace import trace
 
@@ -34,13 +34,20 @@ class Function:
     formula  of `xp` and arrays of any shapes, without branches on what is in them
     dtype    of its real numbers: "float32" or "float64"
     key      what tells the formula from others, so that its plans are made once in a process
+    target   the class of its programs
 
     Raises `Untraceable` or `CannotCompile` where it cannot be: at the first call with new
     shapes.
     """
 
-    def __init__(self, formula: Callable[..., Sequence[Any]], dtype: str, key: Any = None) -> None:
-        self.formula, self.dtype, self.key = formula, dtype, key
+    def __init__(
+        self,
+        formula: Callable[..., Sequence[Any]],
+        dtype: str,
+        key: Any = None,
+        target: type[Program] | None = None,
+    ) -> None:
+        self.formula, self.dtype, self.key, self.target = formula, dtype, key, target or best()
         self.own = _Own()
 
     def __call__(self, *arrays: Buffer) -> Sequence[Buffer]:
@@ -59,7 +66,7 @@ class Function:
         if found is None:
             if len(programs) >= MOST:
                 programs.pop(next(iter(programs)))
-            whole = None if self.key is None else (self.key, self.dtype, key)
+            whole = None if self.key is None else (self.key, self.target, self.dtype, key)
             found = programs[key] = self._made(arrays, whole)
         return found
 
@@ -68,10 +75,10 @@ class Function:
             graph = Graph(self.dtype)
             given = [graph.input(f"x{i}", x.shape, x.dtype) for i, x in enumerate(arrays)]
             roots = list(trace(self.formula, graph, *given))
-            return Plan(Fusion(roots, [None] * len(roots)))
+            return self.target.plans(Fusion(roots, [None] * len(roots)))
 
         plan = make() if key is None else planned(key, make)
-        program = Program(plan, {f"x{i}": array for i, array in enumerate(arrays)})
+        program = self.target(plan, {f"x{i}": array for i, array in enumerate(arrays)})
         program.finish()
         return program, [plan.inputs[f"x{i}"] for i in range(len(arrays))]
 
@@ -79,9 +86,7 @@ class Function:
 def or_specified(
     formula: Callable[..., Sequence[Any]], dtype: str, key: Any = None
 ) -> Callable[..., Sequence[Buffer]]:
-    """The formula compiled; NumPy's calls where it cannot be."""
-    if not native.available():
-        return partial(formula, np)
+    """The formula compiled, or NumPy's calls on memory made once; as it is where it must be."""
     compiled: Function | None = Function(formula, dtype, key)
 
     def call(*arrays: Buffer) -> Sequence[Buffer]:

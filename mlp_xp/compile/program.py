@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product as combinations
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -104,13 +104,17 @@ class Plan:
         self.fusion, graph = fusion, fusion.order[0].graph
         self.dtype = graph.dtype
         self.inputs: dict[str, Node] = {n.param: n for n in graph.nodes if n.op == "input"}
-        self.kernels = {
-            item.number: loops.kernel(fusion, item)
-            for item in fusion.items
-            if isinstance(item, Loop)
-        }
+        self._write()
         self.starts: dict[Node, int] = {}
         self._plan()
+
+    def _write(self) -> None:
+        """What the loops are in the target's language."""
+        self.kernels = {
+            item.number: loops.kernel(self.fusion, item)
+            for item in self.fusion.items
+            if isinstance(item, Loop)
+        }
 
     def _plan(self) -> None:
         first: dict[Node, int] = {}
@@ -148,11 +152,16 @@ class Plan:
 class Program:
     """Calls that compute the roots of a graph.
 
-    given   memory of the inputs (and results that lie in inputs), by their names
-    before  makes calls that come first
-    block   memory to work in, where it is enough
-    roots   arrays that hold the results after `run`
+    given    memory of the inputs (and results that lie in inputs), by their names
+    before   makes calls that come first
+    block    memory to work in, where it is enough
+    roots    arrays that hold the results after `run`
+    native   whether it is compiled
+    n_calls  of kernels, products and functions of NumPy, when it is finished
     """
+
+    native: ClassVar[bool] = True
+    plans: ClassVar[type[Plan]] = Plan
 
     def __init__(
         self,
@@ -295,6 +304,8 @@ class Program:
 
     def finish(self) -> None:
         """Compile; raises `CannotCompile`."""
+        tables = [call.rows if isinstance(call, Table) else [call] for call in self.calls.calls]
+        self.n_calls = sum(map(len, tables))
         self.calls.finish()
         for node, found in self.inputs.items():
             self.addresses[node] = [

@@ -17,14 +17,13 @@ import numpy.typing as npt
 from ..devices import Device
 from ..fast import native
 from ..fast.calls import Table, address, parts_of
-from ..fast.numpy import NumpyStep
-from ..fast.numpy import stepper as in_place
 from ..fast.tracing import Untraceable
 from ..optimizers import Optimizer
 from ..training import Data, Recipe, batch, columns, train_step
 from ..types import State
 from .fuse import Fusion
 from .graph import Graph, Node
+from .numpy_program import NumpyProgram, best
 from .program import Plan, Program, planned
 from .trace import trace
 
@@ -56,7 +55,10 @@ class StepPlan(NamedTuple):
 
 
 def _traced(
-    recipe: Recipe, data: Data, shapes: Mapping[str, tuple[tuple[int, ...], str]]
+    recipe: Recipe,
+    data: Data,
+    shapes: Mapping[str, tuple[tuple[int, ...], str]],
+    target: type[Program],
 ) -> StepPlan:
     """A step for arrays of these shapes and dtypes, given by their names."""
     graph = Graph(shapes["theta"][1])
@@ -86,7 +88,7 @@ def _traced(
     if late:
         kept = [None if name in late else known[name] for name in changed]
         fusion = Fusion(roots, [*kept, None])
-    return StepPlan(Plan(fusion), tuple(changed), late)
+    return StepPlan(target.plans(fusion), tuple(changed), late)
 
 
 def _key(recipe: Recipe, data: Data, shapes: Mapping[str, Any]) -> Any:
@@ -121,9 +123,9 @@ class Batch:
         if recipe.connected is not None:
             given["connected"] = np.ascontiguousarray(recipe.connected)
         shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-        key = _key(recipe, data, shapes)
-        made: StepPlan = planned(key, lambda: _traced(recipe, data, shapes))
-        self.program = Program(made.plan, given, self._gather(m, own), step.block)
+        key = (step.target, _key(recipe, data, shapes))
+        made: StepPlan = planned(key, lambda: _traced(recipe, data, shapes, step.target))
+        self.program = step.target(made.plan, given, self._gather(m, own), step.block)
         step.block = self.program.block
         self.program.finish()
         *arrays, self.loss = self.program.roots
@@ -138,6 +140,8 @@ class Batch:
         self.places: dict[str, tuple[Table, int]] = {}
 
         def before(calls: Any) -> None:
+            if not self.step.target.native:
+                return
             for name, buffer in self.inputs.items():
                 size = buffer.nbytes // max(1, self.index.size)
                 parts = parts_of(buffer.nbytes // 4)
@@ -161,7 +165,8 @@ class Batch:
 
     def _read(self, data: Data) -> None:
         """Gather from these data: where they do not lie as a kernel reads them, by NumPy."""
-        self.read, self.taken = data, list[str]()
+        self.read = data
+        self.taken = [name for name in self.inputs if name not in self.places]
         for name, (table, row) in self.places.items():
             array, buffer = getattr(data, name), self.inputs[name]
             direct = isinstance(array, np.ndarray) and array.flags.c_contiguous
@@ -180,12 +185,15 @@ def _own(array: Buffer) -> Buffer:
 class CompiledStep:
     """A `training.Step`: one program for every batch size that comes.
 
+    target                   the class of its programs
     theta, moments, running  the first state's arrays, updated in place
     """
 
-    def __init__(self, recipe: Recipe, device: Device, data: Data) -> None:
-        self.recipe, self.device = recipe, device
-        self.compiles, self.otherwise = True, cast("NumpyStep | None", None)
+    def __init__(
+        self, recipe: Recipe, device: Device, data: Data, target: type[Program] | None = None
+    ) -> None:
+        self.recipe, self.device, self.target = recipe, device, target or best()
+        self.compiles = True
         self.block = np.zeros(0, np.uint8)  # memory of all programs: only one runs at a time
         self.programs: dict[tuple[int, bool, bool], Batch] = {}
         self.theta = np.zeros(0)
@@ -201,8 +209,6 @@ class CompiledStep:
         self._data = data
         for program in self.programs.values():
             program.read = None
-        if self.otherwise is not None:
-            self.otherwise.data = data
 
     def _begin(self, state: State) -> None:
         """Take the first state's arrays."""
@@ -232,9 +238,12 @@ class CompiledStep:
         if key not in self.programs:
             try:
                 self.programs[key] = Batch(self, *key)
-            except (Untraceable, native.CannotCompile) as error:
+            except native.CannotCompile as error:
+                native.warn("A step is not compiled", error, stacklevel=6)
+                self.target = NumpyProgram
+                return self._program(state, key)
+            except Untraceable as error:
                 self.compiles = False
-                self.otherwise = in_place(self.recipe, self.device, self.data)
                 native.warn("A step is not compiled", error, stacklevel=6)
                 return None
         return self.programs[key]
@@ -242,8 +251,6 @@ class CompiledStep:
     def __call__(self, state: State, index: Buffer, bits: Buffer | None, rate: Any) -> State:
         program = self._program(state, (index.shape[-1], index.ndim == 1, bits is not None))
         if program is None:
-            if self.otherwise is not None:
-                return self.otherwise(state, index, bits, rate)
             xp = self.device.xp
             X, T, weights = batch(self.recipe, xp, self.data, index)
             return train_step(self.recipe, xp, state, X, T, weights, bits, rate)
@@ -266,7 +273,7 @@ def stepper(recipe: Recipe, device: Device, data: Data) -> CompiledStep | None:
     At another precision than float32 the rounding is the specification's alone.
     """
     known = str(getattr(data.rows, "dtype", "")) in DTYPES and type(data) is Data
-    if recipe.precision != "float32" or not known or not native.available():
+    if recipe.precision != "float32" or not known:
         return None
     return CompiledStep(recipe, device, data)
 

@@ -1,0 +1,528 @@
+"""A program as people read it: its groups in order, with their formulas and what they move.
+
+    1  product  t1[100, 32] = W1[100, 784] @ rows.T[784, 32]    5.02 Mflop
+       reads W1 313.6 kB, rows 100.4 kB; writes t1 12.8 kB
+    2  loop over [100, 32]
+       t2[100, 32] = maximum(t1 + b1, 0)
+
+x' is what x becomes, [a > b] is 1 where that holds and 0 elsewhere, and names u1, u2 … stand for
+what several formulas of a loop have in common.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..fast.tracing import Untraceable
+from ..training import Data, Recipe
+from ..types import State
+from .fuse import Call, Expression, Item, Loop, Place, Product
+from .graph import Node
+from .layout import Layout, packed
+from .program import Program
+
+# operators, and how tightly they bind
+INFIX = {
+    "logical_or": ("or", 1),
+    "logical_and": ("and", 2),
+    **{"greater": (">", 4), "greater_equal": (">=", 4), "less": ("<", 4), "less_equal": ("<=", 4)},
+    **{"equal": ("==", 4), "not_equal": ("!=", 4)},
+    **{"add": ("+", 6), "subtract": ("-", 6), "multiply": ("*", 7), "divide": ("/", 7)},
+}
+ATOM = 10
+LEAST = 2  # operations in what is given a name of its own where it is needed twice
+
+
+class Part(NamedTuple):
+    """A named piece of a flat vector: entries start … stop along its last axis."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """One item of a program.
+
+    kind      "product", "loop" or "call"
+    space     of the loop, or of what is written
+    formulas  a line each
+    reads     bytes, by name
+    writes    bytes, by name
+    flops     of a product
+    """
+
+    kind: str
+    space: tuple[int, ...]
+    formulas: tuple[str, ...]
+    reads: Mapping[str, int]
+    writes: Mapping[str, int]
+    flops: int = 0
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a program does, and what that takes.
+
+    target   "C" or "NumPy"
+    groups   in order
+    calls    of kernels, of a BLAS and of NumPy's functions, a run
+    given    bytes of the arrays that are given, by name
+    buffers  bytes of those that the program makes, by name
+    memory   bytes in which these lie, together with what the loops need
+    """
+
+    target: str
+    groups: tuple[Group, ...]
+    calls: int
+    given: Mapping[str, int]
+    buffers: Mapping[str, int]
+    memory: int
+
+    @property
+    def flops(self) -> int:
+        return sum(group.flops for group in self.groups)
+
+    @property
+    def moved(self) -> int:
+        """Bytes read and written."""
+        return sum(sum(group.reads.values()) + sum(group.writes.values()) for group in self.groups)
+
+    def __str__(self) -> str:
+        lines: list[str] = []
+        for number, group in enumerate(self.groups, 1):
+            lines += _said(number, group)
+        kinds = [group.kind for group in self.groups]
+        counts = ", ".join(
+            _count(kinds.count(kind), kind) for kind in ("product", "loop", "call") if kind in kinds
+        )
+        lines += [
+            "",
+            f"{_count(len(self.groups), 'group')}: {counts}",
+            f"{_count(self.calls, 'call')} a run, of "
+            + ("NumPy" if self.target == "NumPy" else "kernels and a BLAS"),
+            f"{_flops(self.flops)} in products, {_bytes(self.moved)} read and written",
+            f"given: {_sizes(self.given)}",
+            f"buffers: {_count(len(self.buffers), 'array')} of {_bytes(sum(self.buffers.values()))}"
+            f" in {_bytes(self.memory)} of memory",
+        ]
+        return "\n".join(lines)
+
+    def document(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        groups = [
+            {
+                "kind": group.kind,
+                "space": list(group.space),
+                "formulas": list(group.formulas),
+                "reads": dict(group.reads),
+                "writes": dict(group.writes),
+                "flops": group.flops,
+            }
+            for group in self.groups
+        ]
+        return {
+            "target": self.target,
+            "groups": groups,
+            "calls": self.calls,
+            "flops": self.flops,
+            "bytes_moved": self.moved,
+            "given": dict(self.given),
+            "buffers": dict(self.buffers),
+            "memory": self.memory,
+        }
+
+
+def explain(
+    program: Program,
+    parts: Mapping[Node, Sequence[Part]] | None = None,
+    names: Mapping[Node, str] | None = None,
+) -> Explanation:
+    """What a program does.
+
+    parts  names of the pieces of arrays
+    names  of nodes; an input has its own
+    """
+    called = _Names(parts or {}, names or {})
+    groups = tuple(_group(program, item, called) for item in program.fusion.items)
+    given = {called.of(node): array.nbytes for node, array in program.given.items()}
+    owners = sorted(program.plan.starts, key=lambda node: program.plan.starts[node])
+    buffers = {called.of(node): node.size * node.dtype.itemsize for node in owners}
+    return Explanation(
+        "C" if program.native else "NumPy",
+        groups,
+        program.n_calls,
+        given,
+        buffers,
+        program.plan.n_bytes,
+    )
+
+
+def explain_step(
+    recipe: Recipe, state: State, m: int, target: type[Program] | None = None
+) -> Explanation:
+    """What a training step on m examples does, on the CPU.
+
+    Raises ValueError where a formula cannot be recorded.
+    """
+    from .step import Batch, CompiledStep
+
+    network, kind = recipe.network, recipe.loss.kind
+    moments = tuple(map(_zeros, state.moments))
+    empty = State(_zeros(state.theta), moments, _zeros(state.running), 0)
+    dtype = empty.theta.dtype
+    labels: Any = np.zeros(m, np.int64)
+    if kind != "multiclass":
+        labels = np.zeros((m, network.sizes[-1]), dtype)
+    step = CompiledStep(
+        recipe, _cpu(), Data(np.zeros((m, network.sizes[0]), dtype), labels, None), target
+    )
+    step._begin(empty)
+    try:
+        made = Batch(step, m, True, network.n_dropped > 0)
+    except Untraceable as error:
+        raise ValueError(f"The step cannot be explained, as {error}.") from None
+    slots = [Part(slot.name, slot.start, slot.stop) for slot in network.slots]
+    theta = next(node for node in made.program.given if node.param == "theta")
+    parts = {theta: slots}
+    names: dict[Node, str] = {made.program.fusion.wanted[-1]: "J"}
+    for node in made.program.fusion.order:
+        if node.op == "join" and node.shape == theta.shape:
+            parts[node] = [slot._replace(name=f"d{slot.name}") for slot in slots]
+            names[node] = "gradient"
+    return explain(made.program, parts, names)
+
+
+def _cpu() -> Any:
+    from ..devices import device
+
+    return device("cpu")
+
+
+def _zeros(array: Any) -> Any:
+    return np.zeros(array.shape, str(array.dtype))
+
+
+# -- names
+
+
+class _Names:
+    """What arrays are called: an input as it is, all else t1, t2 … as it comes."""
+
+    def __init__(self, parts: Mapping[Node, Sequence[Part]], names: Mapping[Node, str]) -> None:
+        self.parts, self.names, self.count = parts, dict(names), {"t": 0, "c": 0}
+
+    def of(self, node: Node) -> str:
+        if node not in self.names:
+            if node.op == "input":
+                self.names[node] = str(node.param)
+            else:
+                letter = "c" if node.op == "value" else "t"
+                self.count[letter] += 1
+                self.names[node] = f"{letter}{self.count[letter]}"
+        return self.names[node]
+
+    def piece(self, place: Place) -> str:
+        """The name of a view of an array, without what is repeated."""
+        layout, owner = _narrow(place.layout), place.owner
+        low, high = _extent(layout)
+        if layout.size == owner.size:
+            return self.of(owner) + _turned(layout)
+        n = owner.shape[-1] if owner.shape else 1
+        for part in self.parts.get(owner, ()):
+            k = layout.size // max(1, part.stop - part.start)
+            whole = k * (part.stop - part.start) == layout.size and k in (1, owner.size // n)
+            if part.start == low % n and whole:
+                return part.name + _turned(layout)
+        key = _key(layout, owner.shape) or f"{low}:{high + 1}"
+        return f"{self.of(owner)}[{key}]" + _turned(layout)
+
+
+def _key(layout: Layout, shape: Sequence[int]) -> str | None:
+    """A view's entries as NumPy's indices of an array of this shape; None where none are."""
+    strides = packed(tuple(shape)).strides
+    starts, left = [], layout.offset
+    for n, stride in zip(shape, strides, strict=True):
+        starts.append(left // stride if n > 1 else 0)
+        left -= starts[-1] * stride
+    found = [":" if n == 1 else str(start) for n, start in zip(shape, starts, strict=True)]
+    used: set[int] = set()
+    for n, stride in zip(layout.shape, layout.strides, strict=True):
+        if n == 1:
+            continue
+        axes = [i for i, s in enumerate(strides) if s and s <= abs(stride) and stride % s == 0]
+        if not axes:
+            return None
+        axis = axes[0]
+        step, rest = stride // strides[axis], n
+        while step == 1 and rest > shape[axis] and rest % shape[axis] == 0 and axis > 0:
+            found[axis], rest = ":", rest // shape[axis]  # several axes in one
+            used.add(axis)
+            axis -= 1
+        last = starts[axis] + (rest - 1) * step
+        if axis in used or not 0 <= last < shape[axis]:
+            return None
+        used.add(axis)
+        every = "" if step == 1 else f":{step}"
+        stop = last + 1 if step > 0 else last - 1
+        found[axis] = f"{starts[axis]}:{stop if stop >= 0 else ''}{every}"
+        if rest == shape[axis] and step == 1:
+            found[axis] = ":"
+    return ", ".join(found)
+
+
+def _narrow(layout: Layout) -> Layout:
+    """With length 1 along the axes on which nothing changes."""
+    pairs = zip(layout.shape, layout.strides, strict=True)
+    return layout._replace(shape=tuple(1 if stride == 0 and n else n for n, stride in pairs))
+
+
+def _extent(layout: Layout) -> tuple[int, int]:
+    low = high = layout.offset
+    for n, stride in zip(layout.shape, layout.strides, strict=True):
+        low, high = low + min(0, (n - 1) * stride), high + max(0, (n - 1) * stride)
+    return low, high
+
+
+def _turned(layout: Layout) -> str:
+    """Whether the last two axes are exchanged."""
+    if len(layout.shape) < 2 or min(layout.shape[-2:]) == 1:
+        return ""
+    down, along = layout.strides[-2:]
+    return ".T" if abs(down) < abs(along) else ""
+
+
+# -- groups
+
+
+def _group(program: Program, item: Item, names: _Names) -> Group:
+    fusion = program.fusion
+    if isinstance(item, Loop):
+        return _loop(program, item, names)
+    out = fusion.place(item.node)
+    reads = [(names.piece(place), place) for place in item.operands]
+    written = names.piece(out)
+    shape = out.layout.shape
+    shown = [f"{name}{_shape(place.layout.shape)}" for name, place in reads]
+    if isinstance(item, Product):
+        formula = f"{written}{_shape(shape)} = {shown[0]} @ {shown[1]}"
+        flops = 2 * out.layout.size * item.operands[0].layout.shape[-1]
+        kind = "product"
+    else:
+        formula = f"{written}{_shape(shape)} = {_function(item)}({', '.join(shown)})"
+        kind, flops = "call", 0
+    moved = {name.removesuffix(".T"): _size(place) for name, place in reads}
+    return Group(kind, shape, (formula,), moved, {written: _size(out)}, flops)
+
+
+def _function(item: Call) -> str:
+    function = item.node.param
+    for cell in getattr(function, "__closure__", None) or ():
+        name = getattr(cell.cell_contents, "__name__", "")
+        if callable(cell.cell_contents) and name:
+            return str(name)
+    return "function"
+
+
+def _loop(program: Program, loop: Loop, names: _Names) -> Group:
+    text = _Text(program, loop, names)
+    reads = {names.piece(place).removesuffix(".T"): _size(place) for place in text.reads()}
+    writes = {text.name(target): _size(target.place) for target in loop.writes}
+    return Group("loop", loop.space, tuple(text.lines()), reads, writes)
+
+
+@dataclass
+class _Text:
+    """The formulas of a loop."""
+
+    program: Program
+    loop: Loop
+    names: _Names
+    known: dict[int, str] = field(default_factory=dict)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        shared: dict[Any, Expression] = {}
+        fusion = self.program.fusion
+        self.targets = [(t, fusion.expression(self.loop, t, shared)) for t in self.loop.writes]
+        self.kept = shared
+        self.sums = {t.node: (t, e) for t, e in self.targets if t.node.op == "reduce"}
+        self.maps = {id(e): t for t, e in self.targets if t.node.op != "reduce" and e.args}
+        self.uses: dict[int, int] = {}
+        seen: set[int] = set()
+        stack = [e for _, e in self.targets]
+        for _, expression in self.targets:
+            self.uses[id(expression)] = self.uses.get(id(expression), 0) + 1
+        while stack:
+            top = stack.pop()
+            if id(top) in seen:
+                continue
+            seen.add(id(top))
+            for arg in top.args:
+                self.uses[id(arg)] = self.uses.get(id(arg), 0) + 1
+                stack.append(arg)
+
+    def reads(self) -> Iterator[Place]:
+        for expression in self.kept.values():
+            if expression.place is not None:
+                yield expression.place
+
+    def name(self, target: Any) -> str:
+        """What a target is called: an input's new value with a prime."""
+        piece = self.names.piece(target.place)
+        return f"{piece}'" if target.place.owner.op == "input" else piece
+
+    def lines(self) -> list[str]:
+        self.found: list[str] = []
+        self.done: set[Any] = set()
+        for target, expression in self.targets:
+            self._define(target, expression)
+        return self.found
+
+    def _define(self, target: Any, expression: Expression) -> None:
+        if target in self.done:
+            return
+        self.done.add(target)
+        name = self.name(target)
+        if "[" not in name:
+            name += _shape(target.node.shape)
+        if target.node.op == "reduce":
+            how, axis = target.node.param
+            if self.loop.axis is not None and target.node.args[0].shape != self.loop.space:
+                axis = self.loop.axis
+            self.found.append(f"{name} = {how}({self._write(expression)[0]}, axis={axis})")
+            return
+        known = self.known.get(id(expression))
+        if known is not None:
+            self.found.append(f"{name} = {known}")
+            return
+        text, _ = self._body(expression)
+        self.known[id(expression)] = self.name(target)
+        self.found.append(f"{name} = {text}")
+
+    def _write(self, expression: Expression) -> tuple[str, int]:
+        """The text of a value, and how tightly it holds together."""
+        if id(expression) in self.known:
+            return self.known[id(expression)], ATOM
+        target = self.maps.get(id(expression))
+        if target is not None and target not in self.done:
+            self._define(target, expression)
+            return self.known[id(expression)], ATOM
+        if expression.op == "sum":
+            assert expression.node is not None
+            of, value = self.sums[expression.node]
+            self._define(of, value)
+            return self.name(of), ATOM
+        if self.uses.get(id(expression), 0) > 1 and _operations(expression) >= LEAST:
+            text, _ = self._body(expression)
+            self.count += 1
+            self.known[id(expression)] = f"u{self.count}"
+            self.found.append(f"u{self.count} = {text}")
+            return f"u{self.count}", ATOM
+        return self._body(expression)
+
+    def _body(self, expression: Expression) -> tuple[str, int]:
+        op = expression.op
+        if op == "number":
+            text = _number(expression)
+            return text, 8 if text.startswith("-") else ATOM
+        if op == "read":
+            assert expression.place is not None
+            return self.names.piece(expression.place), ATOM
+        if op == "sum":
+            return self._write(expression)
+        args = [self._write(arg) for arg in expression.args]
+        if op == "copy":
+            return args[0]
+        if op in INFIX:
+            sign, tight = INFIX[op]
+            left = _held(args[0], tight)
+            again = (
+                op in ("add", "multiply", "logical_and", "logical_or")
+                and expression.args[1].op == op
+            )
+            right = _held(args[1], tight + (not again))
+            return f"{left} {sign} {right}", tight
+        if op == "negative":
+            return f"-{_held(args[0], 8)}", 8
+        if op == "logical_not":
+            return f"not {_held(args[0], 3)}", 3
+        if op == "square":
+            return f"{_held(args[0], ATOM)}**2", 9
+        if op == "cast":
+            if expression.args[0].dtype == "bool":
+                return f"[{args[0][0]}]", ATOM
+            return f"{expression.dtype}({args[0][0]})", ATOM
+        return f"{op}({', '.join(text for text, _ in args)})", ATOM
+
+
+def _held(written: tuple[str, int], tight: int) -> str:
+    text, own = written
+    return text if own >= tight else f"({text})"
+
+
+def _operations(expression: Expression) -> int:
+    return sum(_operations(arg) for arg in expression.args) + bool(expression.args)
+
+
+def _number(expression: Expression) -> str:
+    value = expression.value
+    if expression.dtype in ("float32", "float64"):
+        return f"{float(np.dtype(expression.dtype).type(value)):.7g}"
+    return str(value)
+
+
+# -- text
+
+
+def _said(number: int, group: Group) -> list[str]:
+    lead = f"{number:3}  "
+    reads, writes = _sizes(group.reads) or "nothing", _sizes(group.writes)
+    if group.kind == "loop":
+        first = f"loop over {_shape(group.space) or 'one entry'}"
+        rest = [f"  {line}" for line in group.formulas]
+    else:
+        first = f"{group.kind}  {group.formulas[0]}"
+        first += f"  {_flops(group.flops)}" if group.flops else ""
+        rest = []
+    return [lead + first, *(f"     {line}" for line in [*rest, f"reads {reads}; writes {writes}"])]
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, shape))}]" if shape else ""
+
+
+def _size(place: Place) -> int:
+    return _narrow(place.layout).size * place.owner.dtype.itemsize
+
+
+def _sizes(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {_bytes(n)}" for name, n in sizes.items())
+
+
+def _scaled(n: float, unit: str) -> str:
+    for prefix in ("", "k", "M"):
+        if n < 999.95:
+            return f"{n:.4g} {prefix}{unit}"
+        n /= 1000
+    return f"{n:.4g} G{unit}"
+
+
+def _bytes(n: float) -> str:
+    return _scaled(n, "B")
+
+
+def _flops(n: float) -> str:
+    return _scaled(n, "flop")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
+
+
+__all__ = ["Explanation", "Group", "Part", "explain", "explain_step"]
