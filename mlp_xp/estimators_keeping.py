@@ -146,10 +146,7 @@ def save(est: Any, path: str | os.PathLike[str]) -> None:
         "history": {name: getattr(est, name) for name in CURVES if hasattr(est, name)},
         "metadata": _facts(est, descent),
     }
-    header = {"format": storage.FORMAT, "version": storage.VERSION}
-    header |= {name: storage._to_json(name, value) for name, value in values.items()}
-    header["sha256"] = storage._checksum(header, tensors)
-    content = storage._serialise(tensors, header)
+    content = storage.packed(values, tensors)
     unchanged(est, before)
     storage.write_atomically(path, content)
 
@@ -173,7 +170,7 @@ def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
 
 def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | None) -> Any:
     """Read an estimator of the class."""
-    header, tensors = storage._read(path)
+    header, tensors = storage.read(path)
     values = parsed(path, header)
     if "estimator" not in values["config"]:
         return _from_mlp(cls, path, device)
