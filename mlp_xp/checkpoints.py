@@ -36,7 +36,8 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -44,7 +45,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checks, storage
-from .devices import Device
+from .devices import Device, circumstances
 from .headers import ModelFileError, count, loaded, mapping, number, refusal
 from .schedules import Plateau, Schedule
 from .training import CHUNK, Data, pieces
@@ -58,7 +59,6 @@ SHARE = 50  # times what the last one took of the processor, which the next one 
 LETTERS = 12  # of a hash in a message
 AT_ONCE = 64  # steps at which two schedules are compared
 
-Tell = Callable[[int, int, bool], object]
 T = TypeVar("T")
 
 
@@ -71,13 +71,16 @@ class CheckpointWarning(UserWarning):
 
 
 class Checkpoints(NamedTuple):
-    """A folder of checkpoints, and who wants to know that it is gone on from one.
+    """A folder of checkpoints, and who wants to hear of it: what `fit` takes for its name, too.
 
-    tell  called with the epoch reached, the last epoch, and whether nothing is left to do
+    tell  called where a training goes on from one, with the epoch reached, the last epoch, and
+          whether nothing is left to do
+    warn  called with what otherwise is a `CheckpointWarning`
     """
 
     folder: str | os.PathLike[str]
-    tell: Tell | None = None
+    tell: Callable[[int, int, bool], object] | None = None
+    warn: Callable[[str], object] | None = None
 
 
 # -- the folder ----------------------------------------------------------------
@@ -90,15 +93,17 @@ class Keeper:
     and `packed`, in another one.
     """
 
-    def __init__(self, checkpoint: Any, every: float, recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self, checkpoint: Any, every: float, recipe: Mapping[str, Any], device: Device
+    ) -> None:
         place = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
         if not isinstance(place.folder, str | os.PathLike):
             raise TypeError(
                 f"checkpoint is {checkpoint!r}, but expected a folder's name, such as 'run/'."
             )
-        self.folder, self.tell = Path(place.folder), place.tell
+        self.folder, self.place = Path(place.folder), place
         self.every = checks.number("every", every, 0, float("inf"))
-        self.recipe = _plain(recipe)
+        self.recipe, self.circumstances = _plain(recipe), circumstances(device)
         self.kept: list[str] = []  # names of files, of this training, that are whole
         self.written = 0  # the epoch of the last one that was begun to be written
         self.cpu, self.since = 0.0, time.perf_counter()
@@ -149,7 +154,7 @@ class Keeper:
             thread = threading.Thread(target=self._write, args=args, name="checkpoint")
             thread.start()
         except (MemoryError, RuntimeError) as error:  # no room for a copy, or for a thread
-            self._warn(error)
+            self._failed(error)
         else:
             self.thread = thread
 
@@ -176,19 +181,24 @@ class Keeper:
         self.thread.join()
         error, self.thread, self.error = self.error, None, None
         if error is not None:
-            self._warn(error)
+            self._failed(error)
 
-    def _warn(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
         last = f"the last is {self.folder / self.kept[-1]}" if self.kept else "there is none"
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        warnings.warn(
+        self.warn(
             f"The checkpoint of epoch {self.written} could not be written to {self.folder}: "
             f"{why or 'out of memory'}. Nothing of the training is lost while it runs, but what a "
             f"kill would leave is older ({last}). Make room there, or save the model elsewhere "
-            "when it has ended.",
-            CheckpointWarning,
-            stacklevel=6,
+            "when it has ended."
         )
+
+    def warn(self, text: str) -> None:
+        """Say what is no error, to whoever asked to hear it."""
+        if self.place.warn is not None:
+            self.place.warn(text)
+        else:
+            warnings.warn(text, CheckpointWarning, stacklevel=2)
 
     def last(self, read: Callable[[Path], T]) -> T | None:
         """`read` of the newest checkpoint that is whole, an older one with a warning.
@@ -203,10 +213,8 @@ class Keeper:
                 damaged.append(str(error))
                 continue
             if damaged:
-                warnings.warn(
-                    f"{' '.join(damaged)} Training goes on from the older {path}, to the same end.",
-                    CheckpointWarning,
-                    stacklevel=5,
+                self.warn(
+                    f"{' '.join(damaged)} Training goes on from the older {path}, to the same end."
                 )
             self.kept = [path.name]
             return found
@@ -217,11 +225,44 @@ class Keeper:
             )
         return None
 
+    def go_on(
+        self,
+        path: Path,
+        told: Mapping[str, Any],
+        schedule: Schedule | None,
+        epochs: tuple[str, int],
+        per_epoch: int,
+        done: int,
+    ) -> None:
+        """Raise `CheckpointError` where there is no way on; say what will not be to the bit.
+
+        epochs  what the caller calls their number, and it
+        """
+        name, now = epochs
+        then = told["epochs"]
+        if done > now:
+            raise CheckpointError(
+                f"{path} is {done} epochs on, but {name} is {now}: expected at least {done}. The "
+                "file is that model, too: load it as such."
+            )
+        different = _different(told["place"], self.circumstances)
+        if different:
+            self.warn(
+                f"{path} is gone on from where numbers may be rounded otherwise: {different}. The "
+                "model will be that of an uninterrupted training to rounding, not to the bit."
+            )
+        if schedule is not None and other_rates(schedule, then, now, per_epoch, done):
+            self.warn(
+                f"{path} is of a training of {then} epochs, on which the rates of "
+                f"{written(schedule)} depend, and now there are {now}: it goes on at theirs. An "
+                f"uninterrupted training of {now} epochs gives another model."
+            )
+
     def gone_on(self, epoch: int, last: int, over: bool) -> None:
         """Say that it is gone on from an epoch."""
         self.written = epoch
-        if self.tell is not None:
-            self.tell(epoch, last, over or epoch == last)
+        if self.place.tell is not None:
+            self.place.tell(epoch, last, over or epoch == last)
 
     def told(self, path: Path, header: Mapping[str, str]) -> dict[str, Any]:
         """The checkpoint's part of a header, of this training, its memory unchecked.
@@ -242,12 +283,18 @@ class Keeper:
             mapping(path, f"{part}[{name!r}]", found.get(name))
         for name in ("epochs", "began"):
             count(path, f"{part}[{name!r}]", found.get(name))
-        _compare(path, found["recipe"], self.recipe)
+        different = _different(found["recipe"], self.recipe)
+        if different:
+            raise CheckpointError(
+                f"{path} is a checkpoint of another training: {different}. Expected the same, to "
+                "go on from it. To begin a new training, name another folder or delete this one; "
+                "a model that has been trained since begins anew after reset()."
+            )
         return found
 
-    def described(self, place: Mapping[str, str], **more: Any) -> dict[str, Any]:
+    def described(self, **more: Any) -> dict[str, Any]:
         """What `told` reads."""
-        return {"version": VERSION, "recipe": self.recipe, "place": place, **more}
+        return {"version": VERSION, "recipe": self.recipe, "place": self.circumstances, **more}
 
 
 class _Lock:
@@ -305,19 +352,31 @@ def digest(arrays: Iterable[npt.NDArray[Any]]) -> str:
     return found.hexdigest()
 
 
+def arrays_of(device: Device, data: Data) -> Iterator[npt.NDArray[Any]]:
+    """All that is in examples, some at a time, on the host."""
+    parts = [data.rows, data.targets, *(() if data.weights is None else (data.weights,))]
+    for part in parts:
+        yield from (device.get(part[piece, ...]) for piece in pieces(part.shape[0], CHUNK))
+
+
 def examples(device: Device, data: Data) -> str:
     """Examples in words, and the hash of all that is in them."""
-    parts = [data.rows, data.targets, *(() if data.weights is None else (data.weights,))]
-    arrays = (
-        device.get(part[piece, ...]) for part in parts for piece in pieces(part.shape[0], CHUNK)
-    )
-    return f"{data.m:,} with SHA-256 {digest(arrays)}"
+    return f"{data.m:,} with SHA-256 {digest(arrays_of(device, data))}"
 
 
 def described_state(device: Device, state: State, epoch: int) -> str:
     """A state in words, and the hash of it."""
     arrays = (device.get(array) for array in (state.theta, *state.moments, state.running))
     return f"after {epoch} epochs and {state.step} steps, with SHA-256 {digest(arrays)}"
+
+
+def fixed_seed(random_state: Any) -> None:
+    """Raise ValueError unless a call that is made again draws the same."""
+    if not isinstance(random_state, Integral) or isinstance(random_state, bool):
+        raise ValueError(
+            f"checkpoint was given, but random_state is {random_state!r}: expected a whole number, "
+            "by which the same call draws the same weights and orders when it goes on."
+        )
 
 
 def written(thing: object) -> str:
@@ -337,19 +396,13 @@ def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` unless two recipes are the same, naming all that differs."""
-    different = [
+def _different(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two recipes differ in, in words; "" where they are the same."""
+    return "; ".join(
         f"{name} was {_short(then.get(name))}, but is {_short(now.get(name))} now"
         for name in {**now, **then}
         if json.dumps(then.get(name)) != json.dumps(now.get(name))
-    ]
-    if different:
-        raise CheckpointError(
-            f"{path} is a checkpoint of another training: {'; '.join(different)}. Expected the "
-            "same, to go on from it. To begin a new training, name another folder or delete this "
-            "one; a model that has been trained since begins anew after reset()."
-        )
+    )
 
 
 def _short(value: Any) -> str:
@@ -357,42 +410,16 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 200 else shown[:200] + " …"
 
 
-def warn_of_place(path: Path, then: Mapping[str, Any], now: Mapping[str, str]) -> None:
-    """A warning where only the last bits may differ."""
-    different = [
-        f"{name} was {_short(then.get(name))}, but is {_short(now.get(name))} now"
-        for name in {**now, **then}
-        if then.get(name) != now.get(name)
-    ]
-    if different:
-        warnings.warn(
-            f"{path} is gone on from where numbers may be rounded otherwise: "
-            f"{'; '.join(different)}. The model will be that of an uninterrupted training to "
-            "rounding, not to the bit.",
-            CheckpointWarning,
-            stacklevel=6,
-        )
-
-
-def warn_of_epochs(
-    path: Path, schedule: Schedule, then: int, now: int, per_epoch: int, done: int
-) -> None:
-    """A warning where the rates of epochs that are done would be others by now."""
+def other_rates(schedule: Schedule, then: int, now: int, per_epoch: int, done: int) -> bool:
+    """Whether the rates of epochs that are done would be others in a training of `now` epochs."""
     if then == now or done == 0:
-        return
+        return False
     steps = np.unique(np.linspace(0, done * per_epoch - 1, AT_ONCE).astype(int)).tolist()
     old, new = (
         [schedule.factor(step, epochs * per_epoch, per_epoch) for step in steps]
         for epochs in (then, now)
     )
-    if old != new:
-        warnings.warn(
-            f"{path} is of a training of {then} epochs, on which the rates of "
-            f"{written(schedule)} depend, and now there are {now}: it goes on at theirs. An "
-            f"uninterrupted training of {now} epochs gives another model.",
-            CheckpointWarning,
-            stacklevel=6,
-        )
+    return old != new
 
 
 # -- what a schedule remembers --------------------------------------------------

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from . import storage
 from .checkpoints import (
-    CheckpointError,
     Keeper,
     described_state,
     examples,
@@ -18,11 +17,8 @@ from .checkpoints import (
     is_whole,
     plateau_of,
     vector,
-    warn_of_epochs,
-    warn_of_place,
     written,
 )
-from .devices import circumstances
 from .fitting import Best, Plan, Rates, Run, moved
 from .headers import check_finite, check_shape, mapping, number, parsed, refusal
 from .model import Model
@@ -73,8 +69,8 @@ class ModelKeeper(Keeper):
             "the examples": examples(device, data),
             "the validation data": None if validation is None else examples(device, validation),
         }
-        super().__init__(checkpoint, every, recipe)
-        self.written, self.place = run.epoch, circumstances(device)
+        super().__init__(checkpoint, every, recipe, device)
+        self.written = run.epoch
         self.metadata = dict(model.metadata)
         storage.check_named(model.config)  # what a file cannot hold is said now
         storage.to_json("metadata", self.metadata)
@@ -107,7 +103,6 @@ class ModelKeeper(Keeper):
         if not all(np.isfinite(array).all() for array in finite):
             return None
         told = self.described(
-            self.place,
             epochs=self.plan.epochs,
             began=self.began,
             memory=memory,
@@ -126,13 +121,7 @@ class ModelKeeper(Keeper):
             return False
         path, told, reached, stored = found
         done, epochs = stored.epoch - self.began, self.plan.epochs
-        if done > epochs:
-            raise CheckpointError(
-                f"{path} is {done} epochs on, but epochs is {epochs}: expected at least {done}. "
-                "The file is that model, too: load it as such."
-            )
-        warn_of_place(path, told["place"], self.place)
-        warn_of_epochs(path, self.plan.schedule, told["epochs"], epochs, self.per_epoch, done)
+        self.go_on(path, told, self.plan.schedule, ("epochs", epochs), self.per_epoch, done)
         run.state, run.epoch, run.history = stored.state, stored.epoch, stored.history
         rates.plateau = reached.plateau
         if best is not None and reached.best is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,9 @@ from .training import (
     train_step,
 )
 from .types import Array, State
+
+if TYPE_CHECKING:
+    from .checkpoints import Checkpoints
 
 DEFAULT_BATCH = 128
 OWN = ("_recipe", "_guard")  # what every model makes for itself
@@ -259,7 +262,7 @@ class Model:
         callbacks: Callback | Sequence[Callback] | None = (),
         progress: bool = True,
         layout: Layout | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
         every: float = 30.0,
     ) -> Self:
         """Train on examples X (n_features, m) with targets Y; returns the model.
