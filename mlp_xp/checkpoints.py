@@ -110,11 +110,14 @@ class Keeper:
         self.newest: tuple[int, Any] | None = None
         self.thread: threading.Thread | None = None
         self.error: Exception | None = None
+        self.said: str | None = None
 
     def __enter__(self) -> Self:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"checkpoint is {self.folder}, which is no folder.")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            storage.sync_folder(self.folder.parent)
         storage.check_writable(self.folder / "epoch-0.safetensors")
         self.lock = _Lock(self.folder)
         return self
@@ -124,6 +127,7 @@ class Keeper:
         try:
             self._wait()
             if self.newest is not None and self.newest[0] > self.written:
+                self.said = None
                 self._begin(*self.newest)
                 self._wait()
         finally:
@@ -180,12 +184,17 @@ class Keeper:
             return
         self.thread.join()
         error, self.thread, self.error = self.error, None, None
-        if error is not None:
+        if error is None:
+            self.said = None
+        else:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         last = f"the last is {self.folder / self.kept[-1]}" if self.kept else "there is none"
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        if why == self.said:  # of the last one, too: once is enough until the training ends
+            return
+        self.said = why
         self.warn(
             f"The checkpoint of epoch {self.written} could not be written to {self.folder}: "
             f"{why or 'out of memory'}. Nothing of the training is lost while it runs, but what a "

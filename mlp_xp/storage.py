@@ -444,13 +444,18 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         spare.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # make the new name itself last
-        folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(place.parent)
+    _sweep(place.parent)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a folder last, too."""
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    _sweep(place.parent)
 
 
 def _lock(file: int) -> bool:
