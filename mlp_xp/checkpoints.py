@@ -37,6 +37,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -96,6 +97,8 @@ class Keeper:
     def __init__(
         self, checkpoint: Any, every: float, recipe: Mapping[str, Any], device: Device
     ) -> None:
+        from . import __version__
+
         place = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
         if not isinstance(place.folder, str | os.PathLike):
             raise TypeError(
@@ -103,7 +106,8 @@ class Keeper:
             )
         self.folder, self.place = Path(place.folder), place
         self.every = checks.number("every", every, 0, float("inf"))
-        self.recipe, self.circumstances = _plain(recipe), circumstances(device)
+        self.recipe = _plain(recipe)
+        self.circumstances = {"mlp_xp": __version__, **circumstances(device)}
         self.kept: list[str] = []  # names of files, of this training, that are whole
         self.written = 0  # the epoch of the last one that was begun to be written
         self.cpu, self.since = 0.0, time.perf_counter()
@@ -172,7 +176,8 @@ class Keeper:
             self.kept = [*(other for other in self.kept if other != name), name][-KEPT:]
             for other in _numbered(self.folder):
                 if other.name not in self.kept:
-                    other.unlink(missing_ok=True)
+                    with suppress(OSError):
+                        other.unlink()
         except Exception as error:
             self.error = error
         finally:
@@ -465,7 +470,7 @@ def is_bool(value: Any) -> bool:
 
 
 def _share(value: Any) -> bool:
-    return number(value) and 0 < value <= 1
+    return number(value) and 0 <= value < float("inf")
 
 
 __all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Keeper"]

@@ -81,7 +81,7 @@ def train(args: Arguments) -> dict[str, Any]:
     begun, epochs_before = model.steps_trained, model.epochs_trained
     ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": examples.sizes}
     try:
-        _fit(args, model, examples)
+        _fit(args, model, examples, ended)
         with _undisturbed():
             replaced = Path(out).exists()
             _save(model, seen, out)  # now, for measuring takes its time
@@ -327,7 +327,7 @@ def _planned(model: Model, prepared: Preparation, examples: Examples, name: str)
     }
 
 
-def _fit(args: Arguments, model: Model, examples: Examples) -> None:
+def _fit(args: Arguments, model: Model, examples: Examples, ended: dict[str, Any]) -> None:
     m = len(examples.X)
     epochs = args.epochs or default_epochs(m)
     validation = None
@@ -348,17 +348,18 @@ def _fit(args: Arguments, model: Model, examples: Examples) -> None:
         callbacks=lines,
         progress=terminal and not args.no_progress,
         layout="rows",
-        checkpoint=_checkpoints(args),
+        checkpoint=_checkpoints(args, ended),
         every=EVERY if args.checkpoint_every is None else args.checkpoint_every,
     )
 
 
-def _checkpoints(args: Arguments) -> Checkpoints | None:
+def _checkpoints(args: Arguments, ended: dict[str, Any]) -> Checkpoints | None:
     """Where they are kept, and how it is said that training goes on from one."""
     if args.checkpoint is None:
         return None
 
     def tell(epoch: int, last: int, over: bool) -> None:
+        ended["from_epoch"] = epoch
         if over:
             say(args, f"{args.checkpoint}: nothing is left to do after epoch {epoch} of {last}")
         else:
