@@ -154,16 +154,21 @@ def ended(process: subprocess.Popen[str], after: float | None) -> tuple[str | No
     return said.get("ended"), int(said.get("from", 0))
 
 
-def check_whole(case: str, folder: Path) -> int:
-    """Read every checkpoint; returns how many parts of one lie there."""
+def check_whole(case: str, folder: Path) -> tuple[int, int]:
+    """Read every checkpoint; returns the newest's epoch, and how many parts of one lie there."""
+    from mlp_xp.checkpoints import NAME
     from mlp_xp.storage import read
 
-    kept = [path for path in folder.iterdir() if path.name.startswith("epoch-")]
-    if len(kept) > 3:  # the last two, and for a moment the one before
-        raise AssertionError(f"{case}: {len(kept)} checkpoints are kept")
-    for path in kept:
-        read(path)  # raises for one that is not whole
-    return sum(path.suffix == ".tmp" for path in folder.iterdir())
+    if not folder.exists():
+        return 0, 0
+    kept = {path: NAME.fullmatch(path.name) for path in folder.iterdir()}
+    epochs = [int(match[1]) for match in kept.values() if match]
+    if len(epochs) > 3:  # the last two, and for a moment the one before
+        raise AssertionError(f"{case}: {len(epochs)} checkpoints are kept")
+    for path, match in kept.items():
+        if match:
+            read(path)  # raises for one that is not whole
+    return max(epochs, default=0), sum(path.suffix == ".tmp" for path in kept)
 
 
 def campaign(case: str, kills: int, seed: int) -> dict[str, Any]:
@@ -182,14 +187,17 @@ def campaign(case: str, kills: int, seed: int) -> dict[str, Any]:
                 last = found["kills"] >= kills
                 process = begun(case, folder)
                 digest, first = ended(process, None if last else draw.uniform(0, longest))
-                if first < reached:
-                    raise AssertionError(f"{case}: went on from {first}, but had reached {reached}")
-                reached, found["gone on"] = first, found["gone on"] + (first > 0)
+                newest, left = check_whole(case, folder)
+                told = first == reached or (first == 0 and digest is None)  # killed before it told
+                if newest < reached or not told:
+                    raise AssertionError(
+                        f"{case}: had reached {reached}, went on from {first} to {newest}"
+                    )
+                found["gone on"] += first > 0
                 if digest is None:
                     found["kills"] += 1
-                    left = check_whole(case, folder) if folder.exists() else 0
                     found["parts left"] += max(0, left - parts)
-                    parts = left
+                reached, parts = newest, left
             if digest != expected:
                 raise AssertionError(f"{case}: ended with {digest}, but expected {expected}")
             found["ended"] += 1

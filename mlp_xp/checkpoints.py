@@ -174,10 +174,7 @@ class Keeper:
                 return
             storage.write_atomically(self.folder / name, content)
             self.kept = [*(other for other in self.kept if other != name), name][-KEPT:]
-            for other in _numbered(self.folder):
-                if other.name not in self.kept:
-                    with suppress(OSError):
-                        other.unlink()
+            _delete(path for path in _numbered(self.folder) if path.name not in self.kept)
         except Exception as error:
             self.error = error
         finally:
@@ -220,7 +217,8 @@ class Keeper:
         None where there is none; `CheckpointError` where there are some, but none is whole.
         """
         damaged: list[str] = []
-        for path in reversed(_numbered(self.folder)):
+        numbered = _numbered(self.folder)
+        for i, path in reversed(list(enumerate(numbered))):
             try:
                 found = read(path)
             except (ModelFileError, OSError) as error:
@@ -230,7 +228,8 @@ class Keeper:
                 self.warn(
                     f"{' '.join(damaged)} Training goes on from the older {path}, to the same end."
                 )
-            self.kept = [path.name]
+            self.kept = [other.name for other in numbered[max(0, i - KEPT + 1) : i + 1]]
+            _delete(numbered[: max(0, i - KEPT + 1)])  # as a kill has left them
             return found
         if damaged:
             raise CheckpointError(
@@ -352,6 +351,12 @@ def _numbered(folder: Path) -> list[Path]:
     found = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
     numbers = [(int(match[1]), path) for match, path in found if match]
     return [path for _, path in sorted(numbers)]
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 # -- what is compared ----------------------------------------------------------

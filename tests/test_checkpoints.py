@@ -401,6 +401,17 @@ def test_the_last_two_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> No
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+def test_what_kills_have_left_is_swept(tmp_path: Path) -> None:
+    killed(dense()(), tmp_path)
+    newest = tmp_path / "epoch-7.safetensors"
+    (older,) = (name for name in names(tmp_path) if name != newest.name)
+    for number in (0, 2, 3):
+        shutil.copy(newest, tmp_path / f"epoch-{number}.safetensors")
+    shutil.move(tmp_path / older, tmp_path / "epoch-4.safetensors")
+    killed(dense()(), tmp_path, after=8, every=3600)  # which writes none
+    assert names(tmp_path) == ["epoch-4.safetensors", newest.name]
+
+
 def test_a_checkpoint_is_a_model(tmp_path: Path) -> None:
     make, options = CASES["early stopping"]
     killed(make(), tmp_path, **options)
