@@ -126,29 +126,28 @@ def child(case: str, folder: str) -> None:
     os._exit(0)  # which may take longer than all this
 
 
-def begun(case: str, folder: Path) -> subprocess.Popen[str]:
+def begun(case: str, folder: Path) -> subprocess.Popen[bytes]:
     """A training in a process of its own, that is about to begin."""
     argv = [sys.executable, __file__, "--child", case, str(folder)]
     variables = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
-    )
+        argv, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, **variables}
+    )  # unbuffered: a line that was read ahead would be lost to `communicate`
     assert process.stdout is not None
     line = process.stdout.readline()
-    if line != "begins\n":
+    if line != b"begins\n":
         process.kill()
         raise RuntimeError(f"{case} did not begin, but said {line!r}")
     return process
 
 
-def ended(process: subprocess.Popen[str], after: float | None) -> tuple[str | None, int]:
+def ended(process: subprocess.Popen[bytes], after: float | None) -> tuple[str | None, int]:
     """What came of a training, None if it was killed; and the epoch from which it went on."""
     if after is not None:
         time.sleep(after)
         process.kill()
     out, _ = process.communicate(timeout=TIME_LIMIT)
-    lines = [line.split() for line in out.splitlines() if line.count(" ") == 1]
-    said = dict(line for line in lines if len(line) == 2)
+    said = dict(line.split() for line in out.decode().splitlines() if line.count(" ") == 1)
     if process.returncode not in (0, -9):
         raise RuntimeError(f"a training ended with code {process.returncode}")
     return said.get("ended"), int(said.get("from", 0))

@@ -108,7 +108,7 @@ class Keeper:
         self.every = checks.number("every", every, 0, float("inf"))
         self.recipe = _plain(recipe)
         self.circumstances = {"mlp_xp": __version__, **circumstances(device)}
-        self.kept: list[str] = []  # names of files, of this training, that are whole
+        self.kept: list[str] = []  # names of the files of this training, the newest last
         self.written = 0  # the epoch of the last one that was begun to be written
         self.cpu, self.since = 0.0, time.perf_counter()
         self.newest: tuple[int, Any] | None = None

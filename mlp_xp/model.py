@@ -286,8 +286,9 @@ class Model:
 
         A second call goes on where the first ended, with the optimiser's moments. Meanwhile
         callbacks may ask the model, and other threads are refused (`guard.ModelBusy`). Raises
-        `TrainingDiverged` if the loss stops being finite, keeping the last good weights;
-        after a KeyboardInterrupt the model holds the weights of the last step.
+        `TrainingDiverged` if the loss stops being finite, keeping the last good weights, and
+        `checkpoints.CheckpointError` for a folder that is another training's; after a
+        KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
         lies = checks.layout(X, layout, self.layout)
