@@ -493,6 +493,40 @@ def test_a_folder_is_one_trainings_at_a_time(tmp_path: Path) -> None:
     fitted(dense()(), tmp_path)  # it is free again
 
 
+FORKED = """
+import os, signal, sys, time
+import numpy as np
+from mlp_xp import MLP
+
+def fork(model, epoch):
+    if sys.argv[2] == "fork" and epoch.epoch == 2:
+        child = os.fork()
+        if child == 0:
+            os.close(1), os.close(2)
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+X, y = np.eye(3)[:, :2], np.array([0, 1])
+options = {"progress": False, "checkpoint": sys.argv[1], "every": 0}
+model = MLP((3, 2)).fit(X, y, **options, callbacks=fork)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_a_child_that_outlives_a_training_does_not_hold_its_folder(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", FORKED, str(tmp_path)]
+    first = subprocess.run([*argv, "fork"], capture_output=True, text=True)
+    assert first.returncode == -9, first.stderr
+    try:
+        again = subprocess.run([*argv, "no"], capture_output=True, text=True)
+        assert again.returncode == 0, again.stderr
+    finally:
+        os.kill(int(first.stdout), signal.SIGKILL)
+    assert "epoch-20.safetensors" in names(tmp_path)
+
+
 def test_without_checkpoints_nothing_of_them_is_imported() -> None:
     code = (
         "import sys, numpy as np, mlp_xp\n"
