@@ -48,7 +48,7 @@ import numpy.typing as npt
 from . import checks, storage
 from .devices import Device, circumstances
 from .headers import ModelFileError, count, loaded, mapping, number, refusal
-from .schedules import Plateau, Schedule
+from .schedules import Plateau, ReduceOnPlateau, Schedule
 from .training import CHUNK, Data, pieces
 from .types import State
 
@@ -444,14 +444,21 @@ def other_rates(schedule: Schedule, then: int, now: int, per_epoch: int, done: i
 # -- what a schedule remembers --------------------------------------------------
 
 
-def plateau_of(path: Path, stored: Any, n: int) -> Plateau:
-    """What `ReduceOnPlateau` remembers of n networks, from a file."""
+def plateau_of(path: Path, stored: Any, n: int, schedule: Schedule) -> Plateau:
+    """What a `ReduceOnPlateau` remembers of n networks, from a file."""
     field = "checkpoint['memory']['plateau']"
     parts = mapping(path, field, stored)
+    most = float("inf")
+    if isinstance(schedule, ReduceOnPlateau) and schedule.drop <= 1:
+        most = max(1.0, schedule.lowest)
+
+    def possible(value: Any) -> bool:
+        return number(value) and 0 <= value <= most and value < float("inf")
+
     return Plateau(
         vector(path, f"{field}['best']", parts.get("best"), n, number, float),
         vector(path, f"{field}['waited']", parts.get("waited"), n, is_whole, int),
-        vector(path, f"{field}['reduction']", parts.get("reduction"), n, _share, float),
+        vector(path, f"{field}['reduction']", parts.get("reduction"), n, possible, float),
     )
 
 
@@ -472,10 +479,6 @@ def is_whole(value: Any) -> bool:
 def is_bool(value: Any) -> bool:
     """True or false."""
     return isinstance(value, bool)
-
-
-def _share(value: Any) -> bool:
-    return number(value) and 0 <= value < float("inf")
 
 
 __all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Keeper"]

@@ -161,7 +161,7 @@ class ModelKeeper(Keeper):
             raise refusal(path, f"{field}['over']", memory.get("over"), "true or false")
         plateau = kept = None
         if rates.plateau is not None:
-            plateau = plateau_of(path, memory.get("plateau"), n)
+            plateau = plateau_of(path, memory.get("plateau"), n, self.plan.schedule)
         if best is not None:
             parts = mapping(path, f"{field}['best']", memory.get("best"))
             shapes = (model.network.n_parameters, model.network.n_statistics)

@@ -84,6 +84,7 @@ class EstimatorKeeper(Keeper):
         self.est, self.device, self.network = est, device, recipe.network
         self.step, self.n_moments = run.state.step, len(run.state.moments)
         self.t, self.n = est.t_, len(problem.chosen)
+        self.rate = max(float(recipe.optimizer.rate), est._optimizer.learning_rate)
         self.classifies = not est._is_regressor
         self.watches = problem.validation is not None
         self.dtype = str(np.dtype(device.get(run.state.theta[:0]).dtype))
@@ -208,6 +209,9 @@ class EstimatorKeeper(Keeper):
         for name, count in counts.items():
             if facts[name] != count:
                 raise refusal(path, f"metadata[{name!r}]", facts[name], str(count))
+        if not 0 <= facts["learning_rate"] <= self.rate:  # it only falls
+            rate = facts["learning_rate"]
+            raise refusal(path, "metadata['learning_rate']", rate, f"at most {self.rate:g}")
         began = facts["began"]
         if step != self.step + epoch * per_epoch or began is None or began > step:
             raise refusal(path, "step", step, f"as many as there are in {epoch} epochs")
@@ -219,7 +223,7 @@ class EstimatorKeeper(Keeper):
             raise refusal(path, "checkpoint['memory']['over']", memory.get("over"), "true or false")
         plateau = None
         if descent.rates is not None and descent.rates.plateau is not None:
-            plateau = plateau_of(path, memory.get("plateau"), 1)
+            plateau = plateau_of(path, memory.get("plateau"), 1, descent.rates.plan.schedule)
         put, n_statistics = self.device.put, self.network.n_statistics
         theta = np.concatenate([tensors[slot.name].reshape(-1) for slot in self.network.slots])
         running = put(tensors.get("running", np.zeros(n_statistics, self.dtype)))
