@@ -73,6 +73,10 @@ CASES: dict[str, tuple[Callable[[], Model], dict[str, Any]]] = {
         dense(**FULL, seed=[1, 2, 3]),
         {"validation_data": HELD, "early_stopping": 3, "schedule": ReduceOnPlateau(patience=1)},
     ),
+    "a plateau": (
+        dense(seed=[1, 2]),
+        {"schedule": ReduceOnPlateau(drop=0.5, patience=1, threshold=0.2)},
+    ),
     "float64": (dense(**FULL, dtype="float64"), {"sample_weight": WEIGHTS}),
     "bfloat16": (dense(precision="bfloat16"), {}),
     "early stopping": (
@@ -108,6 +112,13 @@ def killed(model: Model, folder: Path, after: int = KILLED, **options: Any) -> N
         fitted(model, folder, **options, callbacks=kill)
 
 
+def waiting(_: Model, epoch: Epoch) -> None:
+    """A callback that waits for the disk, so that every epoch's checkpoint is written."""
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join()
+
+
 def bits(model: Model) -> list[bytes]:
     state = model._run.state
     arrays = (state.theta, *state.moments, state.running)
@@ -133,6 +144,10 @@ def names(folder: Path) -> list[str]:
 def test_a_training_goes_on_to_the_bit(case: str, tmp_path: Path) -> None:
     make, options = CASES[case]
     straight = fitted(make(), **options)
+    if case == "a plateau":
+        rates = np.array(straight.history["rate"])
+        assert (rates[KILLED - 2] < rates[0]).all()
+        assert (rates[-1] < rates[KILLED - 1]).any()
     killed(make(), tmp_path, min(KILLED, straight.epochs_trained), **options)
     assert f"epoch-{min(KILLED, straight.epochs_trained) - 1}.safetensors" in names(tmp_path)
     assert_same(fitted(make(), tmp_path, **options), straight)
@@ -394,9 +409,9 @@ def test_the_last_two_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> No
     others = ["epoch-1.txt", "epoch-x.safetensors", "model.safetensors", "epoch-2.safetensors.bak"]
     for name in others:
         (tmp_path / name).write_bytes(b"mine")
-    fitted(dense()(), tmp_path)
-    assert len([path for path in tmp_path.iterdir() if NAME.fullmatch(path.name)]) == 2
-    assert "epoch-12.safetensors" in names(tmp_path)
+    fitted(dense()(), tmp_path, callbacks=waiting)
+    kept = [path.name for path in tmp_path.iterdir() if NAME.fullmatch(path.name)]
+    assert sorted(kept) == ["epoch-11.safetensors", "epoch-12.safetensors"]
     assert all((tmp_path / name).read_bytes() == b"mine" for name in others)
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -446,8 +461,11 @@ def test_what_the_processor_had_to_do_is_not_done_too_often(
     written = list[str]()
     monkeypatch.setattr(storage, "write_atomically", lambda path, _: written.append(path.name))
     monkeypatch.setattr("mlp_xp.checkpoints.time.thread_time", lambda: 10.0)
-    fitted(dense()(), tmp_path, every=1e-9)
-    assert len(written) == 2  # the first epoch's, and the last's
+    fitted(dense()(), tmp_path, every=1e-9, callbacks=waiting)
+    assert written == ["epoch-1.safetensors", "epoch-12.safetensors"]
+    written.clear()
+    fitted(dense()(), tmp_path, every=0, callbacks=waiting)
+    assert len(written) == EPOCHS
 
 
 @pytest.mark.parametrize("every", [-1, float("nan"), "often", None, True])
