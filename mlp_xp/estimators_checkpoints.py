@@ -6,6 +6,7 @@ estimator's `random_state`, 1 ms for 60,000 examples.
 
 from __future__ import annotations
 
+import time
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from .estimators_headers import CURVES, check_facts, check_progress, check_tenso
 from .estimators_keeping import SESSION, config_of, facts_of, weights_of
 from .estimators_solvers import Descent, Problem
 from .fitting import Run, moved
-from .headers import parsed, refusal
+from .headers import number, parsed, refusal
 from .schedules import Plateau, Schedule
 from .training import Data
 from .types import Array, State
@@ -54,6 +55,7 @@ class Reached(NamedTuple):
 
     curves  whose lists grow, but not those of this epoch: `lengths`
     best    weights and running moments of the best score
+    seconds since `fit` began, but for those between a kill and the next begin
     """
 
     state: State
@@ -63,6 +65,7 @@ class Reached(NamedTuple):
     best: tuple[Array, Array] | None
     plateau: Plateau | None
     over: bool
+    seconds: float
 
 
 def check_asked(est: Any) -> None:
@@ -84,6 +87,7 @@ class EstimatorKeeper(Keeper):
         self.est, self.device, self.network = est, device, recipe.network
         self.step, self.n_moments = run.state.step, len(run.state.moments)
         self.t, self.n = est.t_, len(problem.chosen)
+        self.seconds, self.clock = 0.0, time.perf_counter()
         self.rate = max(float(recipe.optimizer.rate), est._optimizer.learning_rate)
         self.classifies = not est._is_regressor
         self.watches = problem.validation is not None
@@ -118,7 +122,9 @@ class EstimatorKeeper(Keeper):
         lengths = {name: len(curve) for name, curve in curves.items() if curve is not None}
         plateau = None if descent.rates is None else descent.rates.plateau
         best = getattr(est, "_best", None)
-        self.offer(est.n_iter_, Reached(state, facts, curves, lengths, best, plateau, over))
+        seconds = self.seconds + time.perf_counter() - self.clock
+        reached = Reached(state, facts, curves, lengths, best, plateau, over, seconds)
+        self.offer(est.n_iter_, reached)
 
     def bring(self, reached: Reached) -> Reached:
         get, best = self.device.get, reached.best
@@ -139,7 +145,7 @@ class EstimatorKeeper(Keeper):
         told = self.described(
             epochs=self.est.max_iter,
             began=0,
-            memory={"over": reached.over, "plateau": plateau},
+            memory={"over": reached.over, "plateau": plateau, "seconds": reached.seconds},
         )
         curves = {
             name: None if curve is None else curve[: reached.lengths[name]]
@@ -181,6 +187,7 @@ class EstimatorKeeper(Keeper):
             descent.rates.plateau = reached.plateau
         if reached.best is not None:
             est._best = reached.best
+        self.seconds = reached.seconds
         self.gone_on(done, est.max_iter, reached.over)
         return reached.over
 
@@ -221,6 +228,9 @@ class EstimatorKeeper(Keeper):
         memory = told["memory"]
         if not is_bool(memory.get("over")):
             raise refusal(path, "checkpoint['memory']['over']", memory.get("over"), "true or false")
+        seconds = memory.get("seconds")
+        if not number(seconds) or not 0 <= seconds < float("inf"):
+            raise refusal(path, "checkpoint['memory']['seconds']", seconds, "a number of seconds")
         plateau = None
         if descent.rates is not None and descent.rates.plateau is not None:
             plateau = plateau_of(path, memory.get("plateau"), 1, descent.rates.plan.schedule)
@@ -232,7 +242,7 @@ class EstimatorKeeper(Keeper):
         if storage.BEST[0] in tensors:
             best = (put(tensors[storage.BEST[0]]), put(tensors[storage.BEST[1]]))
         state = State(put(theta), moments, running, step)
-        return path, told, Reached(state, facts, curves, {}, best, plateau, memory["over"])
+        return path, told, Reached(state, facts, curves, {}, best, plateau, memory["over"], seconds)
 
 
 def _examples(device: Device, data: Data, chosen: npt.NDArray[Any] | None = None) -> str:

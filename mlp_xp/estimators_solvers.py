@@ -182,7 +182,7 @@ def descend(
     began = descent.began = run.state.step if descent.began is None else descent.began
     callbacks = (est.callbacks,) if callable(est.callbacks) else tuple(est.callbacks)
     steps = per_epoch if once else per_epoch * est.max_iter
-    clock = time.perf_counter()
+    clock = time.perf_counter() - (keeper.seconds if keeper is not None else 0.0)
 
     def bits_at(number: int, m: int) -> Array | None:
         if recipe.network.n_dropped == 0:

@@ -168,6 +168,22 @@ def kill(epoch: Any) -> None:
         raise Killed
 
 
+def test_the_clock_of_callbacks_goes_on(tmp_path: Path) -> None:
+    seen = list[float]()
+
+    def note(_: Any, epoch: Any) -> None:
+        seen.append(epoch.seconds)
+        if len(seen) == KILLED:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fitted("adam", tmp_path, callbacks=note)
+    fitted("adam", tmp_path, callbacks=note)
+    del seen[KILLED - 1]  # whose epoch was not kept
+    assert seen == sorted(seen)
+    assert len(seen) == EPOCHS
+
+
 def test_a_warm_start_goes_on(tmp_path: Path) -> None:
     def warm() -> Any:
         return MLPClassifier(**FAST, dropout=0.1, warm_start="optimizer").fit(X, LABELS)
