@@ -207,6 +207,28 @@ def devices() -> list[DeviceStatus]:
     return found + [DeviceStatus(*row) for row in status()]
 
 
+def circumstances(device: Device) -> dict[str, str]:
+    """What the last bits of a training on a device depend on beside recipe and data: in words."""
+    found = {"the device": device.name, "NumPy": np.__version__}
+    if device.stepper is _numpy_stepper:
+        from .fast import blas, native
+        from .fast.threads import Alone
+
+        libraries = [library.info() for library in blas.controller().lib_controllers]
+        named = [f"{one['internal_api']} {one['version']}" for one in libraries]
+        kinds = [str(one.get("architecture", "")) for one in libraries]
+        found |= {"the BLAS": ", ".join(named), "the processor": ", ".join(kinds)}
+        found["how steps are made"] = native.status()
+        with Alone() as threads:
+            found["the number of threads"] = str(threads)
+    elif device.name.partition(":")[0] == "cuda":
+        from .fast.device import status
+
+        known = {name: detail for name, _, detail in status()}
+        found["the GPU"] = known.get(device.name) or next(iter(known.values()))
+    return found
+
+
 def on_device(method: F) -> F:
     """A method that runs in the `active` context of its object's `device`."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,9 @@ NAMES: dict[str, dict[str, Any]] = {
     "solver": OPTIMIZERS,
     "learning_rate": SCHEDULES,
 }
+
+
+Keeping: TypeAlias = tuple[Any, float]  # the folder of checkpoints, and seconds between two
 
 
 class Targets(NamedTuple):
@@ -132,7 +136,14 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
             raise
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        validation_data: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: float = 30.0,
     ) -> Self:
         """Fit the model to examples X with targets y.
 
@@ -144,6 +155,9 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         validation_data : (X, y) or (X, y, sample_weight) to watch, or the share of the
             examples to set aside for it; its loss after every epoch is in
             `validation_loss_curve_`, and `early_stopping` watches its score
+        checkpoint : a folder that keeps what is needed to go on: where it holds a checkpoint of
+            this training, that is gone on from, to the bit
+        every : seconds between two checkpoints, at least; 0: after every epoch
 
         Returns
         -------
@@ -151,7 +165,8 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         """
         if not get_config()["skip_parameter_validation"]:
             self._validate_params()
-        return self._fit(X, y, sample_weight, validation_data, once=False)
+        keeping = None if checkpoint is None else (checkpoint, every)
+        return self._fit(X, y, sample_weight, validation_data, once=False, keeping=keeping)
 
     def _check_solver(self) -> bool:
         if self.solver == "lbfgs":
@@ -161,10 +176,23 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         return True
 
     @trains
-    def _fit(self, X: Any, y: Any, sample_weight: Any, validation_data: Any, *, once: bool) -> Self:
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validation_data: Any,
+        *,
+        once: bool,
+        keeping: Keeping | None = None,
+    ) -> Self:
+        if keeping is not None:
+            from .estimators_checkpoints import check_asked
+
+            check_asked(self)
         place = place_of(X, self.device)
         with place.device.active():
-            return self._fit_there(X, y, sample_weight, validation_data, place, once)
+            return self._fit_there(X, y, sample_weight, validation_data, place, once, keeping)
 
     def _fit_there(
         self,
@@ -174,6 +202,7 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         validation_data: Any,
         place: Place,
         once: bool,
+        keeping: Keeping | None,
     ) -> Self:
         """scikit-learn's order of checks and of random draws, then the solver."""
         hidden = self._hidden_sizes()
@@ -224,7 +253,7 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
             state = minimise(self, problem, state)
         else:
             step = self._step(live, problem)
-            state = self._descend(problem, state, step, parameters, once)
+            state = self._descend(problem, state, step, parameters, once, keeping)
         kept = None
         if step is not None and once and place.device is HOST and hasattr(step, "data"):
             kept, step.data = step, None  # nothing of the caller's is held on to
@@ -256,6 +285,7 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         step: Step,
         parameters: dict[str, Any],
         once: bool,
+        keeping: Keeping | None,
     ) -> State:
         keep = once or self.warm_start == "optimizer"
         if not (keep and hasattr(self, "_optimizer")):
@@ -269,7 +299,18 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         descent: Descent = self._optimizer
         run = Run(state._replace(moments=descent.moments, step=descent.step))
         descent.moments = ()  # held by the run alone, which lets go of them with the first step
-        return descend(self, problem, run, step, schedule, once)
+        with self._keeper(keeping, problem, run) as keeper:
+            return descend(self, problem, run, step, schedule, once, keeper)
+
+    def _keeper(
+        self, keeping: Keeping | None, problem: Problem, run: Run
+    ) -> AbstractContextManager[Any]:
+        """What keeps checkpoints of a training; None where none are asked for."""
+        if keeping is None:
+            return nullcontext()
+        from .estimators_checkpoints import EstimatorKeeper
+
+        return EstimatorKeeper(self, *keeping, problem, run)
 
     def _step(self, live: Live, problem: Problem) -> Step:
         """The step of the last `partial_fit` on other data, or a new one."""

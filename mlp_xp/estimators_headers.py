@@ -189,7 +189,7 @@ def check_model(path: Path, est: Any, facts: Mapping[str, Any], tensors: Tensors
         loss = est._loss(est._kind(), est.n_outputs_)
         recipe = recipe_of(parameters, network, loss, HOST, dtype)
         n_moments = recipe.optimizer.n_moments if "learning_rate" in facts else 0
-        _check_tensors(path, network, n_moments, tensors, dtype)
+        check_tensors(path, network, n_moments, tensors, dtype)
         known = set(est._label_binarizer.classes_.tolist()) if "classes" in facts else set()
         weights = getattr(est, "class_weight", None)
         if isinstance(weights, dict) and not set(weights) <= known:
@@ -210,9 +210,10 @@ def check_model(path: Path, est: Any, facts: Mapping[str, Any], tensors: Tensors
         ) from None
 
 
-def _check_tensors(
+def check_tensors(
     path: Path, network: Network, n_moments: int, tensors: Tensors, dtype: str
 ) -> None:
+    """That there are those of a network, in its dtype, and no others."""
     n = network.n_parameters
     shapes: dict[str, tuple[int, ...]] = {slot.name: slot.shape for slot in network.slots}
     shapes |= {f"moment{i + 1}": (n,) for i in range(n_moments)}
@@ -229,4 +230,4 @@ def _check_tensors(
     check_finite(path, tensors)
 
 
-__all__ = ["check_facts", "check_model", "check_parameters", "check_progress"]
+__all__ = ["check_facts", "check_model", "check_parameters", "check_progress", "check_tensors"]

@@ -127,34 +127,36 @@ def save(est: Any, path: str | os.PathLike[str]) -> None:
     network = live.recipe.network
     get = live.place.device.get
     descent: Descent | None = getattr(est, "_optimizer", None)
-    tensors = _weights(network, get(flat(live)))
+    tensors = weights_of(network, get(flat(live)))
     vectors = {"running": live.running} if network.n_statistics else {}
     if descent is not None:
         vectors |= {f"moment{i}": moment for i, moment in enumerate(descent.moments, 1)}
     if hasattr(est, "_best"):
         vectors |= {"best": est._best[0], "best_running": est._best[1]}
     tensors |= {name: np.ascontiguousarray(get(array)) for name, array in vectors.items()}
-    parameters = est.get_params(deep=False)
-    kept = {name: value for name, value in parameters.items() if name not in SESSION}
     values = {
-        "config": {
-            "estimator": type(est).__name__,
-            "parameters": {name: _plain(name, value) for name, value in kept.items()},
-        },
+        "config": config_of(est),
         "step": 0 if descent is None else descent.step,
         "epoch": est.n_iter_,
         "history": {name: getattr(est, name) for name in CURVES if hasattr(est, name)},
-        "metadata": _facts(est, descent),
+        "metadata": facts_of(est, descent),
     }
-    header = {"format": storage.FORMAT, "version": storage.VERSION}
-    header |= {name: storage._to_json(name, value) for name, value in values.items()}
-    header["sha256"] = storage._checksum(header, tensors)
-    content = storage._serialise(tensors, header)
+    content = storage.packed(values, tensors)
     unchanged(est, before)
     storage.write_atomically(path, content)
 
 
-def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
+def config_of(est: Any) -> dict[str, Any]:
+    """What an estimator is, and its parameters; ValueError for one that a file cannot hold."""
+    parameters = est.get_params(deep=False)
+    kept = {name: value for name, value in parameters.items() if name not in SESSION}
+    return {
+        "estimator": type(est).__name__,
+        "parameters": {name: _plain(name, value) for name, value in kept.items()},
+    }
+
+
+def facts_of(est: Any, descent: Descent | None) -> dict[str, Any]:
     """What is fitted beside the arrays."""
     facts = {name: getattr(est, name) for name in COUNTERS if hasattr(est, name)}
     if hasattr(est, "feature_names_in_"):
@@ -173,7 +175,7 @@ def _facts(est: Any, descent: Descent | None) -> dict[str, Any]:
 
 def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | None) -> Any:
     """Read an estimator of the class."""
-    header, tensors = storage._read(path)
+    header, tensors = storage.read(path)
     values = parsed(path, header)
     if "estimator" not in values["config"]:
         return _from_mlp(cls, path, device)
@@ -252,7 +254,8 @@ def _set_targets(est: Any, facts: dict[str, Any]) -> None:
         setattr(binarizer, name, value)
 
 
-def _weights(network: Network, theta: npt.NDArray[Any]) -> Tensors:
+def weights_of(network: Network, theta: npt.NDArray[Any]) -> Tensors:
+    """The parts of a flat vector on the host, by name."""
     layers = split(network, np, theta)
     parts = {slot.name: getattr(layers[slot.layer], slot.field) for slot in network.slots}
     return {name: np.ascontiguousarray(part) for name, part in parts.items()}
@@ -307,7 +310,7 @@ def _from_mlp(cls: type[Any], path: str | os.PathLike[str], device: str | Device
         _set_targets(
             est, {"classes": {"dtype": dtype, "values": list(classes)}, "targets": targets}
         )
-    _set_layers(est, _weights(network, theta))
+    _set_layers(est, weights_of(network, theta))
     if network.n_statistics:
         est.running_ = model._run.state.running
     return est

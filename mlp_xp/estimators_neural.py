@@ -25,6 +25,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from . import checks
+from .checkpoints import fixed_seed
 from .devices import Device
 from .estimators_layouts import INSIDE, LAYOUTS, Rows, rows_of
 from .export.estimators import Exportable
@@ -125,7 +126,14 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     # -- fitting -------------------------------------------------------------
 
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        validation_data: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        every: float = 30.0,
     ) -> Self:
         """Fit the layers to examples X with targets y.
 
@@ -136,6 +144,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         sample_weight : array (n_samples,), or None for equal weights
         validation_data : (X, y) to measure after every epoch, which `early_stopping` watches;
             None sets `validation_fraction` of the examples aside where it has to
+        checkpoint, every : as in `Sequential.fit`
 
         Returns
         -------
@@ -146,6 +155,8 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         if y is None:
             name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+        if checkpoint is not None:
+            fixed_seed(self.random_state)
         given = rows_of(self, X, reset=True)
         targets = self._targets(y, given)
         random = check_random_state(self.random_state)
@@ -162,7 +173,8 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         loss = str(self.model_.config["loss"] or "")
         self.model_.preparation = Preparation(loss, classes=targets.classes)
         self._others: dict[tuple[int, bool], Sequential] = {}
-        return self._train(given, targets.values, sample_weight, validation_data, random)
+        keeping = {"checkpoint": checkpoint, "every": every}
+        return self._train(given, targets.values, sample_weight, validation_data, random, keeping)
 
     def _train(
         self,
@@ -171,6 +183,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         sample_weight: Any,
         validation_data: Any,
         random: np.random.RandomState,
+        keeping: dict[str, Any],
     ) -> Self:
         table, weights, validation = given.table, None, None
         if sample_weight is not None:
@@ -214,6 +227,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             callbacks=self.callbacks,
             progress=self.progress,
             layout="rows",
+            **keeping,
         )
         self.history_ = self.model_.history
         self.n_iter_ = self.model_.epochs_trained

@@ -154,9 +154,17 @@ def begin(recipe: Recipe, device: Device, theta: Array) -> Descent:
 
 
 def descend(
-    est: Any, problem: Problem, run: Run, step: Step, schedule: Schedule | None, once: bool
+    est: Any,
+    problem: Problem,
+    run: Run,
+    step: Step,
+    schedule: Schedule | None,
+    once: bool,
+    keeper: Any = None,
 ) -> State:
     """Train the estimator: up to `max_iter` epochs, or one. Returns the state reached.
+
+    keeper  an `estimators_checkpoints.EstimatorKeeper` of this training, or None
 
     Draws from `est._random_state` and counts as scikit-learn does.
     """
@@ -167,11 +175,15 @@ def descend(
     if schedule is not None and descent.rates is None:
         plan = Plan(est.max_iter, size, (0,), (), schedule)
         descent.rates = Rates(recipe.optimizer.rate, plan, per_epoch)
+    est.n_iter_ = 0
+    if not est.early_stopping and est.best_loss_ is None:  # the last fit watched a score
+        est.best_loss_ = np.inf
+    over = keeper is not None and keeper.restore(est, run, descent, schedule, per_epoch)
+    done = est.n_iter_
     began = descent.began = run.state.step if descent.began is None else descent.began
-    order = problem.chosen
     callbacks = (est.callbacks,) if callable(est.callbacks) else tuple(est.callbacks)
     steps = per_epoch if once else per_epoch * est.max_iter
-    clock = time.perf_counter()
+    clock = time.perf_counter() - (keeper.seconds if keeper is not None else 0.0)
 
     def bits_at(number: int, m: int) -> Array | None:
         if recipe.network.n_dropped == 0:
@@ -183,13 +195,18 @@ def descend(
             return lambda _: descent.learning_rate
         return descent.rates.since(run.state.step - began)
 
-    est.n_iter_ = 0
-    if not est.early_stopping and est.best_loss_ is None:  # the last fit watched a score
-        est.best_loss_ = np.inf
+    def reordered(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        permutation = np.arange(n)
+        est._random_state.shuffle(permutation)
+        return order[permutation]
+
+    order = problem.chosen
+    for _ in range(done if est.shuffle else 0):  # as they were drawn before
+        order = reordered(order)
     try:
         with (
             training(run),
-            progress_bar(steps, est.progress and not once, est.max_iter) as bar,
+            progress_bar(steps, est.progress and not once, est.max_iter, done * per_epoch) as bar,
             Interrupts() as interrupts,
         ):
 
@@ -197,11 +214,11 @@ def descend(
                 bar.update(count)
                 interrupts.check()
 
-            for _ in range(est.max_iter):
+            for _ in range(done, done if over else est.max_iter):
+                if keeper is not None:
+                    keeper.note(est, copied(device, run.state), descent)
                 if est.shuffle:
-                    permutation = np.arange(n)
-                    est._random_state.shuffle(permutation)
-                    order = order[permutation]
+                    order = reordered(order)
                 _check_weights(problem, order, size)
                 rate = rate_at()
                 with device.threads(problem.recipe.network.sizes, size):
@@ -239,6 +256,7 @@ def descend(
                     asked = [bool(callback(est, result)) for callback in callbacks]
                     stop = stop or any(asked)
                 if stop or once:
+                    over = stop
                     break
                 if est.n_iter_ == est.max_iter:
                     warnings.warn(
@@ -247,6 +265,8 @@ def descend(
                         ConvergenceWarning,
                         stacklevel=4,
                     )
+        if keeper is not None:
+            keeper.note(est, run.state, descent, over)
     except KeyboardInterrupt:
         warnings.warn("Training interrupted by user.", stacklevel=4)
     finally:

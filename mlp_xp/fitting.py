@@ -116,7 +116,7 @@ class Run:
                 self.history.setdefault(name, []).append(value)
 
 
-class _Best:
+class Best:
     """The best weights seen, for each network."""
 
     def __init__(self, rule: EarlyStopping, device: Device, state: State, n: int) -> None:
@@ -130,7 +130,7 @@ class _Best:
         better = (loss < self.loss - self.rule.threshold) & ~self.stopped
         self.loss = np.where(better, loss, self.loss)
         self.waited = np.where(better, 0, self.waited + 1)
-        self.stopped |= self.waited >= self.rule.patience
+        self.stopped = self.stopped | (self.waited >= self.rule.patience)
         if better.all():
             self.state = copied(self.device, state)
         elif better.any():
@@ -178,23 +178,28 @@ def train(
     data: Data,
     validation: Data | None = None,
     model: Any = None,
+    keeper: Any = None,
 ) -> None:
     """Train `run` by `plan`; everything reached is in `run`, also after an exception.
 
-    model  what callbacks get as their first argument
+    model   what callbacks get as their first argument
+    keeper  a `checkpoints.ModelKeeper` of this training, or None
     """
     rates = Rates(recipe.optimizer.rate, plan, -(-data.m // plan.batch_size))
     best = None
     if plan.early_stopping is not None:
-        best = _Best(plan.early_stopping, device, run.state, len(plan.seeds))
+        best = Best(plan.early_stopping, device, run.state, len(plan.seeds))
     weights = None if data.weights is None else device.get(data.weights)
     run.state = copied(device, run.state)  # steps may write over what they are given
+    last = run.epoch + plan.epochs
+    over = keeper is not None and keeper.restore(run, rates, best)
+    done = run.epoch + plan.epochs - last
     step, scores = stepper(recipe, device, data), scorer(device)
-    began = time.perf_counter()
+    began = time.perf_counter() - (run.history["seconds"][-1] if done else 0.0)
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
         training(run),
-        progress_bar(rates.n_steps, plan.progress, run.epoch + plan.epochs) as bar,
+        progress_bar(rates.n_steps, plan.progress, last, done * rates.steps_per_epoch) as bar,
         Interrupts() as interrupts,
     ):
 
@@ -205,8 +210,10 @@ def train(
             bar.update(count)
             interrupts.check()
 
-        for number in range(plan.epochs):
+        for number in range(done, done if over else plan.epochs):
             good = copied(device, run.state)  # finite: so the last epoch's end found
+            if keeper is not None:
+                keeper.note(run, good, rates, best)
             first = number * rates.steps_per_epoch
             order = np.arange(data.m)
             if plan.shuffle:
@@ -250,7 +257,10 @@ def train(
             rates.observe(monitored)
             stops = [bool(callback(model, result)) for callback in plan.callbacks]
             if (best is not None and best.observe(monitored, run.state)) or any(stops):
+                over = True
                 break
+    if keeper is not None:
+        keeper.note(run, run.state, rates, best, over)
     if best is not None and np.isfinite(best.loss).any():
         run.state = run.state._replace(theta=best.state.theta, running=best.state.running)
 
@@ -343,6 +353,12 @@ def copied(device: Device, state: State) -> State:
         moments=tuple(map(copy, state.moments)),
         running=copy(state.running),
     )
+
+
+def moved(state: State, move: Callable[[Any], Any]) -> State:
+    """A state whose arrays went through `move`; its loss is not wanted any more."""
+    moments = tuple(map(move, state.moments))
+    return State(move(state.theta), moments, move(state.running), state.step)
 
 
 def _divergence(epoch: int, step: int, rate: float, data: Data, device: Device) -> str:
@@ -464,10 +480,11 @@ def _columns() -> int | None:
     return 80 if found == 0 else found
 
 
-def progress_bar(n_steps: int, shown: bool, last: int | None = None) -> Any:
+def progress_bar(n_steps: int, shown: bool, last: int | None = None, done: int = 0) -> Any:
     """A tqdm bar on standard error, or nothing; tqdm is imported only when shown.
 
     last  number of the last epoch, where it is known
+    done  steps of an earlier process
 
     On a narrow terminal epoch and loss come before everything else, for tqdm cuts a line at
     its end.
@@ -494,6 +511,7 @@ def progress_bar(n_steps: int, shown: bool, last: int | None = None) -> Any:
     first = f"epoch 0/{last}" if room is not None and last is not None else None
     return Bar(
         total=n_steps,
+        initial=done,
         unit="step",
         file=sys.stderr,
         ncols=ncols,

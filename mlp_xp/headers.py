@@ -43,15 +43,7 @@ def refusal(path: Path, field: str, value: Any, expected: str) -> ModelFileError
 
 def parsed(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
     """The parts of a header; raises `ModelFileError`."""
-    values = {}
-    for name in HEADER:
-        try:
-            values[name] = json.loads(header[name])
-        except (ValueError, RecursionError) as error:
-            raise ModelFileError(
-                f"{path} was not written by mlp_xp: its {name} cannot be read as JSON "
-                f"({str(error)[:200]})."
-            ) from None
+    values = {name: loaded(path, name, header[name]) for name in HEADER}
     for name in ("config", "history", "metadata"):
         mapping(path, name, values[name])
     for name in ("step", "epoch"):
@@ -60,6 +52,17 @@ def parsed(path: Path, header: Mapping[str, str]) -> dict[str, Any]:
         if value is not None or "estimator" not in values["config"]:
             _curve(path, f"history[{name!r}]", value)
     return values
+
+
+def loaded(path: Path, name: str, text: str) -> Any:
+    """A part of a header as JSON gives it back."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(
+            f"{path} was not written by mlp_xp: its {name} cannot be read as JSON "
+            f"({str(error)[:200]})."
+        ) from None
 
 
 def mapping(path: Path, field: str, value: Any) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import fields, replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
 from .exchange import given_back
-from .fitting import Callback, EarlyStopping, Plan, Run, copied, train
+from .fitting import Callback, EarlyStopping, Plan, Run, copied, moved, train
 from .guard import changes, trains, turn
 from .initializers import Initializer
 from .kernels import at_precision
@@ -46,6 +47,9 @@ from .training import (
     train_step,
 )
 from .types import Array, State
+
+if TYPE_CHECKING:
+    from .checkpoints import Checkpoints
 
 DEFAULT_BATCH = 128
 OWN = ("_recipe", "_guard", "_scores_by")  # what every model makes for itself
@@ -262,6 +266,8 @@ class Model:
         callbacks: Callback | Sequence[Callback] | None = (),
         progress: bool = True,
         layout: Layout | None = None,
+        checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
+        every: float = 30.0,
     ) -> Self:
         """Train on examples X (n_features, m) with targets Y; returns the model.
 
@@ -278,11 +284,15 @@ class Model:
         progress         a progress bar on standard error
         layout           "rows" for X (m, n_features) and Y (m, n_out), or "columns": of this
                          call, its validation data, and all later calls that are given none
+        checkpoint       a folder that keeps what is needed to go on: where it holds a checkpoint
+                         of this training, that is gone on from, to the bit (`checkpoints`)
+        every            seconds between two checkpoints, at least; 0: after every epoch
 
         A second call goes on where the first ended, with the optimiser's moments. Meanwhile
         callbacks may ask the model, and other threads are refused (`guard.ModelBusy`). Raises
-        `TrainingDiverged` if the loss stops being finite, keeping the last good weights;
-        after a KeyboardInterrupt the model holds the weights of the last step.
+        `TrainingDiverged` if the loss stops being finite, keeping the last good weights, and
+        `checkpoints.CheckpointError` for a folder that is another training's; after a
+        KeyboardInterrupt the model holds the weights of the last step.
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
         lies = checks.layout(X, layout, self.layout)
@@ -307,8 +317,19 @@ class Model:
             progress=progress,
         )
         self.layout = lies
-        train(self._recipe, self.device, self._run, plan, data, validation, self)
+        with self._keeper(checkpoint, every, plan, data, validation) as keeper:
+            train(self._recipe, self.device, self._run, plan, data, validation, self, keeper)
         return self
+
+    def _keeper(
+        self, checkpoint: Any, every: float, plan: Plan, data: Data, validation: Data | None
+    ) -> AbstractContextManager[Any]:
+        """What keeps checkpoints of a training; None where none are asked for."""
+        if checkpoint is None:
+            return nullcontext()
+        from .checkpoints_models import ModelKeeper
+
+        return ModelKeeper(self, checkpoint, every, plan, data, validation)
 
     def _validation(self, given: tuple[Any, ...], layout: Layout | None) -> Data:
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
@@ -551,7 +572,7 @@ class Model:
     def __getstate__(self) -> dict[str, Any]:
         """All but what `reset` makes, arrays on the host."""
         kept = {name: value for name, value in vars(self).items() if name not in OWN}
-        kept["_run"] = replace(self._run, state=_moved(self._state(), self.device.get))
+        kept["_run"] = replace(self._run, state=moved(self._state(), self.device.get))
         for argument in ("optimizer", "initializers"):
             kept[argument] = portable(argument.rstrip("s"), kept[argument])
         return kept
@@ -563,7 +584,7 @@ class Model:
         with self.device.active():
             self._run = kept["_run"]
             # joblib hands large arrays over as files, which do not last: copy them
-            self._run.state = _moved(self._run.state, lambda A: self.device.put(np.array(A)))
+            self._run.state = moved(self._run.state, lambda A: self.device.put(np.array(A)))
             self.device.synchronize()
 
     @on_device
@@ -621,12 +642,6 @@ class Model:
         from .summary import as_html
 
         return as_html(describe(self))
-
-
-def _moved(state: State, move: Callable[[Any], Any]) -> State:
-    """A state whose arrays went through `move`; its loss is not wanted any more."""
-    moments = tuple(map(move, state.moments))
-    return State(move(state.theta), moments, move(state.running), state.step)
 
 
 # -- arguments ---------------------------------------------------------------

@@ -41,7 +41,7 @@ def show(args: Arguments) -> dict[str, Any]:
 
 def of_estimator(path: str) -> dict[str, Any]:
     """`describe` of an estimator's file."""
-    header, tensors = storage._read(path)
+    header, tensors = storage.read(path)
     values = parsed(path, header)
     try:
         return _described(values, {name: T.shape for name, T in tensors.items()}, tensors["W1"])

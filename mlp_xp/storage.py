@@ -25,6 +25,7 @@ import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -34,7 +35,7 @@ import numpy.typing as npt
 from .architecture import by_name
 from .devices import Device
 from .devices import device as find_device
-from .fitting import Run
+from .fitting import Run, moved
 from .headers import (
     HEADER,
     MISUSED,
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 FORMAT = "mlp_xp"
 VERSION = "1"
 SUFFIX = ".safetensors"
+CHECKPOINT = "checkpoint"  # the part of the header that a checkpoint has beside a model's
+BEST = ("best", "best_running")  # its tensors: the weights that early stopping would restore
 LEFT = re.compile(rf"\.{FORMAT}-[0-9a-f]{{8}}\.tmp")  # files that are being written
 OLD = 600  # seconds after which one of them is locked, or nobody's
 
@@ -84,8 +87,22 @@ def save(
     Raises ValueError, before anything is written, for a part that has no name and for
     metadata that JSON cannot hold; OSError where the file cannot be written.
     """
-    _check_named(model.config)
-    run, state = model._run, model._state()
+    state = moved(model._state(), model.device.get)
+    write_atomically(path, contents(model, replace(model._run, state=state), metadata))
+
+
+def contents(
+    model: Model,
+    run: Run,
+    metadata: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+    vectors: Tensors | None = None,
+) -> bytes:
+    """The bytes of a model's file, of what a training of it has reached, on the host.
+
+    more, vectors  parts of the header, and tensors, that only a checkpoint has
+    """
+    check_named(model.config)
     kept = dict(model.metadata if metadata is None else metadata)
     if "preparation" in kept:
         raise ValueError(
@@ -96,16 +113,20 @@ def save(
         kept["preparation"] = model.preparation.to_json()
     values = {
         "config": model.config,
-        "step": state.step,
+        "step": run.state.step,
         "epoch": run.epoch,
         "history": run.history,
         "metadata": kept,
     }
+    return packed({**values, **(more or {})}, _tensors(model, run.state) | (vectors or {}))
+
+
+def packed(values: Mapping[str, Any], tensors: Tensors) -> bytes:
+    """The bytes of a file of these parts of a header, and tensors in C order."""
     header = {"format": FORMAT, "version": VERSION}
-    header |= {name: _to_json(name, value) for name, value in values.items()}
-    tensors = _tensors(model, state)
+    header |= {name: to_json(name, value) for name, value in values.items()}
     header["sha256"] = _checksum(header, tensors)
-    write_atomically(path, _serialise(tensors, header))
+    return _serialise(tensors, header)
 
 
 def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Model:
@@ -115,9 +136,11 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Model
     no model at all; FileNotFoundError; ValueError for an unknown device.
     """
     where = find_device(device)
-    header, tensors = _read(path)
+    header, tensors = read(path)
     values = parsed(path, header)
     config = values["config"]
+    if CHECKPOINT in header:  # a model all the same
+        tensors = {name: T for name, T in tensors.items() if name not in BEST}
     if "estimator" in config:
         raise EstimatorFileError(path, str(config["estimator"])[:100])
     try:
@@ -132,11 +155,11 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Model
             f"{path} describes a model that cannot be built here: {str(error)[:500]} If it was "
             "saved with rows of your own (say, in ACTIVATIONS), add them before loading."
         ) from None
-    _check_layout(path, tensors, _layout(model), model.dtype)
+    check_layout(path, tensors, shapes_of(model), model.dtype)
     check_finite(path, tensors)
-    state = _state(model, tensors, values["step"])
-    _check_connections(path, model, state)
-    model._run = Run(state, values["epoch"], _history(path, model, values["history"]))
+    state = state_of(model, tensors, values["step"])
+    check_connections(path, model, state)
+    model._run = Run(state, values["epoch"], history_of(path, model, values["history"]))
     model.metadata = values["metadata"]
     stored = model.metadata.pop("preparation", None)
     if stored is not None:
@@ -176,7 +199,7 @@ def _built(config: dict[str, Any], optimizer: Optimizer, device: Device) -> Mode
     return MLP(**config, optimizer=optimizer, device=device)
 
 
-def _history(
+def history_of(
     path: str | os.PathLike[str], model: Model, stored: dict[str, list[Any]]
 ) -> dict[str, list[Any]]:
     """Lists with a number an epoch, or an array where there are several networks."""
@@ -194,7 +217,7 @@ def _history(
     return {name: [_entry(value) for value in entries] for name, entries in stored.items()}
 
 
-def _check_named(config: Mapping[str, Any]) -> None:
+def check_named(config: Mapping[str, Any]) -> None:
     """Only what stands in a table under a name can be found again by name."""
     lost = None
     if "layers" in config:
@@ -220,7 +243,7 @@ def _check_named(config: Mapping[str, Any]) -> None:
             )
 
 
-def _to_json(name: str, value: Any) -> str:
+def to_json(name: str, value: Any) -> str:
     """JSON with arrays as lists; NaN and infinities as Python writes and reads them."""
 
     def plain(thing: Any) -> Any:
@@ -249,7 +272,7 @@ def _running_names(model: Model) -> list[tuple[str, int]]:
     return list(model.network.statistics)
 
 
-def _layout(model: Model) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: Model) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor of a model's file."""
     network, leading = model.network, model.leading
     shapes: dict[str, tuple[int, ...]] = {slot.name: slot.shape for slot in network.slots}
@@ -260,19 +283,15 @@ def _layout(model: Model) -> dict[str, tuple[int, ...]]:
 
 
 def _tensors(model: Model, state: State) -> Tensors:
-    get = model.device.get
-    parts = by_name(model.network, model.device.xp, state.theta)
-    tensors = {name: get(W) for name, W in parts.items()}
-    running, start = get(state.running), 0
+    tensors, start = by_name(model.network, np, state.theta), 0
     for name, n in _running_names(model):
-        tensors[name] = running[..., start : start + n, None]
+        tensors[name] = state.running[..., start : start + n, None]
         start += n
-    for i, moment in enumerate(state.moments, 1):
-        tensors[f"moment{i}"] = get(moment)
+    tensors |= {f"moment{i}": moment for i, moment in enumerate(state.moments, 1)}
     return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
-def _state(model: Model, tensors: Tensors, step: int) -> State:
+def state_of(model: Model, tensors: Tensors, step: int) -> State:
     """The tensors as flat vectors of their own on the model's device."""
 
     def flat(names: list[str]) -> npt.NDArray[Any]:
@@ -312,7 +331,7 @@ def _checksum(header: Mapping[str, str], tensors: Tensors) -> str:
     return digest.hexdigest()
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], Tensors]:
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, str], Tensors]:
     """Header and tensors of a file whose checksum is right."""
     from safetensors import SafetensorError, safe_open
 
@@ -358,7 +377,7 @@ def _check_version(path: str | os.PathLike[str], header: Mapping[str, str]) -> N
         raise ModelFileError(f"{path} is incomplete: its header lacks {', '.join(missing)}.")
 
 
-def _check_layout(
+def check_layout(
     path: str | os.PathLike[str],
     tensors: Tensors,
     layout: Mapping[str, tuple[int, ...]],
@@ -374,7 +393,7 @@ def _check_layout(
             )
 
 
-def _check_connections(path: str | os.PathLike[str], model: Model, state: State) -> None:
+def check_connections(path: str | os.PathLike[str], model: Model, state: State) -> None:
     connected = model._recipe.connected
     if connected is None:
         return
@@ -425,13 +444,18 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException:
         spare.unlink(missing_ok=True)
         raise
-    if hasattr(os, "O_DIRECTORY"):  # make the new name itself last
-        folder = os.open(place.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(place.parent)
+    _sweep(place.parent)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Make the names in a folder last, too."""
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    _sweep(place.parent)
 
 
 def _lock(file: int) -> bool:

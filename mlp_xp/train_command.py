@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .checkpoints import Checkpoints
 from .commands import (
     Arguments,
     Halt,
@@ -46,6 +47,7 @@ from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
 from .train_options import (
+    EVERY,
     OF_THE_MODEL,
     OUT,
     default_batch_size,
@@ -66,6 +68,8 @@ def train(args: Arguments) -> dict[str, Any]:
     out = args.out or args.resume or OUT
     if not args.dry_run:
         check_writable(out)
+    if args.checkpoint_every is not None and args.checkpoint is None:
+        usage_error("--checkpoint-every goes with --checkpoint FOLDER: add that, or leave it out.")
     model, prepared, examples, name = _resumed(args) if args.resume else _new(args)
     if args.dry_run:
         _say_columns(args, prepared)
@@ -77,7 +81,7 @@ def train(args: Arguments) -> dict[str, Any]:
     begun, epochs_before = model.steps_trained, model.epochs_trained
     ended: dict[str, Any] = {"data": name, "loss": prepared.loss, "examples": examples.sizes}
     try:
-        _fit(args, model, examples)
+        _fit(args, model, examples, ended)
         with _undisturbed():
             replaced = Path(out).exists()
             _save(model, seen, out)  # now, for measuring takes its time
@@ -85,6 +89,8 @@ def train(args: Arguments) -> dict[str, Any]:
         if model.steps_trained == begun:
             raise
         message = f"interrupted in epoch {model.epochs_trained + 1}"
+        if args.checkpoint and model.epochs_trained > epochs_before:
+            message += f"; the same command goes on from epoch {model.epochs_trained}"
         _save_unfinished(130, message, model, seen, out, ended)
     except TrainingDiverged as error:
         if model.epochs_trained == epochs_before:
@@ -321,7 +327,7 @@ def _planned(model: Model, prepared: Preparation, examples: Examples, name: str)
     }
 
 
-def _fit(args: Arguments, model: Model, examples: Examples) -> None:
+def _fit(args: Arguments, model: Model, examples: Examples, ended: dict[str, Any]) -> None:
     m = len(examples.X)
     epochs = args.epochs or default_epochs(m)
     validation = None
@@ -342,7 +348,24 @@ def _fit(args: Arguments, model: Model, examples: Examples) -> None:
         callbacks=lines,
         progress=terminal and not args.no_progress,
         layout="rows",
+        checkpoint=_checkpoints(args, ended),
+        every=EVERY if args.checkpoint_every is None else args.checkpoint_every,
     )
+
+
+def _checkpoints(args: Arguments, ended: dict[str, Any]) -> Checkpoints | None:
+    """Where they are kept, and how it is said that training goes on from one."""
+    if args.checkpoint is None:
+        return None
+
+    def tell(epoch: int, last: int, over: bool) -> None:
+        ended["from_epoch"] = epoch
+        if over:
+            say(args, f"{args.checkpoint}: nothing is left to do after epoch {epoch} of {last}")
+        else:
+            say(args, f"goes on from epoch {epoch} of {last}, kept in {args.checkpoint}")
+
+    return Checkpoints(args.checkpoint, tell, warn)
 
 
 def _reporter(model: Model, epochs: int) -> Callable[[Any, Epoch], None]:

@@ -18,6 +18,7 @@ from .preparation import SCALES
 from .schedules import SCHEDULES
 
 OUT = "model.safetensors"
+EVERY = 30.0  # seconds between two checkpoints
 MANY = 10_000  # examples from which fewer epochs of larger batches do
 
 # What belongs to a model and cannot change when it is resumed.
@@ -121,6 +122,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}, but expected a whole number of at least 1.")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    try:
+        return checks.number("it", float(text), 0, float("inf"))
+    except ValueError:
+        message = f"{text!r}, but expected a number of seconds, 0 or more."
+        raise argparse.ArgumentTypeError(message) from None
 
 
 def widths(text: str) -> tuple[int, ...]:
@@ -242,6 +251,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     of.value("--seed", int, "N", "decides weights, shuffles, dropout and split (default: 0)")
     of.value("--resume", str, "MODEL", "train this model on, in its place unless --out is given")
+    of.value(
+        "--checkpoint",
+        str,
+        "FOLDER",
+        "keep there what a killed training needs: the same command goes on from it, to the bit",
+    )
+    of.value(
+        "--checkpoint-every",
+        seconds,
+        "SECONDS",
+        f"between two checkpoints, at least; 0: after every epoch (default: {EVERY:g})",
+    )
 
     of = Options(parser, "output")
     of.value("--out", str, "FILE", f"where to write the model (default: {OUT})")

@@ -191,6 +191,15 @@ def sample(request: pytest.FixtureRequest) -> int | None:
 
 
 @pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """Of the moments at which trainings are killed, which a failure shows."""
+    seed = request.config.getoption("--seed")
+    seed = time.time_ns() % 1_000_000 if seed is None else int(seed)
+    print(f"repeat with --seed {seed}")
+    return seed
+
+
+@pytest.fixture
 def interruptible() -> Iterator[None]:
     """Ctrl-C as Python answers it, here and in processes that are started.
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -574,6 +575,65 @@ def test_resuming_goes_on_from_the_file(run: Run) -> None:
     X, Y = digits["X"][kept].T, digits["y"][kept]
     model.fit(X, Y, epochs=2, batch_size=64, progress=False)
     assert np.array_equal(model._run.state.theta, again._run.state.theta)
+
+
+KEEPING = ("--checkpoint", "kept", "--checkpoint-every", 0)
+SMALL = ("train", "--hidden", 8, "--epochs", 400)
+
+
+def test_a_training_that_is_killed_goes_on_by_the_same_command(run: Run, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "mlp_xp", *map(str, (*SMALL, *KEEPING))]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not list(tmp_path.glob("kept/epoch-*")) and time.monotonic() < until:
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert not Path("model.safetensors").exists()
+    found = run(*SMALL, *KEEPING, "--json")
+    epoch = re.search(r"goes on from epoch (\d+) of 400, kept in kept\n", found.err)
+    assert epoch is not None
+    assert found.document["from_epoch"] == int(epoch[1]) > 0
+    assert found.document["epochs"] == 400
+    assert run(*SMALL, "--out", "straight.safetensors").code == 0
+    model, straight = MLP.load("model.safetensors"), MLP.load("straight.safetensors")
+    assert model._run.state.theta.tobytes() == straight._run.state.theta.tobytes()
+    found = run(*SMALL, *KEEPING, "--out", "again.safetensors")
+    assert "kept: nothing is left to do after epoch 400 of 400\n" in found.out
+    again = MLP.load("again.safetensors")
+    assert again._run.state.theta.tobytes() == straight._run.state.theta.tobytes()
+    found = run(*SMALL, *KEEPING, "--seed", 1)
+    assert (found.code, "seed was 0, but is 1 now" in found.err) == (1, True)
+    found = run(*SMALL[:-1], 500, *KEEPING)
+    assert "goes on from epoch 400 of 500, kept in kept\n" in found.out
+    assert "mlp-xp: kept/epoch-400.safetensors is of a training of 400 epochs" in found.err
+    assert "CheckpointWarning" not in found.err
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_says_from_where_the_same_command_goes_on(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "mlp_xp", "train", "--epochs", "5000", "--checkpoint", "kept"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(argv, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("epoch 1/5000")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    epoch = re.search(r"; the same command goes on from epoch (\d+)\n", err)
+    assert epoch is not None
+    (path,) = tmp_path.glob("kept/epoch-*")
+    assert path.name == f"epoch-{epoch[1]}.safetensors"
+    assert MLP.load(path).epochs_trained == int(epoch[1])
+
+
+def test_how_often_goes_with_a_folder_of_checkpoints(run: Run) -> None:
+    found = run("train", "--checkpoint-every", 5)
+    assert (found.code, "goes with --checkpoint FOLDER" in found.err) == (2, True)
+    for text in ("soon", "-1", "nan"):
+        found = run("train", "--checkpoint", "kept", f"--checkpoint-every={text}")
+        assert (found.code, "expected a number of seconds" in found.err) == (2, True)
 
 
 def test_what_belongs_to_the_model_cannot_change_when_resumed(run: Run) -> None:

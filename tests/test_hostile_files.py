@@ -66,7 +66,7 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 def mutants(header: dict[str, str]) -> Iterator[tuple[str, str, str]]:
     """What is changed in words, the part of the header, and its new text."""
-    for part in HEADER:
+    for part in [name for name in (*HEADER, "checkpoint") if name in header]:
         document = json.loads(header[part])
         for place in places(document):
             name = part + "".join(f"[{key!r}]" for key in place)

@@ -463,7 +463,7 @@ def test_a_file_of_an_earlier_release_predicts_as_the_command_did(tmp_path: Path
     without.metadata = {"data": "d.csv"}
     without._prepared = Preparation.from_json(entry)
     without.save(tmp_path / "m")
-    header, _ = storage._read(tmp_path / "m")
+    header, _ = storage.read(tmp_path / "m")
     assert json.loads(header["metadata"]) == {"data": "d.csv", "preparation": entry}
     without.preparation = None
     found = MLP.load(tmp_path / "m").predict(X)

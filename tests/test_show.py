@@ -515,8 +515,8 @@ def test_an_estimator_of_another_time_is_refused_in_words(
     from mlp_xp import storage
 
     classifier().save("trees")
-    header, tensors = storage._read("trees")
+    header, tensors = storage.read("trees")
     header["metadata"] = "{}"
-    monkeypatch.setattr(storage, "_read", lambda path: (header, tensors))
+    monkeypatch.setattr(storage, "read", lambda path: (header, tensors))
     found = run("show", "trees")
     assert (found.code, "trees describes an estimator that this mlp_xp" in found.err) == (1, True)
