@@ -351,6 +351,26 @@ def test_what_a_state_gives_up_is_not_read_after_it_is_written() -> None:
     assert fuse.Fusion([square, W + square], [None, W]).overwritten() == set()
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("sizes", [(1, 1, 2), (3, 1, 2), (1, 2), (4, 5, 2)])
+def test_batches_and_layers_of_one_are_steps_too(
+    sizes: Any, m: int, loss: str, target: Any
+) -> None:
+    model = MLP(sizes, loss=loss, dtype="float64", seed=0, optimizer="sgd")
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, m) if loss == "cross_entropy" else rng.normal(size=(m, 2))
+    data = Data(rng.normal(size=(m, sizes[0])), targets, None)
+    step = CompiledStep(model._recipe, model.device, data, target)
+    X, T, _ = batch(model._recipe, np, data, np.arange(m))
+    expected = train_step(model._recipe, np, model._run.state, X, T, None, None, 0.1)
+    start = model._run.state
+    copies = State(np.copy(start.theta), *_copied(start))
+    found = step(copies, np.arange(m), None, 0.1)
+    np.testing.assert_allclose(found.theta, expected.theta, **tolerance("float64", 16))
+    np.testing.assert_allclose(found.loss, expected.loss, **tolerance("float64", 16))
+
+
 def test_memory_is_used_again() -> None:
     def deep(xp: Any, x: Any, W: Any) -> list[Any]:
         for _ in range(20):

@@ -680,7 +680,7 @@ def _same_place(made: Place, wanted: Place) -> bool:
 
 def _same_way(read: Layout, written: Layout) -> bool:
     """Whether a loop reads each entry where it writes it, before it does."""
-    return reshaped(written, read.shape) == read
+    return read.size == written.size and reshaped(written, read.shape) == read
 
 
 def _spreads(step: Step) -> bool:
