@@ -232,7 +232,9 @@ class _Text:
         heavy = _heavy(expression for _, expression in self.targets)
         text = "\n".join([*self.head, *(f"  {line}" for line in self.top.lines), body])
         finish = len(self.loop.sums) * math.prod(dims.outer) if self.loop.split else 0
-        return Kernel(text, self.arguments, finish, size * (1 + heavy))
+        # about as many entries of one array that is read and one that is written
+        work = size * (len(self.accesses) + 2 * heavy) // 2
+        return Kernel(text, self.arguments, finish, work)
 
     def _declare(self, access: _Access) -> None:
         """A pointer and its strides."""
