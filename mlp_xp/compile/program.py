@@ -25,6 +25,7 @@ from .layout import Layout, Step, broadcast, indexed
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
 ALIGNED = 64  # bytes
+OPERANDS = (8, 10, 12)  # words of a product that hold addresses: A, B and what they make
 
 FINISH = f"""
   const I *a = (const I *)w[2];
@@ -104,9 +105,28 @@ class Plan:
         self.fusion, graph = fusion, fusion.order[0].graph
         self.dtype = graph.dtype
         self.inputs: dict[str, Node] = {n.param: n for n in graph.nodes if n.op == "input"}
+        self.products: dict[int, list[tuple[list[Place], list[Any] | None]]] = {}
+        self._blocks: dict[int, tuple[Buffer, list[tuple[int, Place]]]] = {}
         self._write()
         self.starts: dict[Node, int] = {}
         self._plan()
+
+    def block_of(self, loop: Loop) -> tuple[Buffer, list[tuple[int, Place]]]:
+        """A kernel's arguments but for the addresses, and where which of them belong."""
+        found = self._blocks.get(loop.number)
+        if found is None:
+            arguments = self.kernels[loop.number].arguments
+            block = np.zeros(len(arguments), np.int64)
+            places = []
+            for i, argument in enumerate(arguments):
+                if isinstance(argument, Place):
+                    places.append((i, argument))
+                elif isinstance(argument, float):
+                    block[i] = np.array(argument).view(np.int64)
+                elif isinstance(argument, int):
+                    block[i] = argument
+            found = self._blocks[loop.number] = (block, places)
+        return found
 
     def _write(self) -> None:
         """What the loops are in the target's language."""
@@ -182,6 +202,7 @@ class Program:
             block = block[begin : begin + plan.n_bytes]
         self.block = block
         self._flat: dict[Node, Buffer] = {}
+        self._starts: dict[Node, int] = {}
         if before is not None:
             before(self.calls)
         for item in self.fusion.items:
@@ -223,21 +244,16 @@ class Program:
 
     def _loop(self, loop: Loop) -> None:
         kernel = self.plan.kernels[loop.number]
+        template, places = self.plan.block_of(loop)
+        block = template.copy()
+        for i, place in places:
+            block[i] = self._address(place)
+            self._note(place, block, i)
         partial = np.zeros(kernel.finish * MOST_PARTS, self.dtype)
-        block = np.zeros(len(kernel.arguments), np.int64)
-        for i, argument in enumerate(kernel.arguments):
-            if isinstance(argument, Place):
-                block[i] = self._address(argument)
-                self._note(argument, block, i)
-            elif argument == "partial":
-                block[i] = address(partial)
-            elif isinstance(argument, float):
-                block[i] = np.array(argument).view(np.int64)
-            else:
-                block[i] = argument
+        if kernel.finish:
+            block[kernel.arguments.index("partial")] = address(partial)
         self.calls.kept.append(partial)
-        parts = parts_of(kernel.work)
-        self.calls.kernel(kernel.body, block, parts=parts)
+        self.calls.kernel(kernel.body, block, parts=parts_of(kernel.work))
         if kernel.finish:
             n = kernel.finish // len(loop.sums)
             for number, node in enumerate(loop.sums):
@@ -249,9 +265,13 @@ class Program:
                 self.calls.kernel(how, told)
 
     def _address(self, place: Place) -> int:
-        flat = self.whole(place.owner)
-        self.calls.kept.append(flat)
-        return address(flat) + place.layout.offset * flat.itemsize
+        owner = place.owner
+        start = self._starts.get(owner)
+        if start is None:
+            flat = self.whole(owner)
+            self.calls.kept.append(flat)
+            start = self._starts[owner] = address(flat)
+        return start + place.layout.offset * owner.dtype.itemsize
 
     def _note(self, place: Place, where: Buffer | tuple[Table, int], word: int) -> None:
         """Remember where the address of an input stands."""
@@ -260,29 +280,43 @@ class Program:
             self.inputs.setdefault(place.owner, []).append(_Word(where, word, offset))
 
     def _product(self, item: Product) -> None:
+        known = self.plan.products.get(item.number)
+        if known is None:
+            known = self.plan.products[item.number] = self._matrices(item)
+        for places, row in known:
+            if row is None:  # no BLAS is found that could be called
+
+                def multiply(places: Sequence[Place] = places) -> None:
+                    A, B, C = map(self.array, places)
+                    np.matmul(A, B, out=C)
+
+                self.calls.calls.append(multiply)
+                continue
+            words = list(row)
+            for place, word in zip(places, OPERANDS, strict=True):
+                words[word] = self._address(place)
+            where = self.calls.kernel(words[0], *words[2:], parts=words[1])
+            for place, word in zip(places, OPERANDS, strict=True):
+                self._note(place, where, word)
+
+    def _matrices(self, item: Product) -> list[tuple[list[Place], list[Any] | None]]:
+        """The places of each product of two matrices, and its row but for the addresses."""
         out = self.fusion.place(item.node)
         lead = out.layout.shape[:-2]
         places = [
             place._replace(layout=broadcast(place.layout, (*lead, *place.layout.shape[-2:])))
             for place in (*item.operands, out)
         ]
+        found: list[tuple[list[Place], list[Any] | None]] = []
         for index in combinations(*map(range, lead)):
-            lead_key: list[Step] = [("at", i) for i in index]
-            matrices = [place._replace(layout=_matrix(place.layout, lead_key)) for place in places]
+            key: list[Step] = [("at", i) for i in index]
+            matrices = [place._replace(layout=_matrix(place.layout, key)) for place in places]
             A, B, C = map(self.array, matrices)
             if C.size == 0:
                 continue
-            row = self.calls.product(A, B, C)
-            if row is None:  # no BLAS is found that could be called
-
-                def multiply(matrices: list[Place] = matrices) -> None:
-                    A, B, C = map(self.array, matrices)
-                    np.matmul(A, B, out=C)
-
-                self.calls.calls.append(multiply)
-                continue
-            for place, word in zip(matrices, (8, 10, 12), strict=True):
-                self._note(place, row, word)
+            row = Calls(self.plan.dtype).product(A, B, C)
+            found.append((matrices, None if row is None else row[0].rows[row[1]]))
+        return found
 
     def _call(self, item: Call) -> None:
         out = self.array(self.fusion.place(item.node))
