@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from mlp_xp.fast import native
 from mlp_xp.fast.tracing import Untraceable
 from mlp_xp.kernels import SPEC
 from mlp_xp.layers import GRU, Activation, BatchNorm, Conv2d, Dense, Flatten, MaxPool
-from mlp_xp.layers.base import Pass
+from mlp_xp.layers.base import Parameter, Pass, Plain
 from mlp_xp.training import Data, Score, batch, evaluate, scores_of, train_step
 from mlp_xp.types import State
 
@@ -509,3 +510,48 @@ def test_a_predictor_of_any_layers_is_compiled(m: int) -> None:
         predict(X[:3])
     with pytest.raises(ValueError, match="9 examples were given, but the predictor was made for 8"):
         predict(np.zeros((128, 9)))
+
+
+# -- a new kind of layer
+
+
+@dataclass(frozen=True)
+class Squash(Plain):
+    """A made-up kind: gain · A / (1 + |A|), with gain (n, 1)."""
+
+    def out_shape(self, shape: Any) -> Any:
+        return shape
+
+    def parameters(self, shape: Any) -> Any:
+        return (Parameter("gain", (shape[0], 1), "ones", decays=False),)
+
+    def forward(self, xp: Any, kernels: Any, P: Any, A: Any, told: Any) -> Any:
+        return P["gain"] * (A / (1 + xp.abs(A))), A
+
+    def backward(self, xp: Any, kernels: Any, P: Any, memory: Any, dA: Any) -> Any:
+        bottom = 1 + xp.abs(memory)
+        dgain = xp.sum(dA * (memory / bottom), axis=-1, keepdims=True)
+        return dA * P["gain"] / (bottom * bottom), {"gain": dgain}
+
+
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+def test_a_new_kind_of_layer_is_compiled_by_existing(seed: Any, target: Any) -> None:
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(30, 5)), rng.integers(0, 3, 30)
+    model = Sequential(5, [Dense(4), Squash(), Dense(3)], seed=seed, dtype="float64")
+    data = Data(X, Y, None)
+    step = CompiledStep(model._recipe, model.device, data, target)
+    start = model._run.state
+    state, expected = State(np.copy(start.theta), *_copied(start)), start
+    for i in range(3):
+        index = np.arange(i, 30, 2)
+        state = step(state, index, None, 0.01)
+        expected = train_step(
+            model._recipe, np, expected, *batch(model._recipe, np, data, index), None, 0.01
+        )
+    assert step.compiles
+    np.testing.assert_allclose(state.theta, expected.theta, **tolerance("float64", 64))
+    assert np.abs(state.theta - start.theta).max() > 1e-3
+    (*_, program) = step.programs.values()
+    assert program.program.native is target.native
+    assert not [item for item in program.program.fusion.items if isinstance(item, fuse.Call)]

@@ -368,7 +368,7 @@ def _bytes(node: Node) -> int:
 
 _PLANS: OrderedDict[Any, Any] = OrderedDict()
 _LOCK = threading.Lock()
-MOST_PLANS = 128  # that are remembered
+MOST_PLANS = 32  # that are remembered, each with the constants of its network
 
 
 def planned(key: Any, make: Callable[[], T]) -> T:
