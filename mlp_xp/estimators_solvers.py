@@ -394,7 +394,7 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
             targets = data.targets[start:stop, ...]
             targets = targets if labels else xp.astype(targets, xp.float64, copy=False)
             w = [] if weights is None else [weights[start:stop]]
-            share = (xp.sum(w[0]) if w else xp.asarray(float(X.shape[0]), dtype=xp.float64)) / total
+            share = xp.sum(w[0]) / total if w else device.put(np.asarray(X.shape[0] / total))
             J_part, g_part = share_of(theta, X, targets, share, *w)
             J, g, start = J + J_part, g + g_part, stop
         l2 = recipe.l2 / total

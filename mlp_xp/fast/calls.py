@@ -7,6 +7,7 @@ tables as a call of Python's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -37,16 +38,22 @@ def address(array: Buffer) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+MOST_UNITS, LEAST_UNIT = 4, 3  # libraries at once, and kernels in one
 _known: dict[tuple[str, str], int] = {}  # where each kernel begins, by dtype and body
 
 
 def _compiled(dtype: str, bodies: Sequence[str]) -> dict[Any, int]:
-    """Where kernels begin, given by their bodies; those that are new are one library."""
+    """Where kernels begin, given by their bodies; the new ones are compiled side by side."""
     new = [body for body in bodies if (dtype, body) not in _known]
     if new:
-        unit = native.library(c_source.unit(dtype, new))
-        for number, body in enumerate(new):
-            _known[dtype, body] = native.entry(unit, f"k{number}")
+        new.sort(key=lambda body: (-len(body), body))  # units of about as much
+        n_units = min(MOST_UNITS, -(-len(new) // LEAST_UNIT))
+        units = [new[i::n_units] for i in range(n_units)]
+        with ThreadPoolExecutor(n_units) as pool:
+            libraries = pool.map(lambda unit: native.library(c_source.unit(dtype, unit)), units)
+        for unit, library in zip(units, libraries, strict=True):
+            for number, body in enumerate(unit):
+                _known[dtype, body] = native.entry(library, f"k{number}")
     return {body: _known[dtype, body] for body in bodies}
 
 
