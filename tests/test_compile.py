@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from test_layer_kinds import ROWS, Row
 
 from conftest import tolerance
 from mlp_xp import MLP, Sequential
-from mlp_xp.compile import fuse, interpret, scores
+from mlp_xp.compile import fuse, interpret, program, scores
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
@@ -27,7 +28,7 @@ from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
 from mlp_xp.fast.tracing import Untraceable
 from mlp_xp.kernels import SPEC
-from mlp_xp.layers import GRU, Activation, BatchNorm, Conv2d, Dense, Flatten, MaxPool
+from mlp_xp.layers import GRU, Activation, AvgPool, BatchNorm, Conv2d, Dense, Flatten, MaxPool
 from mlp_xp.layers.base import Parameter, Pass, Plain
 from mlp_xp.training import Data, Score, batch, evaluate, scores_of, train_step
 from mlp_xp.types import State
@@ -555,3 +556,49 @@ def test_a_new_kind_of_layer_is_compiled_by_existing(seed: Any, target: Any) -> 
     (*_, program) = step.programs.values()
     assert program.program.native is target.native
     assert not [item for item in program.program.fusion.items if isinstance(item, fuse.Call)]
+
+
+# -- what is deep
+
+
+@pytest.mark.parametrize("n", [10, 63, 64, 65, 500])
+def test_long_chains_are_cut(n: int, target: Any) -> None:
+    def formula(xp: Any, x: Any) -> list[Any]:
+        total = x
+        for i in range(n):  # each reads the one before twice
+            total = 0.5 * total + 0.5 * xp.tanh(total) + x[:1, :] / (i + 1)
+        return [total, xp.sum(total, axis=-1)]
+
+    x = np.random.default_rng(0).normal(size=(3, 70))
+    program, _ = Function(formula, "float64", target=target).program([x])
+    for mine, theirs in zip(_poisoned(program), formula(np, x), strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 4096))
+
+
+@pytest.mark.parametrize("pool", [AvgPool, MaxPool])
+def test_windows_of_a_thousand_places_are_compiled(pool: Any) -> None:
+    model = Sequential((1, 64, 64), [pool(32), Flatten(), Dense(3)], seed=0, dtype="float64")
+    rng = np.random.default_rng(0)
+    data = Data(rng.normal(size=(8, 4096)), rng.integers(0, 3, 8), None)
+    start = model._run.state
+    step = CompiledStep(model._recipe, model.device, data)
+    found = step(State(np.copy(start.theta), *_copied(start)), np.arange(8), None, 0.1)
+    assert step.compiles
+    given = batch(model._recipe, np, data, np.arange(8))
+    expected = train_step(model._recipe, np, start, *given, None, 0.1)
+    np.testing.assert_allclose(found.theta, expected.theta, **tolerance("float64", 4096))
+
+
+def test_a_fault_of_the_compiler_is_a_warning_and_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*given: Any) -> Any:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(fuse.Fusion, "_put", broken)
+    monkeypatch.setattr(program, "_PLANS", OrderedDict())
+    X, Y = np.random.default_rng(0).normal(size=(20, 5)), np.arange(20) % 3
+    model = MLP((5, 4, 3), seed=1)
+    with pytest.warns(RuntimeWarning, match="the compiler failed .KeyError 'a fault'."):
+        model.fit(X, Y, epochs=2, layout="rows", progress=False)
+    plain = MLP((5, 4, 3), seed=1, device=find_device("cpu")._replace(stepper=None))
+    plain.fit(X, Y, epochs=2, layout="rows", progress=False)
+    np.testing.assert_array_equal(model._run.state.theta, plain._run.state.theta)

@@ -77,7 +77,7 @@ class Function:
             roots = list(trace(self.formula, graph, *given))
             return self.target.plans(Fusion(roots, [None] * len(roots)))
 
-        plan = make() if key is None else planned(key, make)
+        plan = planned(key, make)
         program = self.target(plan, {f"x{i}": array for i, array in enumerate(arrays)})
         program.finish()
         return program, [plan.inputs[f"x{i}"] for i in range(len(arrays))]

@@ -35,6 +35,7 @@ HEAVY = {
 CHEAP = 6  # operations and arrays read, up to which a map is rather done again than kept
 SMALL = 4096  # entries up to which no operation costs much beside the call of a loop
 MOST_OUTPUTS, MOST_READ = 16, 32  # of one loop
+DEEPEST = 64  # maps done one upon the other in a loop
 FEW, LONG = 4, 8192  # sums along an axis of more than LONG entries go in parts if they are FEW
 ARRAYS = {"input", "value", "product", "join", "call"}  # nodes that lie in memory in any case
 
@@ -164,6 +165,7 @@ class Fusion:
         for node in self.order:
             for arg in node.args:
                 self.uses[arg] = self.uses.get(arg, 0) + 1
+        self.cut = _cut(self.order)
         self._join_places()
         for node in self.order:
             self._barrier(node)
@@ -217,6 +219,8 @@ class Fusion:
             self._fill(node)
         elif node.op == "reduce":
             self._put(Target(node, self.place(node)))
+        elif node in self.cut:
+            self._kept(node)
 
     def _fill(self, join: Node) -> None:
         place, ready = self.place(join), 0
@@ -447,7 +451,7 @@ class Fusion:
             loop = self.home.get(leaf)
             on_the_way = loop is not None and (
                 (not loop.split and self._local(leaf, steps))
-                or (leaf.op == "map" and all(map(_spreads, steps)))
+                or (leaf.op == "map" and leaf not in self.cut and all(map(_spreads, steps)))
             )
             first = loop.number if loop is not None and on_the_way else self.ready[leaf]
             level = max(level, first)
@@ -629,6 +633,8 @@ class Fusion:
         """
         if self.home[node] is not loop:
             return self.home[node].number > loop.number
+        if node in self.cut:
+            raise _Unfit
         spread = all(_spreads(step) for step in steps)
         if not same_entries(steps) and not (spread and node.size < math.prod(loop.space)):
             raise _Unfit  # of other entries: those are not there yet
@@ -670,6 +676,26 @@ class Expression:
     value: Any = None
     place: Place | None = None
     node: Node | None = None
+
+
+def _cut(order: Sequence[Node]) -> set[Node]:
+    """Maps that lie in memory so that no more than DEEPEST are done one upon the other.
+
+    A mean over a window of a thousand is a chain of a thousand additions.
+    """
+    depth: dict[Node, int] = {}
+    found: set[Node] = set()
+    for node in order:
+        if node.op == "view":
+            depth[node] = depth[node.args[0]]
+        elif node.op == "map":
+            depth[node] = 1 + max(depth[arg] for arg in node.args)
+            if depth[node] >= DEEPEST:
+                found.add(node)
+                depth[node] = 0
+        else:
+            depth[node] = 0
+    return found
 
 
 def _same_place(made: Place, wanted: Place) -> bool:

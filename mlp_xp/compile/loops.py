@@ -88,6 +88,7 @@ class _Scope:
 
     lines: list[str] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)
+    values: dict[int, str] = field(default_factory=dict)  # the same, by expression
 
 
 def kernel(fusion: Fusion, loop: Loop) -> Kernel:
@@ -108,6 +109,7 @@ class _Text:
         self.constants: dict[tuple[str, str], str] = {}
         self.beside: dict[int, str] = {}  # values of a column, computed once for all its rows
         self.ones: int | None = None  # how many entries are 1 of what is 1 and then 0
+        self.masks: dict[int, int] = {}
         self.half = ""  # that array's entries, in the part of the loop that is written
         self.sums = {id(node): i for i, node in enumerate(loop.sums)}
         self._levels()
@@ -292,6 +294,13 @@ class _Text:
         return f"{pointer}[{at}]" if stride == 1 else f"{pointer}[{at} * {access.name}_n]"
 
     def mask(self, expression: Expression) -> int:
+        """What a value changes along."""
+        found = self.masks.get(id(expression))
+        if found is None:
+            found = self.masks[id(expression)] = self._mask(expression)
+        return found
+
+    def _mask(self, expression: Expression) -> int:
         if expression.op == "read":
             access = self.accesses.get(self.keys[id(expression)])
             if access is None:  # ones, and then zeros
@@ -308,6 +317,10 @@ class _Text:
         """The name of an expression's value, computed as far out as it can be."""
         if id(expression) in self.beside:
             return self.beside[id(expression)]
+        scopes = [known for known in (self.top, self.outer, row, inner) if known is not None]
+        for known in scopes:
+            if id(expression) in known.values:
+                return known.values[id(expression)]
         if expression.op == "number":
             return self._number(expression)
         if expression.op == "sum":
@@ -333,8 +346,8 @@ class _Text:
                 if simpler is not None:
                     return simpler
             text = _formula(expression, args)
-        for known in (self.top, self.outer, row, inner):
-            if known is not None and text in known.names:
+        for known in scopes:
+            if text in known.names:
                 return known.names[text]
         name = f"v{self.count}"
         self.count += 1
@@ -342,7 +355,7 @@ class _Text:
         if expression.dtype in ("bool", "uint16", "int32"):
             kind = "bool" if expression.dtype == "bool" else "int"
         scope.lines.append(f"const {kind} {name} = {text};")
-        scope.names[text] = name
+        scope.names[text] = scope.values[id(expression)] = name
         return name
 
     def _number(self, expression: Expression) -> str:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..fast.c_source import MOST_PARTS
 from ..fast.calls import Calls, Table, address, parts_of
+from ..fast.tracing import Untraceable
 from . import loops
 from .fuse import Call, Fusion, Item, Loop, Place, Product
 from .graph import Node
@@ -374,19 +375,30 @@ MOST_PLANS = 32  # that are remembered, each with the constants of its network
 def planned(key: Any, make: Callable[[], T]) -> T:
     """The plan of a key, or what holds one, made at the first time.
 
-    A key with something in it that has no hash is not remembered.
+    key  None, or a key with something in it that has no hash, is not remembered
+
+    A fault of the compiler is `Untraceable` too: a warning, and slower, instead of the end of a
+    training.
     """
     try:
-        with _LOCK:
-            found: T | None = _PLANS.get(key)
-            if found is not None:
-                _PLANS.move_to_end(key)
-                return found
-    except TypeError:  # something in it has no hash
-        return make()
-    found = make()
+        hash(key)
+    except TypeError:
+        key = None
     with _LOCK:
-        _PLANS[key] = found
-        if len(_PLANS) > MOST_PLANS:
-            _PLANS.popitem(last=False)
+        found: T | None = _PLANS.get(key)
+        if found is not None:
+            _PLANS.move_to_end(key)
+            return found
+    try:
+        found = make()
+    except Untraceable:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__} {error}".strip()
+        raise Untraceable(f"the compiler failed ({what}): please tell its authors") from error
+    if key is not None:
+        with _LOCK:
+            _PLANS[key] = found
+            if len(_PLANS) > MOST_PLANS:
+                _PLANS.popitem(last=False)
     return found
