@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ..fast.tracing import QUESTIONS, Untraceable
+from ..fast.tracing import QUESTIONS, Untraceable, give_operators
 from .layout import Layout, Shape, Step, applied, normal, packed
 
 REAL = ("float32", "float64")
@@ -99,37 +99,12 @@ class Node:
     mT = T
 
 
-def _install_operators() -> None:
-    names = {
-        "add": "add",
-        "sub": "subtract",
-        "mul": "multiply",
-        "truediv": "divide",
-        "pow": "pow",
-        "gt": "greater",
-        "ge": "greater_equal",
-        "lt": "less",
-        "le": "less_equal",
-        "eq": "equal",
-        "ne": "not_equal",
-        "and": "logical_and",
-        "or": "logical_or",
-    }
-
-    def method(name: str, swapped: bool) -> Callable[[Node, Any], Node]:
-        def apply(self: Node, other: Any) -> Node:
-            return self.graph.map(name, *((other, self) if swapped else (self, other)))
-
-        return apply
-
-    for short, name in names.items():
-        setattr(Node, f"__{short}__", method(name, False))
-        if name not in QUESTIONS or short in ("and", "or"):
-            setattr(Node, f"__r{short}__", method(name, True))
-    Node.__hash__ = object.__hash__  # type: ignore[method-assign]
+def _operation(name: str, left: Any, right: Any) -> Node:
+    return (left if isinstance(left, Node) else right).graph.map(name, left, right)
 
 
-_install_operators()
+give_operators(Node, _operation)
+Node.__hash__ = object.__hash__  # type: ignore[method-assign]  # `==` is an operation
 
 
 class Graph:

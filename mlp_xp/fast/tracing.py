@@ -175,36 +175,30 @@ def _value(argument: Any) -> Value:
     raise Untraceable(f"a formula takes a {type(argument).__name__} beside its arrays")
 
 
-def _install_operators() -> None:
-    binary = {
-        "add": "add",
-        "sub": "subtract",
-        "mul": "multiply",
-        "truediv": "divide",
-        "pow": "pow",
-        "gt": "greater",
-        "ge": "greater_equal",
-        "lt": "less",
-        "le": "less_equal",
-        "eq": "equal",
-        "ne": "not_equal",
-        "and": "logical_and",
-        "or": "logical_or",
-    }
+# Python's operators and what they are in the array API
+OPERATORS = {
+    **{"add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "pow"},
+    **{"gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal"},
+    **{"eq": "equal", "ne": "not_equal", "and": "logical_and", "or": "logical_or"},
+}
 
-    def method(name: str, swapped: bool) -> Callable[[Value, Any], Value]:
-        def apply(self: Value, other: Any) -> Value:
-            return _operation(name, *((other, self) if swapped else (self, other)))
+
+def give_operators(kind: type, operation: Callable[..., Any]) -> None:
+    """Let objects of a class be computed with: operation(name, left, right)."""
+
+    def method(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
+        def apply(self: Any, other: Any) -> Any:
+            return operation(name, *((other, self) if swapped else (self, other)))
 
         return apply
 
-    for short, name in binary.items():
-        setattr(Value, f"__{short}__", method(name, False))
-        if name not in QUESTIONS:
-            setattr(Value, f"__r{short}__", method(name, True))
+    for short, name in OPERATORS.items():
+        setattr(kind, f"__{short}__", method(name, False))
+        if name not in QUESTIONS or short in ("and", "or"):
+            setattr(kind, f"__r{short}__", method(name, True))
 
 
-_install_operators()
+give_operators(Value, _operation)
 
 
 class Tracer:
