@@ -54,6 +54,12 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
         return _padded(est, X, layout, reset, like)
     array = X if isinstance(X, np.ndarray) else np.asarray(X) if _nested(X) else X
     ndim = getattr(array, "ndim", 2)
+    if layout == "features" and ndim > 2:
+        others = ", ".join(repr(name) for name in LAYOUTS if name != "features")
+        raise ValueError(
+            f"Found array with dim {ndim}, but layout is 'features': expected (n_examples, "
+            f"n_features). Say how each example lies: layout={others}."
+        )
     if layout == "features" or (ndim == 2 and layout != "tokens" and est.shape is not None):
         table = validate_data(
             est, X, dtype=(np.float64, np.float32), reset=reset, ensure_min_samples=1

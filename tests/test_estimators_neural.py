@@ -311,3 +311,8 @@ def test_examples_of_another_kind_are_refused() -> None:
         est.fit(X, y, validation_data=0.5)
     with pytest.raises(ValueError, match="only one class"):
         est.fit(X, ["up"] * len(X))
+
+
+def test_images_without_a_layout_are_told_of_layouts() -> None:
+    with pytest.raises(ValueError, match=r"dim 3, but layout is 'features'.*'channels_last'"):
+        NeuralClassifier("conv:4x3").fit(np.zeros((6, 8, 8)), [0, 1, 2] * 2)
