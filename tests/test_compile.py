@@ -28,7 +28,18 @@ from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
 from mlp_xp.fast.tracing import Untraceable
 from mlp_xp.kernels import SPEC
-from mlp_xp.layers import GRU, Activation, AvgPool, BatchNorm, Conv2d, Dense, Flatten, MaxPool
+from mlp_xp.layers import (
+    GRU,
+    LSTM,
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Flatten,
+    Last,
+    MaxPool,
+)
 from mlp_xp.layers.base import Parameter, Pass, Plain
 from mlp_xp.training import Data, Score, batch, evaluate, scores_of, train_step
 from mlp_xp.types import State
@@ -602,3 +613,22 @@ def test_a_fault_of_the_compiler_is_a_warning_and_no_end(monkeypatch: pytest.Mon
     plain = MLP((5, 4, 3), seed=1, device=find_device("cpu")._replace(stepper=None))
     plain.fit(X, Y, epochs=2, layout="rows", progress=False)
     np.testing.assert_array_equal(model._run.state.theta, plain._run.state.theta)
+
+
+@pytest.mark.parametrize("kind", [GRU(3, returns="all"), LSTM(3)])
+def test_states_of_many_steps_are_compiled(kind: Any, target: Any) -> None:
+    model = Sequential(
+        (2, 60), [kind, *([Last()] if kind.returns == "all" else []), Dense(3)], seed=0
+    )
+    rng = np.random.default_rng(0)
+    data = Data(rng.normal(size=(8, 120)).astype("float32"), rng.integers(0, 3, 8), None)
+    step = CompiledStep(model._recipe, model.device, data, target)
+    start = model._run.state
+    found = step(State(np.copy(start.theta), *_copied(start)), np.arange(8), None, 0.1)
+    assert step.compiles
+    (made,) = step.programs.values()
+    assert made.program.fusion.cut  # so that it is a test
+    given = batch(model._recipe, np, data, np.arange(8))
+    expected = train_step(model._recipe, np, start, *given, None, 0.1)
+    np.testing.assert_allclose(found.loss, expected.loss, **tolerance("float32", 64))
+    np.testing.assert_allclose(found.moments[0], expected.moments[0], **tolerance("float32", 64))

@@ -338,7 +338,8 @@ class Fusion:
         if node.op == "reduce":
             loop.sums.append(node)
         loop.writes.append(target)
-        if node.op in ("map", "reduce") and target.place == self.places.get(node):
+        own = self.places.get(node)  # nodes are not compared by ==, which is an operation
+        if node.op in ("map", "reduce") and own is not None and _equal(own, target.place):
             self.home[node] = loop
             self.ready[node] = loop.number + 1
         reads, _ = self._reads(node)
@@ -696,6 +697,10 @@ def _cut(order: Sequence[Node]) -> set[Node]:
         else:
             depth[node] = 0
     return found
+
+
+def _equal(one: Place, other: Place) -> bool:
+    return one.owner is other.owner and one.layout == other.layout
 
 
 def _same_place(made: Place, wanted: Place) -> bool:

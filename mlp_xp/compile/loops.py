@@ -159,7 +159,6 @@ class _Text:
         for key, layout in reads.items():
             place = Place(key[0], layout)
             self.accesses[key] = self._access(place, key[0].kind, order(layout))
-        self.owners = {key[0] for key in reads}  # of what is read
         self.outputs: list[_Access] = []
         for target, layout in writes:
             key = (target.place.owner, layout.strides, layout.offset)
@@ -393,23 +392,15 @@ class _Text:
     def _flat(self) -> str:
         outer = bool(self.dims.outer) and math.prod(self.dims.outer) >= 8
         bounds = ("0", "n") if outer else ("FROM(n)", "UNTIL(n)")
-        copies, loops = list[str](), list[str]()
+        loops = list[str]()
         for half, begin, end in self._halves(*bounds):
             self.half, scope = half, _Scope()
-            ends = list[tuple[_Access, str]]()
-            for (_, expression), access in zip(self.targets, self.outputs, strict=True):
-                source = self._copied(expression, access)
-                if source is None:
-                    ends.append((access, self.write(expression, scope)))
-                    continue
-                to, start = self._pointer(access), self._pointer(source)
-                size = f"({end} - {begin}) * sizeof *{to}"
-                copies.append(f"memcpy({to} + {begin}, {start} + {begin}, {size});")
-            if ends:
-                lines = [*scope.lines, *(f"{self._entry(to)} = {name};" for to, name in ends)]
-                loops += _loop("i", begin, end, lines)
+            ends = [self.write(expression, scope) for _, expression in self.targets]
+            given = zip(self.outputs, ends, strict=True)
+            lines = [*scope.lines, *(f"{self._entry(to)} = {name};" for to, name in given)]
+            loops += _loop("i", begin, end, lines)
         places = self._places() if self.dims.outer else []
-        lines = [*places, *self.outer.lines, *copies, *loops]
+        lines = [*places, *self.outer.lines, *loops]
         return self._around(lines, "outer" if outer else "inner")
 
     def _halves(self, begin: str, end: str) -> list[tuple[str, str, str]]:
@@ -422,20 +413,6 @@ class _Text:
             f"ones > ({end}) ? ({end}) : ones;"
         ]
         return [(literal(1), begin, "middle"), (literal(0), "middle", end)]
-
-    def _copied(self, expression: Expression, to: _Access) -> _Access | None:
-        """What a target is a plain copy of, entry by entry; None where it is none.
-
-        Copies are made one after the other: what many arrays are written beside each other
-        takes up to nine times as long where they lie at multiples of 4 KiB.
-        """
-        while expression.op == "copy":
-            (expression,) = expression.args
-        if expression.op != "read":
-            return None
-        source = self.accesses[self.keys[id(expression)]]
-        apart = to.place.owner not in self.owners and source.dtype == to.dtype
-        return source if apart and source.inner == to.inner == 1 else None
 
     def _passes(self) -> list[tuple[list[int], list[int]]]:
         """For each pass over the axis: the sums it makes, and the targets it writes."""
