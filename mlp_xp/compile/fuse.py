@@ -410,10 +410,6 @@ class Fusion:
 
     # -- what a target is computed from
 
-    def inlined(self, node: Node) -> bool:
-        """Whether a map is computed where it is needed rather than read."""
-        return node.op == "map" and node not in self.home
-
     def _leaves(self, node: Node) -> Iterator[Node]:
         """What the maps of a node read: all that is no map, and maps that are kept."""
         seen: set[int] = set()
