@@ -38,7 +38,7 @@ class CudaKernel(NamedTuple):
     grid       blocks, and parts of a sum
     block      threads
     parts      in which the sums are left to be added up; 1 where they are whole
-    outputs    sums of each reduction
+    n          sums of each reduction, or entries
     """
 
     source: Source
@@ -46,7 +46,7 @@ class CudaKernel(NamedTuple):
     grid: tuple[int, int]
     block: tuple[int, int]
     parts: int
-    outputs: int
+    n: int
 
 
 def kernel(fusion: Fusion, loop: Loop) -> CudaKernel:

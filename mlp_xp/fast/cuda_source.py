@@ -34,7 +34,7 @@ from .cuda_layers import SPAN, Shape, layer_backward, layer_forward, layer_norm_
 from .cuda_loss import forecast, score, totals
 from .cuda_measure import NUMBERS, explained, measure, measured
 from .cuda_precision import as_bfloat16, rounding
-from .cuda_text import COLUMNS, EACH, ROWS, Source, source
+from .cuda_text import COLUMNS, EACH, ROWS, Source, joined, source
 from .cuda_tiles import TILES, WIDEST, Lies, Tile, multiply
 from .cuda_update import PIECE, Regularised, close, gradients, n_scalars, regularise, update
 from .tracing import elementwise, leaves, trace
@@ -284,6 +284,7 @@ __all__ = [
     "forecast",
     "gather",
     "gradients",
+    "joined",
     "layer_backward",
     "layer_forward",
     "layer_norm_backward",
