@@ -235,7 +235,9 @@ class _CudaText(LoopText):
                 lines.append("__syncthreads();")
             after = [(place, name) for place, (name, _) in zip(sums, names, strict=True)] + reduced
             if self.parts == 1:
-                stores = [f"  {self._entry(self.outputs[place])} = {name};" for place, name in after]
+                stores = [
+                    f"  {self._entry(self.outputs[place])} = {name};" for place, name in after
+                ]
             else:
                 room = self.argument("partial")
                 self.head.append(f"  T* const partial = (T*){room};")

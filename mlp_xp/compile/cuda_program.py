@@ -12,13 +12,15 @@ from typing import Any
 
 import cupy
 
-from ..fast.cublas import Cublas, Product as Multiplication
+from ..fast.cublas import Cublas
+from ..fast.cublas import Product as Multiplication
+from ..fast.cuda_text import Source
 from ..fast.launches import THREADS, Launch, blocks, compile_together
 from ..types import Array
 from . import cuda_loops
 from .fuse import Call, Item, Loop, Place, Product
 from .graph import Node
-from .layout import Layout, broadcast, indexed, packed, reshaped
+from .layout import Layout, broadcast, indexed, reshaped
 from .program import Plan, size_of
 
 
@@ -26,10 +28,10 @@ class CudaPlan(Plan):
     """A `Plan` whose loops are CUDA kernels."""
 
     aligned = 256
-    kernels: dict[int, CudaKernel]
+    kernels: dict[int, cuda_loops.CudaKernel]  # type: ignore[assignment]
 
     def _write(self) -> None:
-        self.kernels = {l.number: cuda_loops.kernel(self.fusion, l) for l in self._loops()}
+        self.kernels = {loop.number: cuda_loops.kernel(self.fusion, loop) for loop in self._loops()}
 
 
 class CudaProgram:
@@ -63,13 +65,17 @@ class CudaProgram:
                 self._emit(item)
         self.roots = [self.array(place) for place in self.fusion.roots]
 
-    def _sources(self) -> list[Any]:
+    def _sources(self) -> list[Source]:
+        """Every kernel, also what adds up the parts of sums."""
         found = []
-        for number, kernel in self.plan.kernels.items():
+        for loop in self.fusion.items:
+            kernel = self.plan.kernels.get(loop.number)
+            if kernel is None or not isinstance(loop, Loop):
+                continue
             found.append(kernel.source)
             if kernel.parts > 1:
-                loop = self.fusion.items[number]
-                found += [cuda_loops.finished(self.plan.dtype, n.param[0]) for n in loop.sums]
+                how = [node.param[0] for node in loop.sums]
+                found += [cuda_loops.finished(self.plan.dtype, name) for name in how]
         return found
 
     def run(self) -> None:
@@ -127,7 +133,10 @@ class CudaProgram:
             place = self.fusion.place(node)
             layout = reshaped(place.layout, (kernel.n,))
             assert layout is not None
-            out, room = self.array(Place(place.owner, layout)), partial[number * kernel.n * kernel.parts :]
+            out, room = (
+                self.array(Place(place.owner, layout)),
+                partial[number * kernel.n * kernel.parts :],
+            )
             source = cuda_loops.finished(self.plan.dtype, node.param[0])
             arguments = (out, room, kernel.n, kernel.parts, layout.strides[0])
             self.calls.append(Launch(source, (blocks(kernel.n, THREADS),), (THREADS,), *arguments))
@@ -154,8 +163,8 @@ class CudaProgram:
             return
         flat = [reshaped(x, (math.prod(lead), *x.shape[-2:])) for x in layouts]
         if all(layout is not None for layout in flat):
-            matrices = [_matrices(a, x) for a, x in zip(owners, flat, strict=True) if x is not None]
-            self.calls.append(Multiplication(self.cublas, *matrices, precision=self.precision))
+            A, B, C = [_matrices(a, x) for a, x in zip(owners, flat, strict=True) if x is not None]
+            self.calls.append(Multiplication(self.cublas, A, B, C, precision=self.precision))
             return
         for k in range(lead[0]):
             rest = [[("at", k), *(("all", n) for n in x.shape[1:])] for x in layouts]

@@ -133,7 +133,9 @@ class TracedProgram:
         for name, array in zip(made.changed, arrays, strict=True):
             if name in made.late:
                 to, size = given[name], array.size
-                launch = Launch(copied(self.dtype), (blocks(size, THREADS),), (THREADS,), to, array, size)
+                launch = Launch(
+                    copied(self.dtype), (blocks(size, THREADS),), (THREADS,), to, array, size
+                )
                 self.calls.append(launch)
         self.program = program
         return loss
