@@ -29,7 +29,8 @@ def program_of(formula: Any, arrays: list[np.ndarray], dtype: str = "float64") -
     """A formula as launches on arrays of the device."""
     import cupy
 
-    from mlp_xp.compile.cuda_program import CudaPlan, CudaProgram
+    from mlp_xp.compile.cuda_loops import CudaPlan
+    from mlp_xp.compile.cuda_program import CudaProgram
     from mlp_xp.fast.cublas import Cublas
 
     graph = Graph(dtype)

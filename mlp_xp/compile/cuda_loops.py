@@ -21,6 +21,7 @@ from ..fast.tracing import REDUCTIONS
 from .fuse import Fusion, Loop
 from .layout import reshaped
 from .loops import AXIS, CTYPES, Access, Argument, LoopText, Scope
+from .program import Plan
 
 THREADS = 256  # of a block
 WARP = 32
@@ -47,6 +48,25 @@ class CudaKernel(NamedTuple):
     block: tuple[int, int]
     parts: int
     n: int
+
+
+class CudaPlan(Plan):
+    """A `Plan` whose loops are CUDA kernels; it needs no device."""
+
+    aligned = 256
+    kernels: dict[int, CudaKernel]  # type: ignore[assignment]
+
+    def _write(self) -> None:
+        self.kernels = {loop.number: kernel(self.fusion, loop) for loop in self._loops()}
+
+    def sources(self) -> list[Source]:
+        """Every kernel, also what adds up the parts of sums."""
+        found = []
+        for loop in self._loops():
+            found.append(self.kernels[loop.number].source)
+            if self.kernels[loop.number].parts > 1:
+                found += [finished(self.dtype, node.param[0]) for node in loop.sums]
+        return found
 
 
 def kernel(fusion: Fusion, loop: Loop) -> CudaKernel:

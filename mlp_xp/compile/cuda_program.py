@@ -14,24 +14,14 @@ import cupy
 
 from ..fast.cublas import Cublas
 from ..fast.cublas import Product as Multiplication
-from ..fast.cuda_text import Source
 from ..fast.launches import THREADS, Launch, blocks, compile_together
 from ..types import Array
 from . import cuda_loops
+from .cuda_loops import CudaPlan
 from .fuse import Call, Item, Loop, Place, Product
 from .graph import Node
 from .layout import Layout, broadcast, indexed, reshaped
-from .program import Plan, size_of
-
-
-class CudaPlan(Plan):
-    """A `Plan` whose loops are CUDA kernels."""
-
-    aligned = 256
-    kernels: dict[int, cuda_loops.CudaKernel]  # type: ignore[assignment]
-
-    def _write(self) -> None:
-        self.kernels = {loop.number: cuda_loops.kernel(self.fusion, loop) for loop in self._loops()}
+from .program import size_of
 
 
 class CudaProgram:
@@ -57,26 +47,13 @@ class CudaProgram:
         self.calls: list[Callable[[], object]] = []
         self.replayable = True
         self._flat: dict[Node, Array] = {}
-        compile_together(self._sources())
+        compile_together(plan.sources())
         for place, number in plan.constants:
             self.array(place)[...] = number
         for item in self.fusion.items:
             if item.number not in plan.filled:
                 self._emit(item)
         self.roots = [self.array(place) for place in self.fusion.roots]
-
-    def _sources(self) -> list[Source]:
-        """Every kernel, also what adds up the parts of sums."""
-        found = []
-        for loop in self.fusion.items:
-            kernel = self.plan.kernels.get(loop.number)
-            if kernel is None or not isinstance(loop, Loop):
-                continue
-            found.append(kernel.source)
-            if kernel.parts > 1:
-                how = [node.param[0] for node in loop.sums]
-                found += [cuda_loops.finished(self.plan.dtype, name) for name in how]
-        return found
 
     def run(self) -> None:
         for call in self.calls:
@@ -190,4 +167,4 @@ def _matrices(flat: Array, layout: Layout) -> Array:
     return cupy.lib.stride_tricks.as_strided(flat[layout.offset :], layout.shape, strides)
 
 
-__all__ = ["CudaPlan", "CudaProgram"]
+__all__ = ["CudaProgram"]

@@ -19,7 +19,6 @@ import numpy as np
 
 from ..devices import Device
 from ..fast import cuda_source as cuda
-from ..fast.cuda_text import EACH, Source, source
 from ..fast.cupy import CupyStep
 from ..fast.graph import GraphStep
 from ..fast.launches import THREADS, Launch, blocks, warn
@@ -27,47 +26,10 @@ from ..fast.tracing import Untraceable
 from ..kernels import SPEC
 from ..training import Data, Recipe, batch, train_step
 from ..types import Array, State
-from .cuda_program import CudaPlan, CudaProgram
+from .cuda_loops import CudaPlan
+from .cuda_program import CudaProgram
 from .program import planned
 from .step import DTYPES, StepPlan, key_of, traced
-
-
-def take_batch(dtype: str, labelled: bool) -> Source:
-    """Targets and weights of the batch's examples, and the step's scalars, (n, networks)."""
-    kind = "I" if labelled else "T"
-    body = f"""
-  const I k = blockIdx.y, e = blockIdx.x * (I)blockDim.x + threadIdx.x;
-  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start;
-  const {kind}* const there = (const {kind}*)all_targets;
-  if (e < m * width)
-    (({kind}*)targets)[k * m * width + e] = there[order[e / width] * width + e % width];
-  if (all_weights && e < m) weights[k * m + e] = all_weights[order[e]];
-  const T* const table = (const T*)inbox->table + inbox->row * networks * n;
-  if (k == 0 && e < networks * n) scalars[e] = table[e % networks * n + e / networks];"""
-    parameters = (
-        "const Inbox* inbox, void* targets, const void* all_targets, I width, T* weights, "
-        "const T* all_weights, T* scalars, I n, I networks, I m"
-    )
-    return source("take_batch", dtype, parameters, body)
-
-
-def end_step(dtype: str) -> Source:
-    """The losses to their place; the inbox moves on. One block."""
-    body = """
-  T* const losses = (T*)inbox->losses + inbox->row * networks;
-  for (I k = threadIdx.x; k < networks; k += blockDim.x) losses[k] = loss[k];
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    inbox->start += m;
-    inbox->row += 1;
-    inbox->step += 1;
-  }"""
-    return source("end_step", dtype, "Inbox* inbox, const T* loss, I networks, I m", body)
-
-
-def copied(dtype: str) -> Source:
-    """Another array's entries."""
-    return source("copied", dtype, "T* to, const T* from, I size", EACH + "  to[i] = from[i];")
 
 
 class TracedProgram:
@@ -91,7 +53,7 @@ class TracedProgram:
             loss = cupy.empty(step.leading, self.dtype)
             self.calls.append(lambda: self._specified(loss))
         arguments = (step.inbox, loss, self.K, m)
-        self.calls.append(Launch(end_step(self.dtype), (1,), (THREADS,), *arguments))
+        self.calls.append(Launch(cuda.end_step(self.dtype), (1,), (THREADS,), *arguments))
 
     @staticmethod
     def prepare(step: CupyStep) -> None:
@@ -134,7 +96,7 @@ class TracedProgram:
             if name in made.late:
                 to, size = given[name], array.size
                 launch = Launch(
-                    copied(self.dtype), (blocks(size, THREADS),), (THREADS,), to, array, size
+                    cuda.copied(self.dtype), (blocks(size, THREADS),), (THREADS,), to, array, size
                 )
                 self.calls.append(launch)
         self.program = program
@@ -163,7 +125,7 @@ class TracedProgram:
         arguments = (step.inbox, targets, data.targets, width, given.get("weights"), data.weights)
         arguments += (scalars, n, self.K, m)
         grid = (blocks(size, THREADS), networks)
-        take = take_batch(self.dtype, labelled)
+        take = cuda.take_batch(self.dtype, labelled)
         self.calls.append(Launch(take, grid, (THREADS,), *arguments))
         shape = (*step.leading, 1) if step.leading else ()
         names = [f"scalar{i}" for i in range(n)]
