@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter, OrderedDict
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from test_layer_kinds import ROWS, Row
 
 from conftest import tolerance
 from mlp_xp import MLP, Sequential
+from mlp_xp.compile import program
 from mlp_xp.compile.fuse import Fusion
 from mlp_xp.compile.graph import Graph
 from mlp_xp.compile.trace import trace
@@ -30,7 +32,7 @@ def program_of(formula: Any, arrays: list[np.ndarray], dtype: str = "float64") -
     """A formula as launches on arrays of the device."""
     import cupy
 
-    from mlp_xp.compile.cuda_loops import CudaPlan
+    from mlp_xp.compile.cuda_plan import CudaPlan
     from mlp_xp.compile.cuda_program import CudaProgram
     from mlp_xp.fast.cublas import Cublas
 
@@ -114,6 +116,65 @@ def test_a_function_that_is_only_called_is_cupys(cupy: Any) -> None:
     assert not program.replayable
 
 
+# -- products
+
+MATRICES = [
+    ((3, 5), (5, 7)),
+    ((64, 40), (40, 48)),
+    ((10, 128), (128, 100)),
+    ((2, 33, 20), (2, 20, 17)),
+    ((3, 1, 9), (3, 9, 50)),
+    ((2, 3, 4, 8), (8, 12)),
+    ((8, 1500), (1500, 6)),
+    ((1, 2100), (2100, 1)),
+]
+
+
+@pytest.fixture(params=["ours", "cuBLAS"])
+def whose(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who multiplies."""
+    from mlp_xp.fast import choice
+
+    if request.param == "cuBLAS":
+        monkeypatch.setattr(choice, "SMALL", 0.0)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("left", "right"), MATRICES, ids=str)
+def test_products_of_all_layouts_are_right(
+    cupy: Any, left: tuple[int, ...], right: tuple[int, ...], dtype: str, whose: str
+) -> None:
+    """Both ways round, of pieces of something, alone and with what comes after them."""
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=shape).astype(dtype) for shape in (left, right)]
+    arrays += [random.normal(size=(*left[:-1], right[-1])).astype(dtype)]
+
+    def formula(xp: Any, A: Any, B: Any, C: Any) -> list[Any]:
+        AB = xp.matmul(A, B)
+        H = xp.tanh(AB / 10 + C)  # takes the product in, which is kept too
+        turned = xp.matmul(xp.matrix_transpose(B), xp.matrix_transpose(A))
+        some = xp.matmul(A[..., 1:], B[..., 1:, :])
+        joined = xp.concat([xp.matmul(A, 2 * B), C], axis=-2)
+        alone = xp.abs(xp.matmul(H, xp.matrix_transpose(C))) + 1
+        return [AB, H, turned, some, joined, alone, xp.sum(H, axis=-1)]
+
+    program = assert_computed(formula, arrays, 4096, dtype)
+    names = {source.name for source in program.plan.sources()}
+    mine = {name for name in names if name.startswith("product")}
+    assert bool(mine) == (whose == "ours")
+    if mine:
+        assert "product_with" in mine
+
+
+def test_a_long_product_goes_in_parts(cupy: Any) -> None:
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=shape) for shape in ((4, 40_000), (40_000, 3))]
+    program = assert_computed(lambda xp, A, B: [xp.matmul(A, B)], arrays, 4096, "float64")
+    (kernel,) = program.plan.kernels.values()
+    assert kernel.parts > 1
+
+
 # -- steps
 
 
@@ -125,15 +186,22 @@ def traced(model: MLP | Sequential, data: Data) -> Any:
 
 
 @pytest.mark.parametrize("number", N_STEPS)
-def test_a_traced_step_equals_the_specification(cupy: Any, number: int) -> None:
+def test_a_traced_step_equals_the_specification(
+    cupy: Any, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlp_xp.fast import choice
+
     settings = paths.sample(number)
+    if number % 2:
+        monkeypatch.setattr(choice, "SMALL", 0.0)  # all products are cuBLAS's
+        monkeypatch.setattr(program, "_PLANS", OrderedDict())
     expected = paths.specified(*paths.build(settings))
     model, data, state = on_device.on_cuda(settings)
     with model.device.active():
         step = traced(model, data)
         found = on_device.walk(model, data, state, step)
     paths.assert_equal_paths(found, expected, settings)
-    assert all(program.replayable for program in step.programs.values())
+    assert all(made.replayable for made in step.programs.values())
 
 
 def test_the_sample_holds_every_value_of_every_choice() -> None:
@@ -197,15 +265,18 @@ def test_a_step_asks_nothing_but_launches(counting: Any) -> None:
             bits = model.device.draw_bits(model.seeds, (), state.step, model.network.n_dropped * 16)
             state = step(state, index[16 * number : 16 * number + 16], bits, 0.01)
     (program,) = step.programs.values()  # type: ignore[attr-defined]
-    kernels = dict(counted.kernels)
+    kernels = Counter[str]()
+    for name, n in counted.kernels.items():
+        kernels[name.rstrip("0123456789").rstrip("_")] += n
     for name in ("gather", "take_batch", "draw_bits", "end_step"):
         assert kernels.pop(name) == 1
-    loops = program.program.plan.kernels.values()
-    assert sum(kernels.values()) >= len(loops)
-    assert sum(counted.cublas.values()) == 5  # two layers' 3L - 1
+    # two layers' 3L - 1 products, of which the activation's loop takes in none: batch norm
+    assert kernels["product"] + kernels["product_with"] == 5
+    plan = program.program.plan
+    assert kernels == Counter(source.name for source in plan.sources())
+    assert counted.cublas == {}
     assert counted.waits == counted.memsets == counted.pool_misses == 0
     assert counted.copies == {}
-    assert not {name for name in kernels if "loop" not in name and "finish" not in name}
 
 
 def test_a_step_that_cannot_be_traced_is_the_specifications(cupy: Any) -> None:
