@@ -22,7 +22,7 @@ from mlp_xp.compile.graph import Graph
 from mlp_xp.compile.trace import trace
 from mlp_xp.devices import device as find_device
 from mlp_xp.layers import GRU, LSTM, Activation, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool
-from mlp_xp.training import Data, stepper
+from mlp_xp.training import Data, evaluate, scorer, stepper
 
 N_GRAPHS = 60
 N_STEPS = range(0, paths.N_SAMPLES, 3)
@@ -299,3 +299,56 @@ def test_a_step_that_cannot_be_traced_is_the_specifications(cupy: Any) -> None:
         assert name == "cpu" or any(w.category is KernelWarning for w in told)
         found.append(network.history["loss"])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-10)
+
+
+# -- scores and predictions
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("m", [2, 5, 300])
+def test_scores_of_any_layers_are_those_of_the_specification(
+    cupy: Any, name: str, m: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces, what is left in one of its own; with the weights of now."""
+    from mlp_xp.compile import cuda_scores
+
+    monkeypatch.setattr(cuda_scores, "WORTH", 0)
+    monkeypatch.setattr(cuda_scores, "PIECE", 128)
+    shape, layers = NETWORKS[name]
+    there = Sequential(shape, list(layers), device="cuda", dtype="float64", seed=[0, 1])
+    plain = there.device._replace(scorer=None)
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(m, *shape)), np.arange(m) % 4
+    rows = there.device.put(X.reshape(m, -1))
+    data = Data(rows, there.device.put(y))
+    for _ in range(2):
+        recipe, state = there._recipe, there._state()
+        expected = scorer(plain)(recipe, state, rows).get()
+        found = there.scores(X, layout="rows").get().swapaxes(-1, -2)
+        np.testing.assert_allclose(found, expected, **tolerance("float64", 256))
+        mine, theirs = there.evaluate(X, y, layout="rows"), evaluate(recipe, plain.xp, state, data)
+        for one, other in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(one, other.get(), **tolerance("float64", 256))
+        there.fit(X, y, epochs=1, layout="rows", progress=False)
+    own = there._scores_by.own  # type: ignore[union-attr]
+    assert len(own.programs) == (2 if m == 300 else 1)
+    assert all(forward.graph for forward in own.programs.values())
+
+
+@pytest.mark.parametrize("m", [1, 7])
+def test_a_predictor_of_any_layers_is_one_launch_after_a_copy(counting: Any, m: int) -> None:
+    shape, layers = NETWORKS["images"]
+    model = Sequential(shape, list(layers), device="cuda", dtype="float64", seed=0)
+    X = model.device.put(np.random.default_rng(0).normal(size=(64, m)))
+    expected = model.predict_proba(X, layout="columns")
+    predict = model.predictor(8)
+    np.testing.assert_allclose(predict(X).get(), expected.get(), **tolerance("float64", 64))
+    with counting.count() as counted, counting.forbid_synchronisation():
+        predict(X)
+    assert counted.graph_launches == 1
+    assert sum(counted.kernels.values()) <= 1
+    assert counted.pool_misses == counted.waits == 0
+    with pytest.raises(ValueError, match="X has 3 features, but expected 64"):
+        predict(X[:3])
+    with pytest.raises(ValueError, match="9 examples were given, but the predictor was made for"):
+        predict(model.device.put(np.zeros((64, 9))))
