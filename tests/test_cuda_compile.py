@@ -291,8 +291,11 @@ def test_a_step_that_cannot_be_traced_is_the_specifications(cupy: Any) -> None:
     X, y = random.normal(size=(30, 5)), random.integers(0, 3, 30)
     found = []
     for name in ("cpu", "cuda"):
+        where = find_device(name)
+        if name == "cpu":
+            where = where._replace(stepper=None)
         layers = [Dense(6), Activation(looking), Dropout(0.2), Dense(3)]
-        network = Sequential((5,), layers, device=name, dtype="float64", seed=0)
+        network = Sequential((5,), layers, device=where, dtype="float64", seed=0)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             network.fit(X, y, epochs=2, batch_size=8, layout="rows", progress=False)

@@ -20,6 +20,10 @@ from .layout import Layout, Step, broadcast, indexed, reshaped
 MOST_PARTS = 64
 ROOM = 1 << 20  # entries of all parts, at most
 FINISH = 3000  # clocks of the kernel that adds them up, about
+# Of more entries cuBLAS moves them faster, and so it does what should take longer than this: on
+# an H200 (32, 9) · (9, 86528) took 25 µs here and 8 there, (10, 128) · (128, 128) 2 and 51
+MOST_ENTRIES = 1 << 18
+MOST_CLOCKS = 16_000
 
 
 class Matrices(NamedTuple):
@@ -74,7 +78,8 @@ def _even(layouts: list[Layout], places: list[Place]) -> list[Matrices]:
 def tiling(product: Matrices, dtype: str, precision: str) -> Tiling | None:
     """The tile and the parts of a product that is a kernel of ours; None of cuBLAS's."""
     K, n, inner, columns = product.sizes
-    if not choice.ours(n, inner, columns, K) or min(n, inner, columns) == 0:
+    few = K * n * columns <= MOST_ENTRIES
+    if not few or not choice.ours(n, inner, columns, K) or min(n, inner, columns) == 0:
         return None
     best: tuple[float, Tiling] | None = None
     flat = reshaped(product.out.layout, (K * n * columns,)) is not None
@@ -90,6 +95,8 @@ def tiling(product: Matrices, dtype: str, precision: str) -> Tiling | None:
             best = clocks, Tiling(tile, parts, piece)
         parts *= 2
     assert best is not None
+    if best[0] > MOST_CLOCKS:
+        return None
     together = _together(product.left, inner, dtype, 1), _together(product.right, inner, dtype, 0)
     tile = best[1].tile._replace(together=together, digits=PRECISIONS[precision])
     return best[1]._replace(tile=tile)
