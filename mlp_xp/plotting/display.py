@@ -44,7 +44,8 @@ def model_of(model: Any) -> Model:
     exported = getattr(model, "_exported", None)
     if exported is None or isinstance(model, type):
         raise TypeError(
-            f"model is {model!r}, but expected an MLP, a Sequential or a fitted estimator of mlp_xp."
+            f"model is {model!r}, but expected an MLP, a Sequential or a fitted estimator of "
+            "mlp_xp."
         )
     found: Model = exported()[0]
     return found
@@ -73,6 +74,9 @@ class Display:
     def alt(self) -> str:
         """What the picture shows, in words: its text alternative."""
         raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.alt}>"
 
     def plot(self, ax: Any = None) -> Any:
         """Draw; each display says with which options."""

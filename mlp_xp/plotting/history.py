@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..model import Model
-from .display import BLUE, GREEN, VERMILLION, Display, ink, legend, model_of, plain
+from .display import BLUE, GREEN, VERMILLION, Display, legend, model_of, plain
 
 
 class Curve(NamedTuple):

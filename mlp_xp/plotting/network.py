@@ -19,7 +19,7 @@ COLOURS = {
     "convolution": VERMILLION,
     "recurrent": GREEN,
     "embedding": PURPLE,
-    "pooling": "#e69f00",
+    "pooling": "#b97a00",  # Okabe and Ito's orange, darker: it is to stand out from white
     "shape": "#8a8a8a",
     "other": "#8a8a8a",
 }

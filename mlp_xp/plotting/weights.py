@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from .. import checks
 from ..layers.base import Shape
 from ..layers.chain import Chain
 from ..layers.convolution import Conv2d
@@ -65,15 +66,14 @@ class WeightsDisplay(Display):
         network   which of several networks
         ax, most  as in `plot`
 
-        KeyError for a name that there is not, IndexError for a network.
+        ValueError for a name that there is not, IndexError for a network.
         """
         found = model_of(model)
         known = parameters(found, network)
         name = next(iter(known)) if name is None else name
-        if name not in known:
-            raise KeyError(f"name is {name!r}, but expected one of {', '.join(known)}.")
+        W = checks.choose("name", known, name)
         shape = shape_of(found, name) if shape is None else shape
-        return cls(known[name], name=name, shape=shape).plot(ax, most=most)
+        return cls(W, name=name, shape=shape).plot(ax, most=most)
 
     def plot(self, ax: Any = None, *, most: int = MOST) -> Self:
         """Draw on matplotlib axes.
@@ -118,10 +118,11 @@ class WeightsDisplay(Display):
         """Units in rows and columns, a line of NaN between them."""
         assert self.shape is not None
         channels, height, width = (1, *self.shape)[-3:]
-        units = self.W[:most].reshape(-1, channels, height, width)
-        units = units.transpose(0, 2, 1, 3).reshape(-1, height, channels * width)
-        larger = -(-LEAST // min(units.shape[1:]))  # so that lines are thin beside pixels
-        units = np.kron(units, np.ones((larger, larger)))
+        units: npt.NDArray[Any] = (
+            self.W[:most].reshape(-1, channels, height, width).transpose(0, 2, 1, 3)
+        )
+        larger = -(-LEAST // min(height, channels * width))  # so that lines are thin beside dots
+        units = np.kron(units.reshape(-1, height, channels * width), np.ones((larger, larger)))
         n, high, wide = units.shape
         square = max(1, round(math.sqrt(n * high / wide)))
         columns = min(range(square, 2 * square + 1), key=lambda c: (-n % c, c))
