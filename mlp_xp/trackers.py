@@ -12,7 +12,9 @@ ends the training, as of any callback.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -159,17 +161,39 @@ def mlflow_autolog(*, disable: bool = False, silent: bool = False, log_models: b
 
     A `fit` is logged to the active run, or to a run of its own, with the arguments of the model
     and of `fit`, the metrics of every epoch, and the final loss where a solver has no epochs. By
-    MLflow's own hooks for such integrations: an error of logging is a warning, and
-    `mlflow.autolog(disable=True)` is obeyed. A `partial_fit` is not logged.
+    MLflow's own hooks for such integrations; an error of logging is a warning, and the training
+    goes on. A `partial_fit` is not logged.
     """
     mlflow = library("mlflow", "mlflow")
     hooks = library("mlflow.utils.autologging_utils", "mlflow")
     from .estimators_base import BaseMLP
 
+    @contextmanager
+    def spared() -> Iterator[None]:
+        """Errors become warnings."""
+        try:
+            yield
+        except Exception as error:
+            if not hooks.get_autologging_config(NAME, "silent", False):
+                warnings.warn(f"MLflow does not log all of this fit: {error}", stacklevel=3)
+
     def logged(original: Callable[..., Any], self: Any, *args: Any, **given: Any) -> Any:
         """`fit`, with a callback more."""
-        callback = MLflow()
-        mlflow.log_params(_flat({f"fit.{k}": v for k, v in given.items() if k in FIT}))
+        tracker = MLflow()
+        failed = True  # while an epoch is logged, and from its failure on
+
+        def callback(model: Any, epoch: Epoch) -> None:
+            nonlocal failed
+            if failed:
+                return
+            failed = True
+            with spared():
+                tracker(model, epoch)
+                failed = False
+
+        with spared():
+            mlflow.log_params(_flat({f"fit.{k}": v for k, v in given.items() if k in FIT}))
+            failed = False
         if isinstance(self, Model):
             found = original(self, *args, **{**given, "callbacks": _more(given, callback)})
         else:
@@ -179,11 +203,11 @@ def mlflow_autolog(*, disable: bool = False, silent: bool = False, log_models: b
                 found = original(self, *args, **given)
             finally:
                 self.callbacks = before
-            if self.solver == "lbfgs":
+        with spared(), tempfile.TemporaryDirectory() as folder:
+            if getattr(self, "solver", None) == "lbfgs":
                 mlflow.log_params(options(self))
                 mlflow.log_metric("loss", self.loss_)
-        if hooks.get_autologging_config(NAME, "log_models", True):
-            with tempfile.TemporaryDirectory() as folder:
+            if hooks.get_autologging_config(NAME, "log_models", True):
                 path = Path(folder) / "model.safetensors"
                 self.save(path)
                 mlflow.log_artifact(str(path))

@@ -179,6 +179,27 @@ def test_autologging_needs_no_word_in_the_program(mlflow: Any) -> None:
     assert len(mlflow.search_runs(output_format="list")) == n
 
 
+@MLFLOWS_OWN
+def test_a_fault_of_autologging_is_a_warning_and_the_training_goes_on(mlflow: Any) -> None:
+    def own(xp: Any, Z: Any) -> Any:
+        return xp.tanh(Z)
+
+    mlflow_autolog()
+    try:
+        with mlflow.start_run() as run:
+            MLP((4, 2)).fit(X, Y, **FIT)
+            with pytest.warns(UserWarning, match="Changing param values is not allowed"):
+                other = MLP((4, 3, 2)).fit(X, Y, **FIT)
+        assert other.epochs_trained == 2
+        assert len(metrics(mlflow, run, "loss")) == 2
+        pair = (own, lambda xp, Z: 1 - own(xp, Z) ** 2)
+        MLP((4, 3, 2), activation=pair).fit(X, Y, **FIT)  # a file cannot hold it
+        (last,) = mlflow.search_runs(max_results=1, output_format="list")
+        assert last.info.status == "FINISHED"
+    finally:
+        mlflow_autolog(disable=True)
+
+
 # -- Weights & Biases -----------------------------------------------------------------------
 
 

@@ -123,7 +123,7 @@ class Display:
         if len(axes) != columns:
             raise ValueError(f"ax holds {len(axes)} axes, but expected one for each of {columns}.")
         self.ax_ = axes[0] if columns == 1 else axes
-        self.figure_ = axes[0].figure
+        self.figure_ = axes[0].figure.figure  # of a subfigure, the whole
         return self.ax_
 
 
