@@ -180,6 +180,7 @@ def test_autologging_needs_no_word_in_the_program(mlflow: Any) -> None:
 
 
 @MLFLOWS_OWN
+@pytest.mark.filterwarnings("ignore:MLflow does not log all of this fit:UserWarning")
 def test_a_fault_of_autologging_is_a_warning_and_the_training_goes_on(mlflow: Any) -> None:
     def own(xp: Any, Z: Any) -> Any:
         return xp.tanh(Z)
