@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +27,7 @@ from mlp_xp.layers import (
     MaxPool,
     Residual,
 )
+from mlp_xp.layers.table import LAYERS
 from mlp_xp.model import Model
 from mlp_xp.plotting import (
     ConfusionDisplay,
@@ -37,7 +39,7 @@ from mlp_xp.plotting import (
 )
 from mlp_xp.plotting.display import BLUE, GREEN, PURPLE, SIGNED, VERMILLION, model_of
 from mlp_xp.plotting.network import COLOURS
-from mlp_xp.plotting.outline import Block, Box, boxes, in_words, outline
+from mlp_xp.plotting.outline import AFTER, FAMILIES, Block, Box, boxes, in_words, outline
 
 rng = np.random.default_rng(7)
 X, Y = rng.normal(size=(60, 16)), rng.integers(0, 3, 60)
@@ -273,6 +275,12 @@ def test_an_outline_counts_every_parameter_and_names_what_there_is(name: str) ->
     assert f"input {'×'.join(map(str, found.shape))}; " in in_words(found)
 
 
+def test_every_kind_of_layer_has_a_family_or_acts_after_one() -> None:
+    families = {kind for kinds in FAMILIES.values() for kind in kinds}
+    assert families | {*AFTER, Residual} == set(LAYERS.values())
+    assert {*FAMILIES, "other"} == set(COLOURS)
+
+
 def test_an_outline_tells_what_acts_after_a_layer_and_round_it() -> None:
     first = outline(ARCHITECTURES["dense"]).items[0]
     assert isinstance(first, Block)
@@ -483,6 +491,13 @@ def test_colours_stand_out_from_white_and_from_black(mpl: Any) -> None:
     assert luminance(zero) > 0.9
     assert max(luminance(below), luminance(above)) < 0.1
     assert above[2] > above[0]  # blue, as positive weights are elsewhere
+
+
+def test_displays_bring_no_library_before_they_draw() -> None:
+    code = "import sys, mlp_xp.plotting, mlp_xp.trackers as t; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    late = {"matplotlib", "sklearn", "tensorboard", "mlflow", "wandb"}
+    assert not late & set(done.stdout.split())
 
 
 @pytest.mark.parametrize("kind", MAKE)

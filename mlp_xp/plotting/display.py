@@ -83,10 +83,13 @@ class Display:
         raise NotImplementedError
 
     def save(self, path: str | os.PathLike[str], **options: Any) -> None:
-        """Write the picture, by matplotlib's `savefig`, in the format of the path's suffix.
+        """Write the picture by matplotlib's `savefig`, in the format of the path's suffix.
 
+        It is drawn before, if it is not yet.
         SVG, PNG and PDF carry the text alternative: as title, description, and subject.
         """
+        if not hasattr(self, "figure_"):
+            self.plot()
         keys = {"svg": "Title", "png": "Description", "pdf": "Subject"}
         form = str(options.get("format") or Path(path).suffix[1:]).lower()
         metadata = {keys[form]: self.alt} if form in keys else {}

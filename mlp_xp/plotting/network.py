@@ -26,6 +26,7 @@ COLOURS = {
 DASHED = (0, (4, 1.5))
 # Lengths of a drawing of layers, in units of its axes, of which one is so many inches:
 UNIT = 0.42
+HIGHEST, LEGIBLE = 8, 0.1  # inches of a column of units, and of letters, however many there are
 STEP, HIGH, LEAST = 1.45, 0.9, 3.0  # from box to box; a box's height, and its least width
 LANE, SUM = 0.55, 0.24  # from a box to its skip connection; the radius of a sum
 BESIDE = 0.75  # from a box to what is said at its side
@@ -163,48 +164,44 @@ class NetworkDisplay(Display):
 
     def _units(self, ax: Any, columns: Sequence[Column]) -> None:
         most = max(column.n for column in columns)
+        limit = _largest([column.W for column in columns])
+        filled = _largest([column.b for column in columns])
+        unit = min(UNIT, HIGHEST / most)
+        letter = max(WORD, LEGIBLE / unit)
         apart = max(2.4, 0.5 * most)  # of columns
-        named = [max((_width(name, WORD) for name in c.names), default=0.0) for c in columns]
-        below = [max(_width(line, WORD) for line in column.below) / 2 for column in columns]
+        named = [max((_width(name, letter) for name in c.names), default=0.0) for c in columns]
+        below = [max(_width(line, letter) for line in column.below) / 2 for column in columns]
         left = -max(0.6 + named[0], below[0]) - 0.3
         right = apart * (len(columns) - 1) + max(0.6 + named[-1], below[-1]) + 0.3
-        lines = 0.6 * max(len(column.below) for column in columns)
-        low = -most / 2 - lines - (1.0 if self.parameters else 0.4)
+        signs = self._signs(limit, filled)
+        wanted = sum(_width(label, letter) + 5 * letter for label, _ in signs)
+        across = len(signs) if wanted < right - left else 1
+        low = -most / 2 - 0.5 - 1.5 * letter * max(len(column.below) for column in columns)
+        low -= 1.6 * letter * len(signs) / max(1, across)
         high = most / 2 + 0.3
         if any(column.skip is not None for column in columns):
-            high += 0.1 * apart + 0.8
-        unit = min(UNIT, 9 / (high - low))
+            high += 0.1 * apart + 2 * letter
         ax = self._begin(ax, unit * (right - left), unit * (high - low), bare=True)
         size = _canvas(ax, left, right, low, high)
+        style = {"fontsize": letter * size, "color": ink(ax)}
         rows = [np.linspace((c.n - 1) / 2, -(c.n - 1) / 2, c.n) for c in columns]
-        weights = [np.abs(c.W).max(initial=0.0) for c in columns if c.W is not None]
-        limit = float(max(weights, default=0.0)) or 1.0
-        biases = [np.abs(c.b).max(initial=0.0) for c in columns if c.b is not None]
-        filled = float(max(biases, default=0.0)) or 1.0
         for i, (column, y) in enumerate(zip(columns, rows, strict=True)):
             x = apart * i
             if column.W is not None:
-                self._edges(ax, column.W / limit, (x - apart, x), (rows[i - 1], y), size)
-            self._circles(ax, x, y, column, filled)
+                self._edges(ax, column.W / (limit or 1.0), (x - apart, x), (rows[i - 1], y), size)
+            self._circles(ax, x, y, column, filled or 1.0)
             side, away = ("right", -0.45) if i == 0 else ("left", 0.45)
             for name, at in zip(column.names, y, strict=False):
-                ax.text(
-                    x + away, at, name, ha=side, va="center", fontsize=WORD * size, color=ink(ax)
-                )
-            ax.text(
-                x,
-                -most / 2 - 0.2,
-                "\n".join(column.below),
-                ha="center",
-                va="top",
-                fontsize=WORD * size,
-                color=ink(ax),
-                linespacing=1.35,
-            )
+                ax.text(x + away, at, name, ha=side, va="center", **style)
+            words = "\n".join(column.below)
+            ax.text(x, -most / 2 - 0.2, words, ha="center", va="top", linespacing=1.35, **style)
             if column.skip is not None:
                 top = max(rows[i - 1][0], y[0]) + 0.4
-                _over(ax, x - apart, x, top, column.skip, size)
-        self._signs(ax, limit, filled, size)
+                _over(ax, x - apart, x, top, column.skip, size, letter)
+        for label, how in signs:
+            ax.plot([], [], label=label, markeredgecolor=ink(ax), **how)
+        if signs:
+            legend(ax, loc="lower center", ncols=across, fontsize=letter * size, borderaxespad=0.1)
 
     def _edges(
         self,
@@ -249,14 +246,17 @@ class NetworkDisplay(Display):
                 Circle((x, at), 0.3, facecolor=(*mixed[:3], 1.0), edgecolor=ink(ax), zorder=2)
             )
 
-    def _signs(self, ax: Any, weights: float, biases: float, size: float) -> None:
-        if not self.parameters:
-            return
-        style: dict[str, Any] = {"markersize": 0.5 * size, "markeredgecolor": ink(ax)}
-        ax.plot([], [], color=BLUE, label=f"weight, up to {weights:.2g}")
-        ax.plot([], [], color=VERMILLION, linestyle=DASHED, label="negative")
-        ax.plot([], [], "o", color=BLUE, label=f"bias, up to {biases:.2g}", **style)
-        legend(ax, loc="lower center", ncols=3, fontsize=WORD * size, borderaxespad=0.1)
+    @staticmethod
+    def _signs(weights: float, biases: float) -> list[tuple[str, dict[str, Any]]]:
+        """What the legend says of numbers up to these sizes, and how."""
+        found: list[tuple[str, dict[str, Any]]] = []
+        if weights:
+            found.append((f"weight, up to {weights:.2g}", {"color": BLUE}))
+            found.append(("negative", {"color": VERMILLION, "linestyle": DASHED}))
+        if biases:
+            circle = {"color": BLUE, "marker": "o", "linestyle": "none"}
+            found.append((f"bias, up to {biases:.2g}", circle))
+        return found
 
     # -- layers
 
@@ -334,7 +334,14 @@ def _canvas(ax: Any, left: float, right: float, low: float, high: float) -> floa
     return float(72 * unit / ax.figure.dpi)
 
 
-def _over(ax: Any, left: float, right: float, top: float, text: str, size: float) -> None:
+def _largest(arrays: Sequence[npt.NDArray[Any] | None]) -> float:
+    """The largest size of a number in some arrays; 0 where there is none."""
+    return max((float(np.abs(A).max()) for A in arrays if A is not None), default=0.0)
+
+
+def _over(
+    ax: Any, left: float, right: float, top: float, text: str, size: float, letter: float
+) -> None:
     """A skip connection over two columns of units."""
     from matplotlib.patches import FancyArrowPatch
 
@@ -358,7 +365,7 @@ def _over(ax: Any, left: float, right: float, top: float, text: str, size: float
         word,
         ha="center",
         va="bottom",
-        fontsize=0.36 * size,
+        fontsize=0.9 * letter * size,
         color=ink(ax),
     )
 
