@@ -179,11 +179,13 @@ def train(
     validation: Data | None = None,
     model: Any = None,
     keeper: Any = None,
+    ranks: Any = None,
 ) -> None:
     """Train `run` by `plan`; everything reached is in `run`, also after an exception.
 
     model   what callbacks get as their first argument
     keeper  a `checkpoints.ModelKeeper` of this training, or None
+    ranks   the `ranks.Ranks` that share its batches, or None; callbacks are called on rank 0
     """
     rates = Rates(recipe.optimizer.rate, plan, -(-data.m // plan.batch_size))
     best = None
@@ -193,8 +195,11 @@ def train(
     run.state = copied(device, run.state)  # steps may write over what they are given
     last = run.epoch + plan.epochs
     over = keeper is not None and keeper.restore(run, rates, best)
+    if ranks is not None:
+        over = ranks.begin(device, run, rates, best, over)
     done = run.epoch + plan.epochs - last
-    step, scores = stepper(recipe, device, data), scorer(device)
+    scores = scorer(device)
+    step = (stepper if ranks is None else ranks.stepper)(recipe, device, data)
     began = time.perf_counter() - (run.history["seconds"][-1] if done else 0.0)
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
@@ -256,7 +261,8 @@ def train(
             monitored = np.reshape(loss if found is None else np.asarray(found.loss), (-1,))
             rates.observe(monitored)
             stops = [bool(callback(model, result)) for callback in plan.callbacks]
-            if (best is not None and best.observe(monitored, run.state)) or any(stops):
+            stopped = any(stops) if ranks is None else ranks.first(any(stops))
+            if (best is not None and best.observe(monitored, run.state)) or stopped:
                 over = True
                 break
     if keeper is not None:
