@@ -395,9 +395,7 @@ def backward(
     return gradients[::-1], deltas[::-1]
 
 
-def batch_statistics(
-    network: Network, xp: Namespace, memories: Sequence[Memory], m: Any
-) -> Array:
+def batch_statistics(network: Network, xp: Namespace, memories: Sequence[Memory], m: Any) -> Array:
     """Means and unbiased variances of the batch of m, flat like `State.running`."""
     parts = []
     for memory in memories[:-1]:

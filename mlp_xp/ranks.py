@@ -46,7 +46,7 @@ from .training import Recipe, Step, stepper
 from .types import Array, Namespace, State
 
 SMALL = 1 << 14  # bytes up to which an array goes whole to every rank
-PATIENCE = 5.0  # seconds that an error waits for the same on all ranks, before it ends them
+PATIENCE = 3.0  # seconds that an error waits for the same on all ranks, before it ends them
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS")  # of Open MPI, MPICH, Intel MPI
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -90,17 +90,19 @@ class Ranks:
         Of the same libraries, too: weights that were rounded otherwise would drift apart.
         """
         from . import __version__
+        from .checkpoints import short
 
         own = {"mlp_xp": __version__, **circumstances(device), **recipe}
         told = {name: str(value) for name, value in own.items()}
         others = self.comm.allgather(told)
         for rank, other in enumerate(others):
-            names = [name for name in {**others[0], **other} if others[0].get(name) != other.get(name)]
-            if names:
-                what = "; ".join(
-                    f"{name} is {others[0].get(name)} on rank 0, but {other.get(name)} on rank {rank}"
-                    for name in names
-                )
+            what = "; ".join(
+                f"{name} is {short(others[0].get(name))} on rank 0, but {short(other.get(name))} "
+                f"on rank {rank}"
+                for name in {**others[0], **other}
+                if others[0].get(name) != other.get(name)
+            )
+            if what:
                 raise RanksDiffer(
                     f"The ranks were given different trainings: {what}. Expected the same call "
                     "with the same data, seed and libraries on every rank."
@@ -142,17 +144,17 @@ class Ranks:
     # -- errors ----------------------------------------------------------------
 
     @contextmanager
-    def together(self, brief: bool = False) -> Iterator[None]:
+    def together(self, said: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
         """An error inside that not all ranks have ends all of them, naming the rank.
 
-        brief  whether an `Exception` is said in one line, without where it came from
+        said  errors whose words are enough, without where they came from
         """
         self.depth += 1
         try:
             yield
         except BaseException as error:
             if self.depth == 1 and not self._met():
-                self._abort(error, brief)
+                self._abort(error, traced=not isinstance(error, said))
             raise
         finally:
             self.depth -= 1
@@ -166,17 +168,13 @@ class Ranks:
             time.sleep(0.01)
         return True
 
-    def _abort(self, error: BaseException, brief: bool) -> NoReturn:
+    def _abort(self, error: BaseException, traced: bool) -> NoReturn:
         out = sys.__stderr__
         if out is not None:
-            if not (brief and isinstance(error, Exception)):
+            if traced:
                 traceback.print_exception(error, file=out)
-            said = str(error) or type(error).__name__
-            print(
-                f"mlp_xp: rank {self.rank} of {self.size} failed, which ends all of them: {said}",
-                file=out,
-                flush=True,
-            )
+            who, why = f"rank {self.rank} of {self.size}", str(error) or type(error).__name__
+            print(f"mlp_xp: {who} failed, which ends all: {why}", file=out, flush=True)
         self.comm.Abort(1)
         raise AssertionError("MPI_Abort returned")
 

@@ -61,6 +61,8 @@ from .train_options import (
 DEFAULT_SCHEDULE = "one_cycle"
 SHORT = 10  # classes whose scores are said one by one
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
+# errors whose words are enough
+SAID = (Halt, ImportError, ValueError, OSError, MemoryError, TrainingDiverged, KeyboardInterrupt)
 OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # not of MLP
 
 
@@ -75,7 +77,7 @@ def train(args: Arguments) -> dict[str, Any]:
         return _train(args)
     everyone = ranks.world()
     everyone.silence()
-    with everyone.together(brief=True):
+    with everyone.together(SAID):
         return _train(args)
 
 
