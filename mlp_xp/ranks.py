@@ -109,7 +109,7 @@ class Ranks:
                 )
 
     def begin(self, device: Device, run: Run, rates: Rates, best: Best | None, over: bool) -> bool:
-        """Bring every rank to where rank 0 begins, perhaps from a checkpoint; whether it is over."""
+        """Bring every rank to where rank 0 begins, perhaps from a checkpoint; whether over."""
         kept = None if best is None else (best.loss, best.waited, best.stopped)
         states = [run.state, *([] if best is None else [best.state])]
         host = [moved(state, device.get)._replace(loss=None) for state in states]
@@ -186,7 +186,7 @@ class Ranks:
 
 def _in_order(parts: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """parts[0] + parts[1] + …, one after the other."""
-    found = parts[0].copy()
+    found: npt.NDArray[Any] = parts[0].copy()
     for part in parts[1:]:
         found += part
     return found

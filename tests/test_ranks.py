@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import need
-from ranks_program import CASES, trained
 
+from conftest import need
 from mlp_xp import MLP, ranks
 from mlp_xp.compile.graph import Graph, live
 from mlp_xp.compile.trace import trace
 from mlp_xp.devices import device
+from ranks_program import CASES, trained
 
 PROGRAM = str(Path(__file__).with_name("ranks_program.py"))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..kernels import EPSILON, Kernels, unbiased
 from ..types import Array, Namespace, Normalised
