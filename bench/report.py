@@ -101,10 +101,10 @@ def headline(runs: Sequence[stored.Results]) -> str:
         found = stored.groups(results)
         if found:
             verb = VERBS.get(found[0].kind, "runs")
-            if any(group.dtype != found[0].dtype for group in found):
-                verb += f" in {found[0].dtype}"
+            less = any(group.dtype != found[0].dtype for group in found)
             than = "" if parts else " as fast as the fastest other library"
             how = f"{found[0].ratio:.2f} times{than} on {results['name']}"
+            how += f" in {found[0].dtype}" * less
             parts.setdefault(verb, []).append(how)
     if not parts:
         where = " and ".join(results["name"] for results in runs)
@@ -118,7 +118,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _verdict(results: stored.Results) -> str:
-    """What the sentence is of, in how many cases we are ahead, and what of the aims was met."""
+    """In how many cases we are ahead, and how many of the aims were met."""
     found = [
         one for group in stored.groups(results) for one in group.found if group.kind != "kernels"
     ]
@@ -134,15 +134,20 @@ def _verdict(results: stored.Results) -> str:
         said.append(f'<b class="good">✓ {met} of {len(aims)} aims met</b>')
         if missed:
             said.append(f'<b class="bad">✗ {missed} missed</b>')
-    first = stored.groups(results)[:1]
-    if first and len(first[0].found) > 1:
-        peers = sorted({row["contestant"] for row in stored.timed(results)})
-        others = [name for name in peers if not name.startswith(stored.OURS)]
-        said.append(
-            f'<span class="quiet">Geometric mean of {len(first[0].found)} {first[0].name}, each '
-            f"against the fastest of {escaped(listed(others))}.</span>"
-        )
     return f'<p class="verdict">{escaped(results["name"])}: {" ".join(said)}</p>' if said else ""
+
+
+def _meant(results: stored.Results) -> str:
+    """What the ratio of the sentence is."""
+    first = stored.groups(results)[:1]
+    if not first:
+        return ""
+    names = sorted({row["contestant"] for row in stored.timed(results)})
+    others = listed([name for name in names if not name.startswith(stored.OURS)])
+    many = len(first[0].found)
+    what = f"the geometric mean of {many} cases" if many > 1 else "one case"
+    told = f"{results['name']}, {first[0].name}: {what}, each against the fastest of {others}."
+    return f'<p class="quiet">{escaped(told)}</p>'
 
 
 def _first(runs: Sequence[stored.Results]) -> str:
@@ -238,6 +243,8 @@ def _environment(results: stored.Results) -> str:
     found |= found.pop("packages")
     for name, rates in results["ceilings"].items():
         found[name] = f"{rates['gemm'] / 1e9:,.0f} GFLOP/s, copying {rates['copy'] / 1e9:,.1f} GB/s"
+    if not results["ceilings"]:
+        found["ceilings"] = "none were measured, and so there is no roofline"
     return _pairs(found.items())
 
 
@@ -266,6 +273,7 @@ def _body(runs: Sequence[stored.Results], found: dict[str, list[drawn.Chart]]) -
         _first(runs),
         *map(_verdict, runs),
         f'<div class="charts first">{first}</div>',
+        *map(_meant, runs),
         each("In numbers", lambda r: overview(f"Summary of {r['name']}", GROUPS, stored.groups(r))),
         each(
             "Case by case: aims met and missed",
