@@ -28,10 +28,11 @@ GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
 WIDE = 256  # columns from which on short lines could be filled up to more than memory holds
 SAMPLE = 1 << 16  # characters that show how numbers are written
 DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
-MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", b"FEA1": "feather"}
+MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather"}
 STRANGE = {
     b"PK\x03\x04": "a zip file or a spreadsheet: save the sheet as .csv",
     b"\xd0\xcf\x11\xe0": "a spreadsheet: save the sheet as .csv",
+    b"FEA1": "Feather of version 1, which no reader checks: write it again by pandas or pyarrow",
     b"\x93NUMPY": "a .npy file under another name: rename it",
     b"<!": "a web page: fetch the file itself",
     b"<html": "a web page: fetch the file itself",
