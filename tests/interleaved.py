@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.testing import assert_allclose  # now: a child may find an import's lock taken
 
 from mlp_xp import MLP
 from mlp_xp.guard import ModelBusy
@@ -47,7 +48,7 @@ def _fit(model: MLP, epochs: int = 4) -> MLP:
 
 
 def _equal(found: Any, expected: Any) -> None:
-    np.testing.assert_allclose(np.asarray(found), expected, **CLOSE)
+    assert_allclose(np.asarray(found), expected, **CLOSE)
 
 
 class Known:
@@ -87,7 +88,7 @@ def asks_the_shared(known: Known, _: randoms.Random) -> None:
         except ModelBusy:
             continue
         assert np.isfinite(found).all()
-        np.testing.assert_allclose(found.sum(axis=0), 1, rtol=1e-4)
+        assert_allclose(found.sum(axis=0), 1, rtol=1e-4)
 
 
 def predicts(known: Known, random: randoms.Random) -> None:

@@ -34,8 +34,7 @@ def test_whatever_threads_and_forks_do_at_once_they_end_as_alone(
             timeout=600,
         )
         lines = done.stdout.decode().splitlines()
-        wrong += [line for line in lines if not line.endswith((" fine", "ends"))]
-        if done.returncode or lines[-1:] != ["ends"]:
-            said = done.stderr.decode()[-4000:]
-            wrong.append(f"after {len(lines)} of {first} …: code {done.returncode}: {said}")
+        bad = [line for line in lines if not line.endswith((" fine", "ends"))]
+        if bad or done.returncode or lines[-1:] != ["ends"]:
+            wrong += [*bad, f"{first} …: code {done.returncode}: {done.stderr.decode()[-4000:]}"]
     assert not wrong, "\n".join(wrong)
