@@ -26,8 +26,7 @@ tests=(tests/test_fast_paths.py tests/test_native.py tests/test_predictor.py tes
        --deselect tests/test_guard.py::test_forks_during_a_training_do_not_stop_it)
 threads=(tests/test_native.py tests/test_guard.py
          --deselect tests/test_guard.py::test_forks_during_a_training_do_not_stop_it
-         -k "threads or networks or forked or lie_otherwise or fits_that or product_of
-             or whole_or_refused or may_train")
+         -k "threads or networks or forked or lie_otherwise or fits_that or product_of or may_train")
 
 # Python itself and its libraries are not instrumented: the sanitizer is loaded before them, and
 # Python takes memory from it. Leaks are the interpreter's, at its exit. Without ASLR, with which
@@ -73,8 +72,10 @@ case $which in all | address | thread) ;; *)
     exit 2
 esac
 if [ "$which" != thread ]; then
-    sanitize address,undefined "$(of asan) $(of ubsan)" "${@:-${tests[@]}}"
+    if [ $# -gt 0 ]; then chosen=("$@"); else chosen=("${tests[@]}"); fi
+    sanitize address,undefined "$(of asan) $(of ubsan)" "${chosen[@]}"
 fi
 if [ "$which" != address ]; then
-    sanitize thread "$(of tsan)" "${@:-${threads[@]}}"
+    if [ $# -gt 0 ]; then chosen=("$@"); else chosen=("${threads[@]}"); fi
+    sanitize thread "$(of tsan)" "${chosen[@]}"
 fi

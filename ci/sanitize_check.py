@@ -1,6 +1,6 @@
 """Whether a sanitizer is at work: a library with one fault of its kind must end this process.
 
-    python ci/sanitize_check.py address|undefined|thread
+python ci/sanitize_check.py address|undefined|thread
 """
 
 import ctypes

@@ -81,7 +81,7 @@ def unmasked(argument: str, value: Any) -> None:
     """Raise TypeError for a masked array, what lies under whose mask would be taken for numbers."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(
-            f"{argument} is a masked array of which {np.ma.count_masked(value)} numbers are masked, "
+            f"{argument} is a masked array of which {np.ma.count_masked(value)} are masked, "
             f"but expected all of them. Fill them first, {argument}.filled(0), or leave their "
             "examples out."
         )
@@ -153,4 +153,13 @@ def given_back(answer: Array, X: Any, device: Device) -> Array:
     return xp.from_dlpack(device.xp.reshape(flat, answer.shape))
 
 
-__all__ = ["as_numpy", "given_back", "is_foreign", "library", "library_of", "on_host", "taken", "unmasked"]
+__all__ = [
+    "as_numpy",
+    "given_back",
+    "is_foreign",
+    "library",
+    "library_of",
+    "on_host",
+    "taken",
+    "unmasked",
+]

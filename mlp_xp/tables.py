@@ -104,7 +104,7 @@ def _file(name: str, source: str) -> _File:
 
 
 def _arrow(file: _File, kind: str) -> Frame:
-    """Checked as a whole before anything is made of it: Arrow trusts offsets and codes in a file."""
+    """Checked as a whole before it is used: Arrow trusts the offsets and codes in a file."""
     name = file.name
     try:
         from pyarrow import feather, parquet

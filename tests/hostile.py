@@ -273,7 +273,9 @@ KINDS: dict[str, Kind] = {
     "npy inside gzip": Kind("x.npy.gz", lambda: _npy(X), _arrays, gzip.compress),
     "npz": Kind("x.npz", lambda: _npz(_npy(X), zipfile.ZIP_DEFLATED), _arrays),
     "npy inside npz": Kind("x.npz", lambda: _npy(X), _arrays, _npz),
-    "IDX": Kind("x-idx3-ubyte", lambda: _idx(np.arange(480, dtype="u1").reshape(30, 4, 4)), _arrays),
+    "IDX": Kind(
+        "x-idx3-ubyte", lambda: _idx(np.arange(480, dtype="u1").reshape(30, 4, 4)), _arrays
+    ),
     "IDX inside gzip": Kind("x-idx2-float.gz", lambda: _idx(X), _arrays, gzip.compress),
     "CSV": Kind("t.csv", lambda: _written("csv", index=False), _table),
     "TSV": Kind("t.tsv", lambda: _written("csv", index=False, sep="\t"), _table),

@@ -42,9 +42,7 @@ def _model(which: int) -> MLP:
 
 
 def _fit(model: MLP, epochs: int = 4) -> MLP:
-    return model.fit(
-        X, Y, epochs=epochs, batch_size=100, validation_data=(X, Y), progress=False
-    )
+    return model.fit(X, Y, epochs=epochs, batch_size=100, validation_data=(X, Y), progress=False)
 
 
 def _equal(found: Any, expected: Any) -> None:
