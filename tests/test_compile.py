@@ -20,9 +20,8 @@ from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
-from mlp_xp.compile.program import Program
-from mlp_xp.compile.step import Batch, CompiledStep
-from mlp_xp.compile.step import _traced as traced
+from mlp_xp.compile.program import Plan, Program
+from mlp_xp.compile.step import Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
@@ -320,7 +319,7 @@ def _nodes(step: CompiledStep, made: Batch) -> list[Node]:
     """The roots of a step's graph: the new state's arrays, and the loss."""
     given = {node.param: array for node, array in made.program.given.items()}
     shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-    return list(traced(step.recipe, step.data, shapes, Program).plan.fusion.wanted)
+    return list(traced(step.recipe, step.data, shapes, Plan).plan.fusion.wanted)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3, 5])
@@ -347,7 +346,7 @@ def test_equal_layers_are_one_text() -> None:
     step(model._run.state, np.arange(8), None, 0.1)
     (made,) = step.programs.values()
     kernels = made.program.plan.kernels.values()
-    assert len(kernels) > 50
+    assert len(kernels) > 30
     assert len({kernel.body for kernel in kernels}) < 25
 
 
@@ -520,7 +519,9 @@ def test_a_predictor_of_any_layers_is_compiled(m: int) -> None:
     assert np.shares_memory(predict(X), predict(X))
     with pytest.raises(ValueError, match="X has 3 features, but expected 128"):
         predict(X[:3])
-    with pytest.raises(ValueError, match="9 examples were given, but the predictor was made for 8"):
+    with pytest.raises(
+        ValueError, match="9 examples were given, but the predictor was made for at most 8"
+    ):
         predict(np.zeros((128, 9)))
 
 

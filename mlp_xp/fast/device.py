@@ -184,14 +184,26 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
             return None if upload.fits(rows.shape, dtype) else upload.HostRows(rows, dtype)
 
     def stepper(recipe: Any, device: Device, data: Any) -> Any:
-        from .graph import stepper
+        from ..compile.cuda_step import stepper as traced
+        from .graph import GraphError, stepper
 
-        return stepper(recipe, device, data, graph)
+        found = stepper(recipe, device, data, graph) or traced(recipe, device, data, graph)
+        if found is None and graph is True:
+            raise GraphError(
+                "a step cannot be replayed as a graph: the specification computes it. Leave "
+                "graph='auto' to have it run as it is."
+            )
+        return found
 
     def predictor(*arguments: Any) -> Any:
         from .cuda_predict import predictor
 
         return predictor(*arguments)
+
+    def scorer(device: Device) -> Any:
+        from ..compile.cuda_scores import CudaScores
+
+        return CudaScores(device)
 
     return Device(
         name,
@@ -203,6 +215,7 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         reads_wait=True,
         stepper=stepper,
         predictor=predictor,
+        scorer=scorer,
         draw_bits=Bits,
         host_rows=host_rows,
         put_rows=put_rows,
