@@ -208,7 +208,8 @@ def train(
             if keeper is not None:
                 keeper.note(run, good, rates, best)
             first = number * rates.steps_per_epoch
-            found_losses, shares = [], []
+            found_losses: list[npt.NDArray[Any]] = []
+            shares: list[npt.NDArray[Any]] = []
             with recipe.network.threads(device, plan.batch_size):
                 for part in parts(run.epoch):
                     ahead = first + sum(found.shape[-1] for found in found_losses)

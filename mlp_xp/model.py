@@ -34,7 +34,7 @@ from .prepared import AS_GIVEN, Preparation
 from .schedules import SCHEDULES, Schedule
 from .streams.answers import answers, written
 from .streams.feed import Feed, check_alone
-from .streams.stream import Stream
+from .streams.streamed import Stream
 from .training import (
     Data,
     Predicts,
@@ -751,9 +751,7 @@ def _check_outputs(loss: Loss, name: object, n_out: int) -> None:
 def _check_out(out: object) -> None:
     """Arrays are answered with arrays; a file is for streams."""
     if out is not None:
-        raise TypeError(
-            "out is for a stream, but X is in memory: save the answer, np.save(out, …)."
-        )
+        raise TypeError("out is for a stream, but X is in memory: np.save the answer.")
 
 
 def _batch_size(given: int | None, m: int) -> int:

@@ -13,6 +13,6 @@ answers  predictions by blocks
 """
 
 from .opening import stream
-from .stream import Stream
+from .streamed import Stream
 
 __all__ = ["Stream", "stream"]

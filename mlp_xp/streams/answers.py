@@ -13,7 +13,7 @@ from ..readers import Rows
 from .ahead import ahead
 from .feed import picked
 from .source import not_finite
-from .stream import Stream
+from .streamed import Stream
 
 if TYPE_CHECKING:
     from ..model import Model

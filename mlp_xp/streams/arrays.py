@@ -19,6 +19,9 @@ EXAMPLES = ("X", "x", "data", "features")  # what the examples of a group are ca
 class NpyFile:
     """The array of a .npy file, read by rows, not mapped: nothing stays in this process."""
 
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
     def __init__(self, path: Path) -> None:
         self.path = path
         header = np.lib.format
@@ -204,7 +207,7 @@ def _chunk_rows(array: Any) -> int:
 
 
 def _numbers(name: str, what: str, dtype: Any) -> np.dtype[Any]:
-    found = np.dtype(dtype)
+    found: np.dtype[Any] = np.dtype(dtype)
     if found.kind not in "biuf":
         raise DataError(
             f"{name}: {what} have dtype {found}, but expected numbers. Write them as such; labels "

@@ -22,7 +22,7 @@ from .ahead import ahead
 from .judge import Judge
 from .scan import check_weights
 from .source import Raw, not_finite
-from .stream import Check, Stream
+from .streamed import Check, Stream
 
 if TYPE_CHECKING:
     from ..fitting import Plan

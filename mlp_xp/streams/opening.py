@@ -14,7 +14,7 @@ from .. import checks
 from ..readers import DataError
 from .arrays import Arrays, NpyFile, of_hdf5, of_zarr
 from .source import SHARE, Files, Source, in_bytes
-from .stream import Stream
+from .streamed import Stream
 from .tables import Frames, Parquet
 
 KINDS = "a .parquet, .npy, .zarr or .h5 file, a folder of .parquet files"
@@ -28,7 +28,7 @@ def stream(
     features: Any = None,
     drop: Sequence[str] = (),
     weight: Any = None,
-    memory: int | str = "1GB",
+    memory: float | str = "1GB",
     seed: int = 0,
 ) -> Stream:
     """Examples that need not fit into memory, for `fit`, `evaluate` and `predict` of a model.
@@ -80,7 +80,8 @@ def _opened(
                 f"{KINDS}."
             )
         _no_columns("an array", features, drop)
-        return Arrays(type(source).__name__, source, *map(_array, (target, weight)), limit)
+        y, w = _array(target), _array(weight)
+        return Arrays(type(source).__name__, source, y, w, limit)
     raise DataError(
         f"a {type(source).__name__} cannot be streamed: expected {KINDS}, or an array or data "
         "frame of Dask, or an array of Zarr, h5py or NumPy."
@@ -110,7 +111,7 @@ def _of_path(
         _no_columns(str(path), features, drop)
         beside = [Path(part) for part in (target, weight) if isinstance(part, str | os.PathLike)]
         files = Files([path, *beside])
-        return Arrays(str(path), NpyFile(path), *map(_array, (target, weight)), limit, files)
+        return Arrays(str(path), NpyFile(path), _array(target), _array(weight), limit, files)
     hint = ""
     if kind in (".csv", ".tsv", ".feather", ".npz"):
         hint = " Write it as Parquet first, or load it into memory with load_table."

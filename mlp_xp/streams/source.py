@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from ..readers import DataError, Rows
 
@@ -89,12 +88,11 @@ class Files:
         return found.st_size, found.st_mtime_ns
 
     def changed(self) -> str | None:
-        return next(
-            (str(path) for path, was in self.were.items() if self._state(path) != was), None
-        )
+        states = self.were.items()
+        return next((str(path) for path, was in states if self._state(path) != was), None)
 
 
-def in_bytes(memory: Any) -> int:
+def in_bytes(memory: float | str) -> int:
     """A number of bytes, of a number or of words: "500 MB", "1.5GiB"."""
     expected = "expected a number of bytes, or words such as '500MB', '1GB' or '2GiB'"
     if isinstance(memory, str):
@@ -102,10 +100,10 @@ def in_bytes(memory: Any) -> int:
         if match is None:
             raise ValueError(f"memory is {memory!r}, but {expected}.")
         found = int(float(match[1]) * {**SIZES, **BINARY}[match[2] or ""])
-    elif isinstance(memory, bool) or not isinstance(memory, int | float | np.integer):
+    elif isinstance(memory, bool) or not isinstance(memory, int | float):
         raise TypeError(f"memory is {memory!r}, but {expected}.")
     else:
-        found = int(memory) if memory == memory and abs(memory) < 2**62 else -1
+        found = int(memory) if abs(memory) < 2**62 else -1  # of NaN, too
     if found < 1:
         raise ValueError(f"memory is {memory!r}, but {expected}.")
     return found
@@ -156,6 +154,3 @@ def missing(library: str, what: str, error: ImportError) -> ImportError:
     return ImportError(
         f"{what} needs {library} ({error}): pip install 'mlp_xp[stream]'", name=error.name
     )
-
-
-Numbers = npt.NDArray[Any]

@@ -200,7 +200,8 @@ def _dtype(name: str, column: str, kind: Any) -> np.dtype[Any]:
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         return _dtype(name, column, kind.value_type)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-        return np.dtype(kind.to_pandas_dtype())
+        found: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return found
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
     what = f"text ({kind})" if text else f"{kind}"
     raise DataError(f"{name}, column {column!r} holds {what}, but {INSTEAD}.")
@@ -333,7 +334,8 @@ def _is_number(dtype: Any) -> bool:
 
 def _plain(dtype: Any) -> np.dtype[Any]:
     """The dtype of NumPy of one of pandas's."""
-    return np.dtype(getattr(dtype, "numpy_dtype", dtype))
+    found: np.dtype[Any] = np.dtype(getattr(dtype, "numpy_dtype", dtype))
+    return found
 
 
 __all__ = ["Frames", "Parquet"]
