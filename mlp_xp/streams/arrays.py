@@ -122,20 +122,24 @@ class Arrays(Source):
     def _cut(self, m: int, limit: int) -> list[int]:
         """Rows of each unit: of whole chunks, as many as make some megabytes."""
         row = self.width * self.dtype.itemsize
-        least, blocks = 1, getattr(self.X, "blocks", None)
-        if blocks is None:
+        if isinstance(self.X, DaskArray):
+            blocks = self.X.blocks
+        else:
             least = _chunk_rows(self.X)
             rows = max(least, min(UNIT, limit) // row // least * least, 1)
             if m // rows > MOST_UNITS:
                 raise DataError(f"{self.name} announces {m:,} rows, more than can be read.")
             blocks = (*[rows] * (m // rows), *([m % rows] if m % rows else ()))
-        if max(blocks) * row > limit:
-            raise DataError(
-                f"{self.name}: a chunk of {max(blocks):,} rows takes {in_words(max(blocks) * row)},"
-                f" but with the memory given at most {in_words(limit)} can be read at once. Give "
-                "more memory, or write the array in chunks of fewer rows."
-            )
+        self._check_chunk("a chunk", max(blocks), row, limit)
         return [int(n) for n in blocks]
+
+    def _check_chunk(self, what: str, rows: int, row: int, limit: int) -> None:
+        if rows * row > limit:
+            raise DataError(
+                f"{self.name}: {what} of {rows:,} rows takes {in_words(rows * row)}, but with the "
+                f"memory given at most {in_words(limit)} can be read at once. Give more memory, "
+                "or write the array in chunks of fewer rows."
+            )
 
     def _beside(self, what: str, array: Any, m: int, limit: int) -> Any:
         """Targets or weights; held in memory where that is little, and reading by rows is not."""
@@ -151,6 +155,8 @@ class Arrays(Source):
         if chunked and size <= limit:
             self.kept += size
             return self._slice(array, what, 0, m)
+        row = math.prod(array.shape[1:]) * array.dtype.itemsize
+        self._check_chunk(f"a chunk of {what}", _chunk_rows(array), row, limit)
         return array
 
     def _slice(self, array: Any, what: str, start: int, stop: int) -> Rows:
