@@ -239,9 +239,7 @@ def train(
             found = None
             if judge is not None:
                 found = judge.evaluate(recipe, device, run.state, scores)
-                found = found._replace(
-                    loss=_number(device.get(found.loss)), score=_number(device.get(found.score))
-                )
+                found = found._replace(loss=_number(found.loss), score=_number(found.score))
             result = Epoch(
                 epoch=run.epoch + 1,
                 step=run.state.step,

@@ -537,8 +537,8 @@ class Model:
         else:
             data = self._data(X, Y, sample_weight, layout)
             found = evaluate(recipe, self.device.xp, state, data, self._scores_by)
-        loss, score = (self.device.get(value) for value in found)
-        return Score(loss, score) if self.leading else Score(float(loss), float(score))
+            found = Score(*map(self.device.get, found))
+        return found if self.leading else Score(*map(float, found))
 
     def _data(
         self,

@@ -51,7 +51,7 @@ class Examples(Protocol):
         ...
 
     def evaluate(self, recipe: Recipe, device: Device, state: State, scores: Scores) -> Score:
-        """The mean loss and the score, as `training.evaluate` has them."""
+        """The mean loss and the score of `training.evaluate`, on the host."""
         ...
 
 
@@ -75,7 +75,8 @@ class InMemory:
         yield parts
 
     def evaluate(self, recipe: Recipe, device: Device, state: State, scores: Scores) -> Score:
-        return evaluate(recipe, device.xp, state, self.data, scores)
+        found = evaluate(recipe, device.xp, state, self.data, scores)
+        return Score(*map(device.get, found))
 
 
 class Steps:

@@ -110,10 +110,8 @@ def _finite(source: Source, y: Rows, start: int) -> None:
     bad = ~np.isfinite(y)
     if bad.any():
         place = np.argwhere(bad)[0]
-        names = source.target
-        column = repr(names[int(place[-1])]) if len(names) == np.prod(y.shape[1:] or (1,)) else None
-        if y.ndim == 1:
-            column = repr(names[0]) if names else None
+        names, j = source.target, int(place[1]) if y.ndim > 1 else 0
+        column = repr(names[j]) if len(names) == (y.shape[1] if y.ndim > 1 else 1) else None
         raise DataError(
             f"{at(source.name, start + int(place[0]), column)}: a target is {y[tuple(place)]}, but "
             "expected finite numbers. Leave such rows out before."
