@@ -52,14 +52,14 @@ def stream(
     arguments, and ImportError where the extra [stream] is missing.
     """
     budget, seed = in_bytes(memory), checks.seed("seed", seed)
-    limit = budget // SHARE
-    found = _opened(source, target, features, tuple(drop), weight, limit)
+    found = _opened(source, target, features, tuple(drop), weight, budget)
     return Stream(found, budget, seed)
 
 
 def _opened(
-    source: Any, target: Any, features: Any, drop: tuple[str, ...], weight: Any, limit: int
+    source: Any, target: Any, features: Any, drop: tuple[str, ...], weight: Any, memory: int
 ) -> Source:
+    limit = memory // SHARE
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if glob.has_magic(str(source)) and not path.exists():
@@ -67,9 +67,9 @@ def _opened(
             if not source:
                 raise DataError(f"no file is named {path}.")
         else:
-            return _of_path(path, target, features, drop, weight, limit)
+            return _of_path(path, target, features, drop, weight, memory)
     if isinstance(source, list | tuple):
-        return _tables([Path(name) for name in source], target, features, drop, weight)
+        return _tables([Path(name) for name in source], target, features, drop, weight, memory)
     if hasattr(source, "npartitions") and hasattr(source, "columns"):
         names = _names(features), _listed(target), drop, _one(weight)
         return Frames(source, *names, limit)
@@ -89,8 +89,9 @@ def _opened(
 
 
 def _of_path(
-    path: Path, target: Any, features: Any, drop: tuple[str, ...], weight: Any, limit: int
+    path: Path, target: Any, features: Any, drop: tuple[str, ...], weight: Any, memory: int
 ) -> Source:
+    limit = memory // SHARE
     if not path.exists():
         raise DataError(f"{path} does not exist: expected {KINDS}.")
     kind = path.suffix.lower()
@@ -101,9 +102,9 @@ def _of_path(
         inside = sorted(path.glob("*.parquet"))
         if not inside:
             raise DataError(f"{path} holds no .parquet file: expected {KINDS}.")
-        return _tables(inside, target, features, drop, weight)
+        return _tables(inside, target, features, drop, weight, memory)
     if kind in (".parquet", ".pq"):
-        return _tables([path], target, features, drop, weight)
+        return _tables([path], target, features, drop, weight, memory)
     if kind in (".h5", ".hdf5", ".hdf"):
         _no_columns(str(path), None, drop)
         return of_hdf5(path, _one(features), target, weight, limit)
@@ -121,14 +122,19 @@ def _of_path(
 
 
 def _tables(
-    paths: list[Path], target: Any, features: Any, drop: tuple[str, ...], weight: Any
+    paths: list[Path],
+    target: Any,
+    features: Any,
+    drop: tuple[str, ...],
+    weight: Any,
+    memory: int,
 ) -> Parquet:
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path} is not a file.")
     if not paths:
         raise DataError("the list of files is empty.")
-    return Parquet(paths, _names(features), _listed(target), drop, _one(weight))
+    return Parquet(paths, _names(features), _listed(target), drop, _one(weight), memory)
 
 
 def _array(given: Any) -> Any:

@@ -17,6 +17,11 @@ INSTEAD = (
 )
 
 
+BUFFER = 1 << 16  # bytes of a column that are read at once
+PAGE, PAGE_ROWS = 1 << 20, 20_000  # what writers put into a page at most, if they are not told
+HEAVY = 2  # parts of the memory, of which one may be what a row group takes to be read
+
+
 def chosen(
     name: str,
     names: Sequence[str],
@@ -54,6 +59,7 @@ class Parquet(Source):
         target: Sequence[str],
         drop: Sequence[str],
         weight: str | None,
+        memory: int,
     ) -> None:
         try:
             import pyarrow.parquet as parquet
@@ -63,7 +69,7 @@ class Parquet(Source):
         self.paths, self.files = list(paths), Files(paths)
         self.name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … ({len(paths)} files)"
         self.groups: list[tuple[int, int]] = []  # of a file, and in it
-        sizes, schema = [], None
+        sizes, schema, held = [], None, 0
         for i, path in enumerate(paths):
             try:
                 file = self.open(path)
@@ -82,12 +88,23 @@ class Parquet(Source):
                 raise DataError(f"{path} announces a row group of {min(rows)} rows.")
             self.groups += [(i, j) for j, n in enumerate(rows) if n]
             sizes += [n for n in rows if n]
+            used = {*(features or schema.names), *target, weight} - set(drop)
+            groups = (metadata.row_group(j) for j in range(len(rows)))
+            held = max(held, *(_held(group, used) for group in groups), 0)
             file.close()
         assert schema is not None
         repeated(self.name, schema.names)
         self.sizes, self.target, self.weight = sizes, tuple(target), weight
         if not sizes:
             raise DataError(f"{self.name} has no rows.")
+        self.kept = held
+        if held > memory // HEAVY:
+            raise DataError(
+                f"{self.name}: to unpack the pages of all columns of a row group takes "
+                f"{in_words(held)}, but memory is {in_words(memory)}: expected at least "
+                f"{in_words(HEAVY * held)}. Or write the file in smaller row groups, with "
+                "use_dictionary=False, or name fewer features."
+            )
         self.features = chosen(self.name, schema.names, features, target, drop, weight)
         self.weighted = weight is not None
         self.starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -133,8 +150,8 @@ class Parquet(Source):
         i, j = self.groups[unit]
         what = f"row group {j}"
         try:
-            # buffered: of a large group only pages are held, not its whole columns
-            file = self.open(self.paths[i], buffer_size=1 << 16)
+            # so that of a large group pages are held, not its whole columns
+            file = self.open(self.paths[i], buffer_size=BUFFER, pre_buffer=False)
         except Exception as error:
             raise unreadable(str(self.paths[i]), what, error) from error
         try:
@@ -191,6 +208,22 @@ class Parquet(Source):
 
     def changed(self) -> str | None:
         return self.files.changed()
+
+
+def _held(group: Any, used: set[str | None]) -> int:
+    """Bytes that a row group's columns take while they are read, about.
+
+    Of each a page and its dictionary, packed and unpacked, or all where that is less.
+    """
+    total = 0
+    for column in (group.column(j) for j in range(group.num_columns)):
+        if column.path_in_schema.partition(".")[0] not in used:
+            continue
+        size = int(column.total_uncompressed_size)
+        page = min(PAGE, size * PAGE_ROWS // max(int(column.num_values), 1))
+        parts = 2 * page + 2 * BUFFER + (2 * PAGE if column.has_dictionary_page else 0)
+        total += min(2 * size, parts)
+    return total
 
 
 def _dtype(name: str, column: str, kind: Any) -> np.dtype[Any]:
