@@ -1,10 +1,11 @@
 """How fast a model trains on data larger than memory, beside reading alone and steps alone.
 
-    python bench/stream.py [--gigabytes 2] [--memory 300MB] [--limit 600MB] [--folder DIR]
+    python bench/stream.py [--gigabytes 2] [--memory 300MB] [--limit 1GB] [--folder DIR]
                            [--formats npy,parquet,zarr] [--hidden 256,128] [--rounds 3]
 
 For each format a file of random rows is written, and a process of its own, whose address space
-is limited (`RLIMIT_AS`), measures by turns, a round each:
+is limited (`RLIMIT_AS`, libraries and stacks included; Arrow takes the system's malloc there, for
+its own reserves a gigabyte), measures by turns, a round each:
 
     read      the windows of an epoch, filled and thrown away
     step      batches of rows that are in memory already, for as many rows as a window has
@@ -40,6 +41,7 @@ from mlp_xp.streams.feed import Feed
 from mlp_xp.streams.source import in_bytes
 
 FEATURES, CLASSES, BATCH, BLOCK = 100, 10, 512, 1 << 15  # rows that are written at once
+MALLOC = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
 QUIET: dict[str, Any] = {"progress": False, "batch_size": BATCH}
 
 
@@ -202,7 +204,9 @@ def main() -> None:
                 "rounds": args.rounds,
             }
             command = [sys.executable, __file__, "--child", json.dumps(job)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            done = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **MALLOC}
+            )
             told = json.loads(done.stdout)
         print(
             f"{name:8}  {told['read']:4.0f}  {told['step']:4.0f}  {told['together']:8.0f}"

@@ -158,7 +158,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Stream:
     source, arguments = made(tmp_path)
     memory = MEMORY
     if library == "pyarrow":  # which has pages to unpack, too
-        memory = 250_000 if "one" in request.param else 100_000
+        memory = 330_000 if "one" in request.param else 100_000
     return stream(source, memory=memory, **arguments)
 
 
