@@ -305,6 +305,7 @@ class Model:
             data = Feed(X, self)
             data.check()
         else:
+            _check_targets(Y)
             X, args = self._table(X, lies), (widths, kind, self.device, dtype)
             data = checks.data(
                 X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
@@ -535,6 +536,7 @@ class Model:
             check_alone(Y, sample_weight)
             found = Feed(X, self).evaluate(recipe, self.device, state, self._scores_by)
         else:
+            _check_targets(Y)
             data = self._data(X, Y, sample_weight, layout)
             found = evaluate(recipe, self.device.xp, state, data, self._scores_by)
             found = Score(*map(self.device.get, found))
@@ -746,6 +748,12 @@ def _check_outputs(loss: Loss, name: object, n_out: int) -> None:
             f"loss {name!r} has {n_out} outputs, but expected 1. For several classes use "
             "'cross_entropy', for several independent labels 'multilabel'."
         )
+
+
+def _check_targets(Y: object) -> None:
+    """Arrays have no targets in themselves, as a stream has."""
+    if Y is None:
+        raise TypeError("Y is missing: expected X and Y, or a stream that was given a target.")
 
 
 def _check_out(out: object) -> None:

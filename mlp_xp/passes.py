@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,18 @@ from .devices import Device
 from .training import Data, Recipe, Score, Scores, Step, evaluate, shuffled, stepper
 from .types import State
 
-if TYPE_CHECKING:
-    from .fitting import Plan
+
+class Wanted(Protocol):
+    """What decides the order of examples, of a `fitting.Plan`."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
+    @property
+    def leading(self) -> tuple[int, ...]: ...
+    @property
+    def shuffle(self) -> bool: ...
 
 
 class Part(NamedTuple):
@@ -43,7 +53,7 @@ class Examples(Protocol):
     @property
     def m(self) -> int: ...
 
-    def passes(self, plan: Plan, epochs: Sequence[int], check: Callable[[], object]) -> Any:
+    def passes(self, plan: Wanted, epochs: Sequence[int], check: Callable[[], object]) -> Any:
         """A context with the `Parts` of these epochs, asked for one after the other.
 
         check  called now and then while a part is waited for
@@ -64,7 +74,7 @@ class InMemory:
 
     @contextmanager
     def passes(
-        self, plan: Plan, epochs: Sequence[int], check: Callable[[], object]
+        self, plan: Wanted, epochs: Sequence[int], check: Callable[[], object]
     ) -> Iterator[Parts]:
         def parts(epoch: int) -> Iterator[Part]:
             order = np.arange(self.m)
@@ -98,4 +108,4 @@ class Steps:
         return found
 
 
-__all__ = ["Examples", "InMemory", "Part", "Parts", "Steps"]
+__all__ = ["Examples", "InMemory", "Part", "Parts", "Steps", "Wanted"]

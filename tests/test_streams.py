@@ -640,6 +640,9 @@ def test_what_does_not_fit_the_model_is_said_before_training() -> None:
         with pytest.raises(ValueError, match=message):
             model.fit(data, **QUIET)
         assert model.steps_trained == 0
+    for method in (MLP(SIZES).fit, MLP(SIZES).evaluate):
+        with pytest.raises(TypeError, match="Y is missing"):
+            method(X)
     with pytest.raises(TypeError, match="Y was given beside a stream"):
         MLP(SIZES).fit(arrays(), y)
     with pytest.raises(DataError, match=r"the targets have shape \(10,\), but X has 2,000"):

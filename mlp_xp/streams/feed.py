@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .. import checks
 from ..devices import Device
 from ..devices import device as find_device
-from ..passes import InMemory, Part, Parts
+from ..passes import InMemory, Part, Parts, Wanted
 from ..readers import DataError, Rows
 from ..training import Data, Recipe, Score, Scores
 from ..types import State
@@ -25,7 +25,6 @@ from .source import Raw, not_finite
 from .streamed import Check, Stream
 
 if TYPE_CHECKING:
-    from ..fitting import Plan
     from ..model import Model
 
 HOST = find_device("cpu")
@@ -164,7 +163,7 @@ class Feed:
         return Data(*(None if part is None else self.device.put(part) for part in data))
 
     @contextmanager
-    def passes(self, plan: Plan, epochs: Sequence[int], check: Check) -> Iterator[Parts]:
+    def passes(self, plan: Wanted, epochs: Sequence[int], check: Check) -> Iterator[Parts]:
         stream, stop = self.stream, threading.Event()
         size = self.window(plan.batch_size, len(plan.seeds))
         whole = size >= self.m

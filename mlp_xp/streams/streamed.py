@@ -74,17 +74,21 @@ class Stream:
 
         order  in which units come, None for the file's own
         """
+        self._check_unchanged()
         for i in range(len(self.units)) if order is None else order:
-            changed = self.source.changed()
-            if changed is not None:
-                raise DataError(
-                    f"{changed} has changed since it was opened: open the stream anew when nobody "
-                    "writes to it."
-                )
             row = int(self.starts[i])
             for raw in self.source.read(int(self.units[i]), self.most):
                 yield row, raw
                 row += len(raw.rows)
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        changed = self.source.changed()
+        if changed is not None:
+            raise DataError(
+                f"{changed} has changed since it was opened: open the stream anew when nobody "
+                "writes to it."
+            )
 
     @cached_property
     def found(self) -> Found:
