@@ -1,9 +1,10 @@
 """Training steps beyond the plain network, beside PyTorch's: layers of every kind.
 
     python bench/beyond.py [CASE …] [--rounds 9] [--json FILE]
+    python bench/beyond.py --device cuda       beside PyTorch as it is, and as a CUDA graph
 
 Each pair has the same weights (`mlp_xp.to_torch`) and the same batch. Before anything is timed
-the first step's losses have to be equal, and so have the scores. Then both sides take turns;
+the first step's losses have to be equal, and so have the scores. Then all sides take turns;
 a row is the median of each, and the median, least and most of their ratios.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +37,7 @@ from mlp_xp.layers import (
     MaxPool,
     Residual,
 )
-from mlp_xp.training import Data, stepper
+from mlp_xp.training import Data, bits_for, stepper
 
 M = 128
 WIDE = (784, 256, 256, 10)
@@ -106,41 +108,63 @@ CASES: dict[str, Case] = {
 
 
 class Side(NamedTuple):
-    """A contestant: `run` takes n steps."""
+    """A contestant: `run` takes n steps, and `wait` until they are done."""
 
     run: Callable[[int], None]
+    wait: Callable[[], object]
+
+
+AT_ONCE = 64  # steps of an epoch on a device that takes several at once
 
 
 def ours(model: Any, X: Any, y: Any, m: int) -> tuple[Side, float]:
     """Steps as `fit` makes them, and the first one's loss."""
-    step = stepper(model._recipe, model.device, Data(X, y))
+    device, network = model.device, model.network
+    put = device.put
+    step: Any = stepper(model._recipe, device, Data(put(X), put(y)))
     rng = np.random.default_rng(1)
-    order = [rng.permutation(len(X))[:m] for _ in range(8)]
-    n = model.network.n_dropped * m
-    bits = rng.integers(0, 1 << 16, n).astype(np.uint16) if n else None
-    state = copied(model.device, model._run.state)
-    with model.network.threads(model.device, m):
-        first = float(step(copied(model.device, state), np.arange(m), None, 0.001).loss)
+    order = [rng.permutation(len(X))[:m] for _ in range(AT_ONCE)]
+
+    def bits_at(number: int) -> Any:
+        return bits_for(device, network, model.seeds, (), number, m)
+
+    state = copied(device, model._run.state)
+    with network.threads(device, m):
+        begin = step
+        if network.n_dropped and hasattr(step, "several"):  # it cannot leave out the dropping
+            begin = stepper(model._recipe, device._replace(stepper=None), step.data)
+        after = begin(copied(device, state), put(np.arange(m)), None, 0.001)
+        first = float(device.get(after.loss))
+    bits, index = bits_at(0), put(np.concatenate(order))
 
     def run(n: int) -> None:
         nonlocal state
-        with model.network.threads(model.device, m):
+        with network.threads(device, m):
             for i in range(n):
-                state = step(state, order[i % 8], bits, 0.001)
+                state = step(state, order[i % len(order)], bits, 0.001)
 
-    return Side(run), first
+    def epochs(n: int) -> None:
+        nonlocal state
+        for _ in range(n // AT_ONCE):
+            step.announce(state, index, [0.001] * AT_ONCE)
+            for _ in range(AT_ONCE // step.most):
+                state = step.several(state, bits_at(state.step), m, step.most)
+
+    return Side(epochs if hasattr(step, "several") else run, device.synchronize), first
 
 
-def torchs(model: Any, case: Case, X: Any, y: Any) -> tuple[Side, float]:
-    """The same by PyTorch: forward, backward, Adam."""
+def torchs(model: Any, case: Case, X: Any, y: Any, captured: bool) -> tuple[Side, float]:
+    """The same by PyTorch: forward, backward, Adam; the whole step a CUDA graph if `captured`."""
     import torch
 
-    module = to_torch(model)
-    inputs, labels = torch.from_numpy(X), torch.from_numpy(y)
+    where = "cpu" if model.device.name == "cpu" else "cuda"
+    torch.backends.cudnn.allow_tf32 = False  # as the products, and ours
+    module = to_torch(model).to(where)
+    inputs, labels = torch.from_numpy(X).to(where), torch.from_numpy(y).to(where)
     loss_of = torch.nn.CrossEntropyLoss()
     with torch.no_grad():
-        scores = module(inputs[: case.m]).numpy()
-    mine = model.scores(X[: case.m], layout="rows")
+        scores = module(inputs[: case.m]).cpu().numpy()
+    mine = model.device.get(model.scores(X[: case.m], layout="rows"))
     if not np.allclose(scores, mine, rtol=1e-3, atol=1e-4):
         raise AssertionError(f"scores differ by {np.abs(scores - mine).max()}")
     module.train()
@@ -149,59 +173,107 @@ def torchs(model: Any, case: Case, X: Any, y: Any) -> tuple[Side, float]:
             part.eval()
     first = float(loss_of(module(inputs[: case.m]), labels[: case.m]).detach())
     module.train()
-    optimizer = torch.optim.Adam(module.parameters(), lr=0.001, fused=True)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.001, fused=True, capturable=captured)
     rng = torch.Generator().manual_seed(1)
-    order = [torch.randperm(len(X), generator=rng)[: case.m] for _ in range(8)]
+    order = [torch.randperm(len(X), generator=rng)[: case.m].to(where) for _ in range(8)]
+    index = order[0].clone()
+
+    def step(index: Any) -> None:
+        loss_of(module(inputs[index]), labels[index]).backward()
+        if case.clip is not None:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), case.clip)
+        optimizer.step()
 
     def run(n: int) -> None:
         for i in range(n):
-            index = order[i % 8]
             optimizer.zero_grad(set_to_none=True)
-            loss_of(module(inputs[index]), labels[index]).backward()
-            if case.clip is not None:
-                torch.nn.utils.clip_grad_norm_(module.parameters(), case.clip)
-            optimizer.step()
+            step(order[i % 8])
 
-    return Side(run), first
+    wait = (lambda: None) if where == "cpu" else torch.cuda.synchronize
+    if not captured:
+        return Side(run, wait), first
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        run(3)
+    torch.cuda.current_stream().wait_stream(aside)
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(index)
+
+    # the graph knows addresses alone: what lies there must live as long
+    def replay(n: int, kept: Any = step) -> None:
+        for i in range(n):
+            index.copy_(order[i % 8])
+            graph.replay()
+
+    return Side(replay, wait), first
 
 
 def timed(side: Side, n: int) -> float:
     began = time.perf_counter()
     side.run(n)
+    side.wait()
     return (time.perf_counter() - began) / n
 
 
-def measure(name: str, rounds: int) -> dict[str, Any]:
+def measure(name: str, rounds: int, device: str) -> dict[str, Any]:
     """One row."""
     case = CASES[name]
     rng = np.random.default_rng(0)
     n_features = int(np.prod(case.shape))
     X = rng.random((8 * case.m, n_features), dtype=np.float32)
-    model = case.make()
+    model = moved(case.make(), device)
     y = rng.integers(0, model.network.sizes[-1], len(X))
     mine, first = ours(model, X, y, case.m)
-    theirs, expected = torchs(model, case, X, y)
-    if not np.isclose(first, expected, rtol=1e-3):
-        raise AssertionError(f"{name}: the first loss is {first}, PyTorch's {expected}")
-    sides = [mine, theirs]
-    counts = []
-    for side in sides:
-        side.run(3)
-        counts.append(max(1, int(SECONDS / timed(side, 2))))
-    times: list[list[float]] = [[], []]
+    sides = {"mlp_xp": mine}
+    for captured in (False, True) if device == "cuda" else (False,):
+        theirs, expected = torchs(model, case, X, y, captured)
+        if not np.isclose(first, expected, rtol=1e-3):
+            raise AssertionError(f"{name}: the first loss is {first}, PyTorch's {expected}")
+        sides["PyTorch, CUDA graph" if captured else "PyTorch"] = theirs
+    least = AT_ONCE if device == "cuda" else 1
+    counts = {}
+    for side_name, side in sides.items():
+        timed(side, max(3, least))
+        found = max(1, int(SECONDS / timed(side, max(2, least))))
+        counts[side_name] = -(-found // least) * least
+    times: dict[str, list[float]] = {side_name: [] for side_name in sides}
     for turn in range(rounds):
-        for i in (0, 1) if turn % 2 else (1, 0):
-            side_time = timed(sides[i], counts[i])
-            times[i].append(side_time)
-    ratios = [b / a for a, b in zip(*times, strict=True)]
-    return {
-        "case": name,
-        "microseconds": 1e6 * statistics.median(times[0]),
-        "pytorch": 1e6 * statistics.median(times[1]),
-        "ratio": statistics.median(ratios),
-        "least": min(ratios),
-        "most": max(ratios),
-    }
+        for side_name in list(sides) if turn % 2 else reversed(list(sides)):
+            times[side_name].append(timed(sides[side_name], counts[side_name]))
+    rows: dict[str, Any] = {"case": name, "microseconds": 1e6 * statistics.median(times["mlp_xp"])}
+    for side_name in list(sides)[1:]:
+        ratios = [b / a for a, b in zip(times["mlp_xp"], times[side_name], strict=True)]
+        row = {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+        taken = 1e6 * statistics.median(times[side_name])
+        if side_name == "PyTorch":
+            rows |= {"pytorch": taken, **row}
+        else:
+            rows["captured"] = {"microseconds": taken, **row}
+    return rows
+
+
+def moved(model: Any, device: str) -> Any:
+    """The same model on a device."""
+    if device == "cpu":
+        return model
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        model.save(path)
+        return type(model).load(path, device=device)
+
+
+def told(row: dict[str, Any]) -> str:
+    line = f"{row['case']:32s} {row['microseconds']:10.0f} µs"
+    named = {"PyTorch": {**row, "microseconds": row["pytorch"]}}
+    if "captured" in row:
+        named["as a CUDA graph"] = row["captured"]
+    for name, other in named.items():
+        line += f", {name} {other['microseconds']:.0f}: {other['ratio']:.2f}"
+        line += f" ({other['least']:.2f} to {other['most']:.2f})"
+    return line
 
 
 def main() -> None:
@@ -211,6 +283,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", choices=[[], *CASES], help="all without a name")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     import torch
@@ -218,15 +291,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     rows = []
     for name in args.cases or CASES:
-        row = measure(name, args.rounds)
+        row = measure(name, args.rounds, args.device)
         rows.append(row)
-        print(
-            f"{name:32s} {row['microseconds']:10.0f} µs, PyTorch {row['pytorch']:10.0f}: "
-            f"{row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f})",
-            flush=True,
-        )
+        print(told(row), flush=True)
     if args.json is not None:
-        found = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine = platform.processor() or platform.machine()
+        if args.device == "cuda":
+            machine = torch.cuda.get_device_name()
+        found = {"machine": machine, "torch": torch.__version__}
         args.json.write_text(json.dumps({**found, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 

@@ -21,9 +21,28 @@ import sys
 from collections.abc import Iterator
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+
+from mlp_xp import MLP, Sequential
+from mlp_xp.compile.cuda_loops import CudaPlan
+from mlp_xp.compile.step import traced
 from mlp_xp.fast.cuda_source import Source, every_source
+from mlp_xp.layers import (
+    GRU,
+    LSTM,
+    Activation,
+    AvgPool,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    LayerNorm,
+    MaxPool,
+)
+from mlp_xp.training import Data
 
 ARCHITECTURES = ("sm_80", "sm_90")
 DTYPES = ("float32", "float64")
@@ -61,10 +80,45 @@ def installed() -> list[Path]:
     return sorted({path.resolve() for path in found if "alt" not in path.name})
 
 
+def traced_sources(dtype: str) -> Iterator[Source]:
+    """Kernels of traced steps: of images, of sequences, and of all that a dense network may be."""
+    layers: dict[tuple[int, ...], list[Any]] = {
+        (2, 9, 9): [Conv2d(4, 3), BatchNorm(), Activation("gelu"), MaxPool(2), Flatten(), Dense(3)],
+        (3, 40): [LSTM(4, returns="all"), GRU(4), LayerNorm(), Dropout(0.2), Dense(3)],
+        (3, 9000): [AvgPool(3), Flatten(), Dense(2)],
+    }
+    networks: list[Any] = [Sequential(shape, row, dtype=dtype) for shape, row in layers.items()]
+    more = {"weight_decay": 0.1, "clip_norm": 1.0, "l2": 0.1, "dtype": dtype}
+    for normalization in ("none", "batch", "layer"):
+        networks.append(MLP((5, 8, 3), normalization=normalization, dropout=0.2, **more))
+    for network in networks:
+        recipe, state = network._recipe, network._run.state
+        for m in (32, 20_000):
+            shapes: dict[str, tuple[tuple[int, ...], str]] = {
+                "theta": (state.theta.shape, dtype),
+                "running": (state.running.shape, dtype),
+                "X": ((network.network.sizes[0], m), dtype),
+                "targets": ((m,), "int64"),
+                "bits": ((network.network.n_dropped * m,), "uint16"),
+                "shrink": ((), dtype),
+            }
+            if network.network.n_dropped == 0:
+                del shapes["bits"]
+            if recipe.loss.kind != "multiclass":
+                shapes["targets"] = ((m, network.network.sizes[-1]), dtype)
+            shapes |= {f"moment{i}": shapes["theta"] for i in range(recipe.optimizer.n_moments)}
+            n = len(recipe.optimizer.scalars(1.0, 1))
+            shapes |= {f"scalar{i}": ((), dtype) for i in range(n)}
+            examples = np.zeros((1, network.network.sizes[0]), dtype)
+            targets = np.zeros((1,) * len(shapes["targets"][0]))
+            made = traced(recipe, Data(examples, targets), shapes, CudaPlan)
+            yield from cast(CudaPlan, made.plan).sources()
+
+
 def sources(sample: int | None = None, seed: int = 0) -> Iterator[tuple[str, Source]]:
     """Each source once, with its dtype; or one of every kernel, and a sample of the others."""
     for dtype in DTYPES:
-        found = list(dict.fromkeys(every_source(dtype)))
+        found = list(dict.fromkeys([*every_source(dtype), *traced_sources(dtype)]))
         if sample is not None:
             random.Random(seed).shuffle(found)
             first = {source.name: source for source in reversed(found)}

@@ -20,9 +20,8 @@ from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
-from mlp_xp.compile.program import Program
-from mlp_xp.compile.step import Batch, CompiledStep
-from mlp_xp.compile.step import _traced as traced
+from mlp_xp.compile.program import Plan, Program
+from mlp_xp.compile.step import Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
@@ -320,7 +319,7 @@ def _nodes(step: CompiledStep, made: Batch) -> list[Node]:
     """The roots of a step's graph: the new state's arrays, and the loss."""
     given = {node.param: array for node, array in made.program.given.items()}
     shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-    return list(traced(step.recipe, step.data, shapes, Program).plan.fusion.wanted)
+    return list(traced(step.recipe, step.data, shapes, Plan).plan.fusion.wanted)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3, 5])

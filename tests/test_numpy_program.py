@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from test_compile import _formula, _poisoned
 from test_fast_paths import build, plain, specified, walk
 
 from conftest import tolerance
-from mlp_xp.compile import fuse, numpy_loops
+from mlp_xp.compile import fuse, numpy_loops, program
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, Node
 from mlp_xp.compile.numpy_program import NumpyPlan, NumpyProgram
@@ -144,6 +145,7 @@ def test_a_step_of_numpys_calls_broken_on_purpose_is_caught(
     model, data, state = build(plain())
     expected = specified(model, data, state)
     monkeypatch.setitem(numpy_loops.UFUNCS, name, function)
+    monkeypatch.setattr(program, "_PLANS", OrderedDict())  # nothing that is right already
     step = CompiledStep(model._recipe, find_device("cpu"), data, NumpyProgram)
     found = walk(model, data, copied(model.device, state), step)
     assert not np.allclose(found[-1].theta, expected[-1].theta, **tolerance(model.dtype, 64))

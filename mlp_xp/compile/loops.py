@@ -57,7 +57,7 @@ class Kernel(NamedTuple):
 
 
 @dataclass
-class _Access:
+class Access:
     """An array that a kernel goes over, as strides for each loop."""
 
     name: str
@@ -83,7 +83,7 @@ class _Dims(NamedTuple):
 
 
 @dataclass
-class _Scope:
+class Scope:
     """Statements at one depth, and the names of what they compute."""
 
     lines: list[str] = field(default_factory=list)
@@ -93,10 +93,12 @@ class _Scope:
 
 def kernel(fusion: Fusion, loop: Loop) -> Kernel:
     """The text of a loop."""
-    return _Text(fusion, loop).kernel()
+    return LoopText(fusion, loop).kernel()
 
 
-class _Text:
+class LoopText:
+    """What is the same in every language: which arrays a loop goes over, how, and its values."""
+
     def __init__(self, fusion: Fusion, loop: Loop) -> None:
         self.loop, self.dtype = loop, fusion.order[0].graph.dtype
         known: dict[Any, Expression] = {}
@@ -138,6 +140,7 @@ class _Text:
         loop = self.loop
         reads: dict[tuple[Any, ...], Layout] = {}
         self.keys: dict[int, tuple[Any, ...]] = {}
+        ones: list[Layout] = []
         for _, expression in self.targets:
             for leaf in _reads(expression):
                 assert leaf.place is not None
@@ -145,7 +148,9 @@ class _Text:
                 wide = broadcast(layout, loop.space) if layout.shape != loop.space else layout
                 key = (leaf.place.owner, wide.strides, wide.offset)
                 self.keys[id(leaf)] = key
-                if not self._is_ones(leaf.place.owner, wide):
+                if self._is_ones(leaf.place.owner, wide):
+                    ones.append(wide)
+                else:
                     reads[key] = wide
         writes: list[tuple[Target, Layout]] = []
         for target, _ in self.targets:
@@ -153,13 +158,13 @@ class _Text:
             there = reshaped(target.place.layout, loop.space if full else loop.reduced)
             assert there is not None
             writes.append((target, there if full else broadcast(there, loop.space)))
-        layouts = [*reads.values(), *(layout for _, layout in writes)]
+        layouts = [*reads.values(), *ones, *(layout for _, layout in writes)]
         order = self._collapse(layouts)
-        self.accesses: dict[tuple[Any, ...], _Access] = {}
+        self.accesses: dict[tuple[Any, ...], Access] = {}
         for key, layout in reads.items():
             place = Place(key[0], layout)
             self.accesses[key] = self._access(place, key[0].kind, order(layout))
-        self.outputs: list[_Access] = []
+        self.outputs: list[Access] = []
         for target, layout in writes:
             key = (target.place.owner, layout.strides, layout.offset)
             access = self.accesses.get(key)
@@ -182,8 +187,8 @@ class _Text:
         self.ones = n
         return True
 
-    def _access(self, place: Place, dtype: str, strides: Any) -> _Access:
-        return _Access(f"x{len(self.accesses)}", place, dtype, *strides)
+    def _access(self, place: Place, dtype: str, strides: Any) -> Access:
+        return Access(f"x{len(self.accesses)}", place, dtype, *strides)
 
     def _collapse(self, layouts: Sequence[Layout]) -> Any:
         space, axis = self.loop.space, self.loop.axis
@@ -227,7 +232,7 @@ class _Text:
             self.head.append(f"  const I n = {self.argument(dims.inner)};")
         for access in self.accesses.values():
             self._declare(access)
-        self.top, self.outer = _Scope(), _Scope()
+        self.top, self.outer = Scope(), Scope()
         body = {"flat": self._flat, "rows": self._rows, "columns": self._columns}[kind]()
         size = math.prod(dims.outer) * dims.axis * dims.inner
         heavy = _heavy(expression for _, expression in self.targets)
@@ -237,7 +242,7 @@ class _Text:
         work = size * (len(self.accesses) + 2 * heavy) // 2
         return Kernel(text, self.arguments, finish, work)
 
-    def _declare(self, access: _Access) -> None:
+    def _declare(self, access: Access) -> None:
         """A pointer and its strides."""
         kind = CTYPES[access.dtype]
         const = "" if access.written else "const "
@@ -275,10 +280,10 @@ class _Text:
                 )
         return lines
 
-    def _pointer(self, access: _Access) -> str:
+    def _pointer(self, access: Access) -> str:
         return f"p{access.name}" if any(access.outer) else access.name
 
-    def _entry(self, access: _Access) -> str:
+    def _entry(self, access: Access) -> str:
         """An array's entry in the innermost loop."""
         if self.kind == "flat":
             stride, at, pointer = access.inner, "i", self._pointer(access)
@@ -312,7 +317,7 @@ class _Text:
             found |= self.mask(arg)
         return found
 
-    def write(self, expression: Expression, inner: _Scope, row: _Scope | None = None) -> str:
+    def write(self, expression: Expression, inner: Scope, row: Scope | None = None) -> str:
         """The name of an expression's value, computed as far out as it can be."""
         if id(expression) in self.beside:
             return self.beside[id(expression)]
@@ -323,16 +328,8 @@ class _Text:
         if expression.op == "number":
             return self._number(expression)
         if expression.op == "sum":
-            name = f"sum{self.sums[id(expression.node)]}"
-            return f"{name}[j - from]" if self.kind == "columns" else name
-        mask = self.mask(expression)
-        scope = inner
-        if mask == 0:
-            scope = self.top
-        elif mask == OUTER:
-            scope = self.outer
-        elif row is not None and not mask & INNER:
-            scope = row
+            return self._sum(f"sum{self.sums[id(expression.node)]}")
+        scope = self._scope(self.mask(expression), inner, row)
         if expression.op == "read":
             access = self.accesses.get(self.keys[id(expression)])
             if access is None:
@@ -357,6 +354,17 @@ class _Text:
         scope.names[text] = scope.values[id(expression)] = name
         return name
 
+    def _sum(self, name: str) -> str:
+        return f"{name}[j - from]" if self.kind == "columns" else name
+
+    def _scope(self, mask: int, inner: Scope, row: Scope | None) -> Scope:
+        """Where a value is computed that changes along this."""
+        if mask == 0:
+            return self.top
+        if mask == OUTER:
+            return self.outer
+        return row if row is not None and not mask & INNER else inner
+
     def _number(self, expression: Expression) -> str:
         value, dtype = expression.value, expression.dtype
         if dtype == "bool":
@@ -368,14 +376,16 @@ class _Text:
         if key not in self.constants:
             name = f"c{len(self.constants)}"
             if real:
-                self.head.append(
-                    f"  const T {name} = (T)*(const double *)&{self.argument(float(value))};"
-                )
+                self.head.append(f"  const T {name} = {self._real(float(value))};")
             else:
                 kind = "I" if dtype == "int64" else "int"
                 self.head.append(f"  const {kind} {name} = ({kind}){self.argument(int(value))};")
             self.constants[key] = name
         return self.constants[key]
+
+    def _real(self, value: float) -> str:
+        """A number that is an argument."""
+        return f"(T)*(const double *)&{self.argument(value)}"
 
     # -- the three ways
 
@@ -394,7 +404,7 @@ class _Text:
         bounds = ("0", "n") if outer else ("FROM(n)", "UNTIL(n)")
         loops = list[str]()
         for half, begin, end in self._halves(*bounds):
-            self.half, scope = half, _Scope()
+            self.half, scope = half, Scope()
             ends = [self.write(expression, scope) for _, expression in self.targets]
             given = zip(self.outputs, ends, strict=True)
             lines = [*scope.lines, *(f"{self._entry(to)} = {name};" for to, name in given)]
@@ -450,7 +460,7 @@ class _Text:
             self.outer.lines = []
             begin, loops = list[str](), list[str]()
             for half, first, last in halves:
-                self.half, scope = half, _Scope()
+                self.half, scope = half, Scope()
                 inside, begin, plain = list[str](), list[str](), list[str]()
                 for place in sums:
                     target, expression = self.targets[place]
@@ -477,7 +487,7 @@ class _Text:
                 name = f"sum{self.sums[id(self.targets[place][0].node)]}"
                 after.append((place, name))
             after += [
-                (place, self.write(self.targets[place][1], _Scope()))
+                (place, self.write(self.targets[place][1], Scope()))
                 for place in self._reduced_targets(number + 1)
             ]
             lines += self.outer.lines
@@ -510,7 +520,7 @@ class _Text:
         outer = bool(self.dims.outer) and math.prod(self.dims.outer) >= 8
         arrays, lines = list[str](), list[str]()
         for number, (sums, ends) in enumerate(self._passes()):
-            inner, row = _Scope(), _Scope()
+            inner, row = Scope(), Scope()
             lines += self._beside(sums, ends, arrays)
             inside, begin = list[str](), list[str]()
             for place in sums:
@@ -534,7 +544,7 @@ class _Text:
                 lines += [f"  {line}" for line in row.lines]
                 lines += [f"  {line}" for line in _over_columns([*inner.lines, *inside])]
                 lines.append("}")
-            column = _Scope()
+            column = Scope()
             after = []
             for place in sums:
                 name = f"sum{self.sums[id(self.targets[place][0].node)]}[j - from]"
@@ -560,7 +570,7 @@ class _Text:
 
     def _beside(self, sums: Sequence[int], ends: Sequence[int], arrays: list[str]) -> list[str]:
         """Compute what is the same along the axis and costs much once for each column."""
-        column, found = _Scope(), list[str]()
+        column, found = Scope(), list[str]()
         for place in (*sums, *ends):
             for expression in _costly(self.targets[place][1]):
                 mask = self.mask(expression)

@@ -25,11 +25,7 @@ class NumpyPlan(Plan):
     """
 
     def _write(self) -> None:
-        self.loops = {
-            item.number: LoopCalls(self.fusion, item)
-            for item in self.fusion.items
-            if isinstance(item, Loop)
-        }
+        self.loops = {loop.number: LoopCalls(self.fusion, loop) for loop in self._loops()}
 
     def _plan(self) -> None:
         super()._plan()

@@ -59,12 +59,12 @@ class _Word(NamedTuple):
 class Memory:
     """Parts of one block, given out and taken back."""
 
-    def __init__(self) -> None:
-        self.size = 0
+    def __init__(self, aligned: int = ALIGNED) -> None:
+        self.size, self.aligned = 0, aligned
         self.free: list[tuple[int, int]] = []  # start and size, in order, none beside another
 
     def take(self, size: int) -> int:
-        size = -(-max(size, 1) // ALIGNED) * ALIGNED
+        size = -(-max(size, 1) // self.aligned) * self.aligned
         fitting = [(n, start) for start, n in self.free if n >= size]
         if fitting:
             n, start = min(fitting)
@@ -80,7 +80,7 @@ class Memory:
         return start
 
     def give(self, start: int, size: int) -> None:
-        self._insert(start, -(-max(size, 1) // ALIGNED) * ALIGNED)
+        self._insert(start, -(-max(size, 1) // self.aligned) * self.aligned)
 
     def _insert(self, start: int, size: int) -> None:
         self.free.append((start, size))
@@ -97,10 +97,14 @@ class Memory:
 class Plan:
     """What a program is, before there is memory for it: made once for all that are alike.
 
-    kernels  the text of each loop
-    starts   where each array begins in the block of `n_bytes`
-    inputs   by their names
+    kernels    the text of each loop
+    starts     where each array begins in the block of `n_bytes`
+    inputs     by their names
+    constants  places that hold one number at every run, and this number: of arrays by themselves
+    filled     the loops that would write just these
     """
+
+    aligned: ClassVar[int] = ALIGNED
 
     def __init__(self, fusion: Fusion) -> None:
         self.fusion, graph = fusion, fusion.order[0].graph
@@ -108,6 +112,9 @@ class Plan:
         self.inputs: dict[str, Node] = {n.param: n for n in graph.nodes if n.op == "input"}
         self.products: dict[int, list[tuple[list[Place], list[Any] | None]]] = {}
         self._blocks: dict[int, tuple[Buffer, list[tuple[int, Place]]]] = {}
+        self.constants: list[tuple[Place, Any]] = []
+        self.filled: set[int] = set()
+        self._fill()
         self._write()
         self.starts: dict[Node, int] = {}
         self._plan()
@@ -129,20 +136,38 @@ class Plan:
             found = self._blocks[loop.number] = (block, places)
         return found
 
+    def _fill(self) -> None:
+        """Find what is the same at every run, as the zeros round an image."""
+        kept = {place.owner for place in self.fusion.roots}
+        for item in self.fusion.items:
+            if not isinstance(item, Loop) or item.sums:
+                continue
+            if any(t.place.owner in kept or t.place.owner.op == "input" for t in item.writes):
+                continue
+            found = [self.fusion.expression(item, target) for target in item.writes]
+            if all(expression.op == "number" for expression in found):
+                self.filled.add(item.number)
+                places = [target.place for target in item.writes]
+                self.constants += zip(places, (e.value for e in found), strict=True)
+
+    def _loops(self) -> list[Loop]:
+        """Those that run."""
+        loops = [item for item in self.fusion.items if isinstance(item, Loop)]
+        return [loop for loop in loops if loop.number not in self.filled]
+
     def _write(self) -> None:
         """What the loops are in the target's language."""
-        self.kernels = {
-            item.number: loops.kernel(self.fusion, item)
-            for item in self.fusion.items
-            if isinstance(item, Loop)
-        }
+        self.kernels = {loop.number: loops.kernel(self.fusion, loop) for loop in self._loops()}
 
     def _plan(self) -> None:
         first: dict[Node, int] = {}
         last: dict[Node, int] = {}
+        apart = {place.owner for place, _ in self.constants}
         for item in self.fusion.items:
+            if item.number in self.filled:
+                continue
             for place in self._touched(item):
-                if place.owner.op not in ("input", "value"):
+                if place.owner.op not in ("input", "value") and place.owner not in apart:
                     first.setdefault(place.owner, item.number)
                     last[place.owner] = item.number
         end = len(self.fusion.items)
@@ -154,12 +179,12 @@ class Plan:
         for node, number in first.items():
             begins.setdefault(number, []).append(node)
             ends.setdefault(last[node], []).append(node)
-        memory = Memory()
+        memory = Memory(self.aligned)
         for number in range(end):
             for node in begins.get(number, ()):
-                self.starts[node] = memory.take(_bytes(node))
+                self.starts[node] = memory.take(size_of(node))
             for node in ends.get(number, ()):
-                memory.give(self.starts[node], _bytes(node))
+                memory.give(self.starts[node], size_of(node))
         self.n_bytes = memory.size
 
     def _touched(self, item: Item) -> list[Place]:
@@ -206,8 +231,11 @@ class Program:
         self._starts: dict[Node, int] = {}
         if before is not None:
             before(self.calls)
+        for place, number in plan.constants:
+            self.array(place)[...] = number
         for item in self.fusion.items:
-            self._emit(item)
+            if item.number not in plan.filled:
+                self._emit(item)
         self.roots = [self.array(place) for place in self.fusion.roots]
 
     def whole(self, owner: Node) -> Buffer:
@@ -218,9 +246,11 @@ class Program:
         if found is None:
             if owner.op == "value":
                 found = np.ascontiguousarray(owner.param).reshape(-1)
-            else:
+            elif owner in self.plan.starts:
                 start = self.plan.starts[owner]
-                found = self.block[start : start + _bytes(owner)].view(owner.dtype)
+                found = self.block[start : start + size_of(owner)].view(owner.dtype)
+            else:
+                found = np.zeros(owner.size, owner.dtype)
             self._flat[owner] = found
         return found
 
@@ -363,7 +393,8 @@ def _matrix(layout: Layout, lead: Sequence[Step]) -> Layout:
     return indexed(layout, (*lead, *rest))
 
 
-def _bytes(node: Node) -> int:
+def size_of(node: Node) -> int:
+    """An array's bytes."""
     return node.size * node.dtype.itemsize
 
 

@@ -32,10 +32,11 @@ DTYPES = ("float32", "float64")
 
 
 class _Given:
-    """An optimiser whose scalars are inputs of the program."""
+    """An optimiser whose scalars are inputs of the program; perhaps rate · weight_decay too."""
 
-    def __init__(self, optimizer: Optimizer, scalars: tuple[Node, ...]) -> None:
-        self.rate, self.weight_decay = optimizer.rate, optimizer.weight_decay
+    def __init__(self, optimizer: Optimizer, scalars: tuple[Node, ...], shrinks: bool) -> None:
+        self.rate = optimizer.rate
+        self.weight_decay = 1.0 if shrinks else optimizer.weight_decay
         self.n_moments, self.update = optimizer.n_moments, optimizer.update
         self._scalars = scalars
 
@@ -54,13 +55,17 @@ class StepPlan(NamedTuple):
     late: frozenset[str]
 
 
-def _traced(
+def traced(
     recipe: Recipe,
     data: Data,
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
-    target: type[Program],
+    plans: type[Plan],
 ) -> StepPlan:
-    """A step for arrays of these shapes and dtypes, given by their names."""
+    """A step for arrays of these shapes and dtypes, given by their names.
+
+    Examples are given as "rows" or, as columns, as "X"; what decays, by a "rate", or as
+    "shrink", which is rate · weight_decay.
+    """
     graph = Graph(shapes["theta"][1])
     known = {name: graph.input(name, *shape) for name, shape in shapes.items()}
     n_moments = recipe.optimizer.n_moments
@@ -69,12 +74,13 @@ def _traced(
     before = State(known["theta"], moments, known["running"], 0)
 
     def formula(xp: Any) -> State:
-        given = cast(Any, _Given(recipe.optimizer, scalars))
-        traced = replace(recipe, optimizer=given, connected=known.get("connected"))
-        rows = known["rows"]
-        X, T = columns(traced, xp, data._replace(rows=rows), rows, known["targets"])
+        given = cast(Any, _Given(recipe.optimizer, scalars, "shrink" in known))
+        own = replace(recipe, optimizer=given, connected=known.get("connected"))
+        rows = known["rows"] if "rows" in known else xp.matrix_transpose(known["X"])
+        X, T = columns(own, xp, data._replace(rows=rows), rows, known["targets"])
         weights, bits = known.get("weights"), known.get("bits")
-        return train_step(traced, xp, before, X, T, weights, bits, known["rate"])
+        rate = known.get("shrink", known.get("rate"))
+        return train_step(own, xp, before, X, T, weights, bits, rate)
 
     after = trace(formula, graph)
     changed = {"theta": after.theta}
@@ -88,10 +94,10 @@ def _traced(
     if late:
         kept = [None if name in late else known[name] for name in changed]
         fusion = Fusion(roots, [*kept, None])
-    return StepPlan(target.plans(fusion), tuple(changed), late)
+    return StepPlan(plans(fusion), tuple(changed), late)
 
 
-def _key(recipe: Recipe, data: Data, shapes: Mapping[str, Any]) -> Any:
+def key_of(recipe: Recipe, data: Data, shapes: Mapping[str, Any]) -> Any:
     """What decides a plan, beside arrays that follow from it: `decayed`, `classes`."""
     read = ("network", "loss", "optimizer", "kernels", "l2", "l2_shared", "label_smoothing")
     values = tuple(getattr(recipe, name) for name in (*read, "clip_norm", "clip_value"))
@@ -123,8 +129,8 @@ class Batch:
         if recipe.connected is not None:
             given["connected"] = np.ascontiguousarray(recipe.connected)
         shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-        key = (step.target, _key(recipe, data, shapes))
-        made: StepPlan = planned(key, lambda: _traced(recipe, data, shapes, step.target))
+        key = (step.target, key_of(recipe, data, shapes))
+        made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, step.target.plans))
         self.program = step.target(made.plan, given, self._gather(m, own), step.block)
         step.block = self.program.block
         self.program.finish()
@@ -278,4 +284,4 @@ def stepper(recipe: Recipe, device: Device, data: Data) -> CompiledStep | None:
     return CompiledStep(recipe, device, data)
 
 
-__all__ = ["CompiledStep", "stepper"]
+__all__ = ["CompiledStep", "StepPlan", "key_of", "stepper", "traced"]

@@ -34,7 +34,7 @@ from .cuda_layers import SPAN, Shape, layer_backward, layer_forward, layer_norm_
 from .cuda_loss import forecast, score, totals
 from .cuda_measure import NUMBERS, explained, measure, measured
 from .cuda_precision import as_bfloat16, rounding
-from .cuda_text import COLUMNS, EACH, ROWS, Source, source
+from .cuda_text import COLUMNS, EACH, ROWS, Source, joined, source
 from .cuda_tiles import TILES, WIDEST, Lies, Tile, multiply
 from .cuda_update import PIECE, Regularised, close, gradients, n_scalars, regularise, update
 from .tracing import elementwise, leaves, trace
@@ -101,6 +101,30 @@ def draw_bits(dtype: str) -> Source:
     return source("draw_bits", dtype, parameters, body)
 
 
+def take_batch(dtype: str, labelled: bool) -> Source:
+    """Targets and weights of the batch's examples, and the step's scalars, (n, networks)."""
+    kind = "I" if labelled else "T"
+    body = f"""
+  const I k = blockIdx.y, e = blockIdx.x * (I)blockDim.x + threadIdx.x;
+  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start;
+  const {kind}* const there = (const {kind}*)all_targets;
+  if (e < m * width)
+    (({kind}*)targets)[k * m * width + e] = there[order[e / width] * width + e % width];
+  if (all_weights && e < m) weights[k * m + e] = all_weights[order[e]];
+  const T* const table = (const T*)inbox->table + inbox->row * networks * n;
+  if (k == 0 && e < networks * n) scalars[e] = table[e % networks * n + e / networks];"""
+    parameters = (
+        "const Inbox* inbox, void* targets, const void* all_targets, I width, T* weights, "
+        "const T* all_weights, T* scalars, I n, I networks, I m"
+    )
+    return source("take_batch", dtype, parameters, body)
+
+
+def copied(dtype: str) -> Source:
+    """Another array's entries."""
+    return source("copied", dtype, "T* to, const T* from, I size", EACH + "  to[i] = from[i];")
+
+
 # -- the inbox ---------------------------------------------------------------
 
 
@@ -119,6 +143,20 @@ def set_scalars(dtype: str) -> Source:
     body += "  for (I k = 0; k < networks; k++)\n"
     body += "    for (I i = 0; i < count; i++) table[k * count + i] = (T)given[i];"
     return source("set_scalars", dtype, parameters, body)
+
+
+def end_step(dtype: str) -> Source:
+    """The losses to their place; the inbox moves on. One block."""
+    body = """
+  T* const losses = (T*)inbox->losses + inbox->row * networks;
+  for (I k = threadIdx.x; k < networks; k += blockDim.x) losses[k] = loss[k];
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    inbox->start += m;
+    inbox->row += 1;
+    inbox->step += 1;
+  }"""
+    return source("end_step", dtype, "Inbox* inbox, const T* loss, I networks, I m", body)
 
 
 # -- elementwise kernels of any layout, for CuPy's ElementwiseKernel ----------
@@ -196,7 +234,9 @@ def fixed(dtype: str) -> Iterator[Source]:
     """The kernels that depend on nothing but the dtype."""
     for function in (gather, weigh, draw_bits, layer_norm_backward, totals, announce):
         yield function(dtype)
-    yield set_scalars(dtype)
+    for function in (set_scalars, end_step, copied):
+        yield function(dtype)
+    yield from (take_batch(dtype, labelled) for labelled in (True, False))
 
 
 def every_source(dtype: str) -> Iterator[Source]:
@@ -279,11 +319,14 @@ __all__ = [
     "as_bfloat16",
     "bias_activation",
     "close",
+    "copied",
     "draw_bits",
+    "end_step",
     "every_source",
     "forecast",
     "gather",
     "gradients",
+    "joined",
     "layer_backward",
     "layer_forward",
     "layer_norm_backward",
@@ -294,6 +337,7 @@ __all__ = [
     "rounded",
     "score",
     "set_scalars",
+    "take_batch",
     "totals",
     "update",
     "weigh",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .tracing import REDUCTIONS
@@ -80,10 +81,25 @@ EACH = """
 """
 
 
+HEAD = 'extern "C" __global__ void '
+
+
 def source(name: str, dtype: str, parameters: str, body: str) -> Source:
     ctype = {"float32": "float", "float64": "double"}[dtype]
-    head = f'extern "C" __global__ void {name}({parameters})'
+    head = f"{HEAD}{name}({parameters})"
     return Source(name, f"{PRELUDE % ctype}\n{head} {{\n{body}\n}}\n")
+
+
+def joined(sources: Sequence[Source], names: Sequence[str]) -> str:
+    """Kernels of one dtype as one text, each under a name of its own."""
+    beginnings = {code.partition(HEAD)[0] for _, code in sources}
+    if len(beginnings) != 1:
+        raise ValueError("kernels of several dtypes are no one text")
+    kernels = [
+        f"{HEAD}{name}({source.code.partition(f'{HEAD}{source.name}(')[2]}"
+        for source, name in zip(sources, names, strict=True)
+    ]
+    return "\n".join([*beginnings, *kernels])
 
 
 def columns(setup: str = "") -> str:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import cupy
 import numpy as np
 import numpy.typing as npt
 
 from ..devices import Device
-from ..network import split
 from ..training import Data, Recipe
 from ..types import Array, State
 from . import cuda_source as cuda
@@ -38,12 +37,41 @@ class _Epoch(NamedTuple):
     losses: Array
 
 
+class Launches(Protocol):
+    """A step of m examples as launches on fixed buffers.
+
+    drawn       dropout bits of a network, in `bits`
+    replayable  whether a graph can hold it
+    reads       what the launches read and write that others may replace
+    graphs      a place for `fast.graph`
+    """
+
+    m: int
+    shared: bool
+    drawn: int
+    bits: Array
+    replayable: bool
+    reads: tuple[int, ...]
+    graphs: dict[int, Any]
+
+    def __init__(self, step: CupyStep, m: int, shared: bool) -> None: ...
+
+    @staticmethod
+    def prepare(step: CupyStep) -> None:
+        """Make what all such programs of a step share."""
+
+    def run(self) -> None:
+        """The launches of one step, in order."""
+
+
 class CupyStep:
     """A `training.Step`: one program for every batch size that comes.
 
+    kind                     the class of its programs
     theta, moments, running  the state's arrays, updated in place
-    g                        (…, n_parameters), with `gradients` its views by layer; not
-                             written where the update is in the same kernel
+    g                        (…, n_parameters), with `gradients` its views by layer, where such
+                             a program wants them; not written where the update is in the same
+                             kernel
     inbox, now               what changes from step to step, on the device
     data                     may be replaced by other data of the same kind
 
@@ -51,11 +79,16 @@ class CupyStep:
     takes the next steps of an epoch that was announced.
     """
 
+    g: Array
+    layers: Any
+    gradients: Any
     most = 16  # steps that `several` is worth asking for at once
 
-    def __init__(self, recipe: Recipe, device: Device, data: Data) -> None:
-        self.recipe, self.device, self.xp = recipe, device, device.xp
-        self.programs: dict[tuple[int, bool], Program] = {}
+    def __init__(
+        self, recipe: Recipe, device: Device, data: Data, kind: type[Launches] = Program
+    ) -> None:
+        self.recipe, self.device, self.xp, self.kind = recipe, device, device.xp, kind
+        self.programs: dict[tuple[int, bool], Launches] = {}
         self.theta: Array = None
         self.index: Array = None  # of the batch at hand
         self.feed: Feed | None = None  # of rows that are on the host
@@ -79,7 +112,7 @@ class CupyStep:
 
     def _begin(self, state: State) -> None:
         """Make the buffers that do not depend on the batch."""
-        self.cublas, network = Cublas(), self.recipe.network
+        self.cublas = Cublas()
         dtype, self.leading = state.theta.dtype, state.theta.shape[:-1]
         self.networks = math.prod(self.leading)
         n = cuda.n_scalars(self.recipe.optimizer)
@@ -87,11 +120,9 @@ class CupyStep:
         self.now = cupy.zeros((self.networks, n + 1), dtype)
         self.table = cupy.zeros((1, self.networks, n), dtype)
         self.seeds, self.seeded = cupy.zeros(self.networks, np.uint64), (0,) * self.networks
-        g, running = cupy.zeros_like(state.theta), state.running.copy()
-        moments = tuple(moment.copy() for moment in state.moments)
-        theta = state.theta.copy()
-        self.layers, self.gradients = (split(network, self.xp, flat) for flat in (theta, g))
-        self.g, self.running, self.moments, self.theta = g, running, moments, theta
+        self.running, self.theta = state.running.copy(), state.theta.copy()
+        self.moments = tuple(moment.copy() for moment in state.moments)
+        self.kind.prepare(self)
         self.epoch: _Epoch | None = None
         self.start = self.row = self.number = 0
 
@@ -107,7 +138,7 @@ class CupyStep:
     def buffers(self) -> tuple[int, ...]:
         """Addresses that a program's launches hold and others may change."""
         data = self._data
-        arrays = (self.theta, self.g, self.running, *self.moments, self.inbox, self.now)
+        arrays = (self.theta, self.running, *self.moments, self.inbox, self.now)
         arrays += (self.seeds, data.rows, data.targets, data.weights)
         return tuple(array.data.ptr for array in arrays if isinstance(array, cupy.ndarray))
 
@@ -216,7 +247,7 @@ class CupyStep:
         program = self._ready(state, m, epoch.index.ndim == 1, bits)
         return self._launched(program, state, count)
 
-    def _ready(self, state: State, m: int, shared: bool, bits: Any) -> Program:
+    def _ready(self, state: State, m: int, shared: bool, bits: Any) -> Launches:
         if state.theta is not self.theta:
             self._adopt(state)
         program = self._program(m, shared)
@@ -224,12 +255,12 @@ class CupyStep:
         self.cublas.follow(cupy.cuda.get_current_stream().ptr)
         return program
 
-    def _launched(self, program: Program, state: State, count: int) -> State:
+    def _launched(self, program: Launches, state: State, count: int) -> State:
         self.launch(program, count)
         loss = cast(_Epoch, self.epoch).losses[self.row - 1]
         return State(self.theta, self.moments, self.running, state.step + count, loss)
 
-    def launch(self, program: Program, count: int) -> None:
+    def launch(self, program: Launches, count: int) -> None:
         """Make steps happen on the current stream."""
         for _ in range(count):
             if not program.replayable:
@@ -238,7 +269,19 @@ class CupyStep:
             program.run()
             self.moved(program, 1)
 
-    def moved(self, program: Program, count: int) -> None:
+    def fetch(self, X: Array) -> None:
+        """The batch at hand as columns, of rows that are not whole on the device."""
+        rows = X.swapaxes(-1, -2)
+        if not (self.feeding and self.feed and self.feed.give(self.start, X.shape[-1], rows)):
+            rows[...] = self.data.rows[self.index].toarray()
+
+    @property
+    def rate(self) -> Any:
+        """Of the step at hand."""
+        epoch = cast(_Epoch, self.epoch)
+        return epoch.rates[self.row]
+
+    def moved(self, program: Launches, count: int) -> None:
         """Follow the inbox, which has moved on by as many steps."""
         self.start += count * program.m
         self.row += count
@@ -249,13 +292,13 @@ class CupyStep:
         """Of the epoch at hand, (n_steps, …)."""
         return cast(_Epoch, self.epoch).losses
 
-    def _program(self, m: int, shared: bool) -> Program:
+    def _program(self, m: int, shared: bool) -> Launches:
         program = self.programs.get((m, shared))
         if program is None or program.reads != self.buffers():
-            program = self.programs[m, shared] = Program(self, m, shared)
+            program = self.programs[m, shared] = self.kind(self, m, shared)
         return program
 
-    def _take_bits(self, program: Program, bits: Any, step: int) -> None:
+    def _take_bits(self, program: Launches, bits: Any, step: int) -> None:
         """Dropout bits from elsewhere, or the seeds to draw them by."""
         self.given = False
         if program.drawn == 0:

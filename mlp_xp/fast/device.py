@@ -184,9 +184,16 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
             return None if upload.fits(rows.shape, dtype) else upload.HostRows(rows, dtype)
 
     def stepper(recipe: Any, device: Device, data: Any) -> Any:
-        from .graph import stepper
+        from ..compile.cuda_step import stepper as traced
+        from .graph import GraphError, stepper
 
-        return stepper(recipe, device, data, graph)
+        found = stepper(recipe, device, data, graph) or traced(recipe, device, data, graph)
+        if found is None and graph is True:
+            raise GraphError(
+                "a step cannot be replayed as a graph: the specification computes it at this "
+                "precision. Leave graph='auto' to have it run as it is."
+            )
+        return found
 
     def predictor(*arguments: Any) -> Any:
         from .cuda_predict import predictor

@@ -31,7 +31,7 @@ from ..training import Data, Recipe
 from ..types import Array, State
 from . import gate
 from .cublas import Cublas
-from .cupy import CupyStep
+from .cupy import CupyStep, Launches
 from .program import Program
 
 TAKES = gate.READ
@@ -77,7 +77,7 @@ def captured(cublas: Cublas, calls: Iterable[Callable[[], object]]) -> Any:
 class Replay:
     """Captured steps: a call launches them on the current stream."""
 
-    def __init__(self, step: CupyStep, program: Program, count: int) -> None:
+    def __init__(self, step: CupyStep, program: Launches, count: int) -> None:
         self.graph = captured(step.cublas, [program.run] * count)
 
     def __call__(self) -> None:
@@ -91,11 +91,18 @@ class GraphStep(CupyStep):
     failed  why a program stays eager
     """
 
-    def __init__(self, recipe: Recipe, device: Device, data: Data, graph: Any) -> None:
-        super().__init__(recipe, device, data)
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: Device,
+        data: Data,
+        graph: Any,
+        kind: type[Launches] = Program,
+    ) -> None:
+        super().__init__(recipe, device, data, kind)
         self.graph, self.failed = graph, ""
 
-    def launch(self, program: Program, count: int) -> None:
+    def launch(self, program: Launches, count: int) -> None:
         if self.given:  # bits from elsewhere: the captured step would draw its own
             super().launch(program, count)
             return
@@ -111,7 +118,7 @@ class GraphStep(CupyStep):
             self.moved(program, n)
             count -= n
 
-    def _proved(self, program: Program, count: int) -> Replay | None:
+    def _proved(self, program: Launches, count: int) -> Replay | None:
         """The program as a graph that equals it, or None with the reason in the log."""
         try:
             return prove(self, program, count)
@@ -127,7 +134,7 @@ class GraphStep(CupyStep):
             return None
 
 
-def prove(step: CupyStep, program: Program, count: int) -> Replay:
+def prove(step: CupyStep, program: Launches, count: int) -> Replay:
     """Capture `count` steps; replayed they must equal eager ones, or `GraphError`.
 
     Steps are wholly determined, so equal means equal bits. Leaves every number as it was.
@@ -166,7 +173,7 @@ def prove(step: CupyStep, program: Program, count: int) -> Replay:
     return replay
 
 
-def _announce(step: CupyStep, program: Program, count: int) -> None:
+def _announce(step: CupyStep, program: Launches, count: int) -> None:
     """Batches of the data in any order, at as many rates."""
     random, own = np.random.default_rng(0), () if program.shared else step.leading
     order = random.integers(0, step.data.m, (*own, count * program.m))
@@ -178,10 +185,5 @@ def _announce(step: CupyStep, program: Program, count: int) -> None:
 def stepper(recipe: Recipe, device: Device, data: Data, graph: Any = "auto") -> CupyStep | None:
     """A step on CuPy arrays, replayed where it can be; None for what `TAKES` has not."""
     if not gate.takes(TAKES, recipe, data):
-        if graph is True:
-            raise GraphError(
-                "a step cannot be replayed as a graph: it is of a network that the kernels do not "
-                "know. Leave graph='auto' to have it run by the specification."
-            )
         return None
     return GraphStep(recipe, device, data, graph) if graph else CupyStep(recipe, device, data)

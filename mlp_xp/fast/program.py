@@ -20,7 +20,7 @@ import numpy as np
 from ..activations import ACTIVATIONS, Activation
 from ..kernels import SPEC
 from ..losses import one_hot, smooth
-from ..network import AXES, RUNNING_SHARE
+from ..network import AXES, RUNNING_SHARE, split
 from ..types import Array, Layer, Normalised
 from . import cuda_source as cuda
 from .launches import THREADS, Launch, blocks, row_threads, warn
@@ -78,6 +78,15 @@ class Program(Products):
             self._close()
             self._update()
 
+    @staticmethod
+    def prepare(step: CupyStep) -> None:
+        """Layers and gradients as views of the flat vectors."""
+        network = step.recipe.network
+        step.g = cupy.zeros_like(step.theta)
+        step.layers, step.gradients = (
+            split(network, step.xp, flat) for flat in (step.theta, step.g)
+        )
+
     def run(self) -> None:
         """The launches of one step, in order."""
         for call in self.calls:
@@ -114,7 +123,7 @@ class Program(Products):
         skips = self.network.residual and n_in == n_out and self.network.n_hidden > 0
         whole = not skips and not host and self.ours(n_out, n_in)
         if host:
-            self.calls.append(self._gather_from_host)
+            self.calls.append(lambda: step.fetch(self.X))
             self.replayable = False
         elif not whole:
             arguments: tuple[Any, ...] = (self.X, data.rows, step.inbox, n_in, m)
@@ -130,12 +139,6 @@ class Program(Products):
             self.draw = Launch(cuda.draw_bits(self.dtype), grid, (THREADS,), *arguments)
             self.calls.append(self._draw)
         return not whole
-
-    def _gather_from_host(self) -> None:
-        """Rows that are not whole on the device: only the batch is."""
-        step, rows = self.step, transposed(self.X)
-        if not (step.feeding and step.feed and step.feed.give(step.start, self.m, rows)):
-            rows[...] = step.data.rows[step.index].toarray()
 
     def _draw(self) -> None:
         if not self.step.given:

@@ -1,0 +1,174 @@
+"""The training step of any recipe on a CuPy device: `training.train_step` itself, traced.
+
+It stands in the place of `fast.program` in a `fast.cupy.CupyStep` or a `fast.graph.GraphStep`,
+which know of epochs, rates, replay and rows on the host; nothing here knows what a step consists
+of. A step is a launch that fetches the batch's examples as columns, one for its targets, weights
+and the optimiser's scalars, one that draws dropout bits where there are any, the program's own,
+and one that puts the loss in its place and moves the inbox on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+import cupy
+import numpy as np
+
+from ..devices import Device
+from ..fast import cuda_source as cuda
+from ..fast.cupy import CupyStep
+from ..fast.graph import GraphStep
+from ..fast.launches import THREADS, Launch, blocks, warn
+from ..fast.tracing import Untraceable
+from ..kernels import SPEC
+from ..training import Data, Recipe, batch, train_step
+from ..types import Array, State
+from .cuda_loops import CudaPlan
+from .cuda_program import CudaProgram
+from .program import planned
+from .step import DTYPES, StepPlan, key_of, traced
+
+
+class TracedProgram:
+    """A `fast.cupy.Launches` of what the specification does on m examples."""
+
+    def __init__(self, step: CupyStep, m: int, shared: bool) -> None:
+        self.step, self.m, self.shared = step, m, shared
+        self.recipe, self.reads = step.recipe, step.buffers()
+        self.graphs, self.replayable = dict[int, Any](), True
+        self.dtype, self.K = str(step.theta.dtype), step.networks
+        network, own = self.recipe.network, () if shared else step.leading
+        self.drawn = network.n_dropped * m
+        self.bits = cupy.empty((*step.leading, self.drawn), np.uint16)
+        self.calls: list[Callable[[], object]] = []
+        try:
+            loss = self._compiled(own)
+        except (Untraceable, cupy.cuda.compiler.CompileException) as error:
+            warn("of a step", error)
+            self.calls, self.replayable = [], False
+            self._draw_bits()
+            loss = cupy.empty(step.leading, self.dtype)
+            self.calls.append(lambda: self._specified(loss))
+        arguments = (step.inbox, loss, self.K, m)
+        self.calls.append(Launch(cuda.end_step(self.dtype), (1,), (THREADS,), *arguments))
+
+    @staticmethod
+    def prepare(step: CupyStep) -> None:
+        """There is nothing but what all steps have."""
+
+    def run(self) -> None:
+        """The launches of one step, in order."""
+        for call in self.calls:
+            call()
+
+    # -- the batch
+
+    def _compiled(self, own: tuple[int, ...]) -> Array:
+        """Launches of the whole step; where it leaves the loss."""
+        step, data, recipe = self.step, self.step.data, self.recipe
+        given = {"theta": step.theta, "running": step.running}
+        given |= {f"moment{i}": moment for i, moment in enumerate(step.moments)}
+        given |= self._batch(own)
+        self._draw_bits()
+        if self.drawn:
+            given["bits"] = self.bits
+        if recipe.connected is not None:
+            given["connected"] = cupy.ascontiguousarray(recipe.connected)
+        # what the kernels compute is the specification's, and cuBLAS sees to the precision
+        known = replace(
+            recipe,
+            kernels=SPEC,
+            decayed=cupy.asnumpy(recipe.decayed),
+            classes=cupy.asnumpy(recipe.classes),
+        )
+        shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
+        key = (CudaProgram, key_of(known, data, shapes))
+        made: StepPlan = planned(key, lambda: traced(known, data, shapes, CudaPlan))
+        plan = cast(CudaPlan, made.plan)
+        program = CudaProgram(plan, given, step.cublas, recipe.precision)
+        self.calls += program.calls
+        self.replayable = self.replayable and program.replayable
+        *arrays, loss = program.roots
+        for name, array in zip(made.changed, arrays, strict=True):
+            if name in made.late:
+                to, size = given[name], array.size
+                launch = Launch(
+                    cuda.copied(self.dtype), (blocks(size, THREADS),), (THREADS,), to, array, size
+                )
+                self.calls.append(launch)
+        self.program = program
+        return loss
+
+    def _batch(self, own: tuple[int, ...]) -> dict[str, Array]:
+        """Fetch the examples; by what names the step reads them."""
+        step, data, m, networks = self.step, self.step.data, self.m, math.prod(own)
+        n_in, n_out = self.recipe.network.sizes[0], self.recipe.network.sizes[-1]
+        X = cupy.empty((*own, n_in, m), self.dtype)
+        if hasattr(data.rows, "toarray"):
+            self.calls.append(lambda: step.fetch(X))
+            self.replayable = False
+        else:
+            arguments: tuple[Any, ...] = (X, data.rows, step.inbox, n_in, m)
+            tiles = (blocks(n_in, 32), blocks(m, 32), networks)
+            self.calls.append(Launch(cuda.gather(self.dtype), tiles, (THREADS,), *arguments))
+        labelled, n = data.targets.ndim == 1, step.now.shape[-1] - 1
+        width = 1 if labelled else n_out
+        targets = cupy.empty((*own, m) if labelled else (*own, m, n_out), data.targets.dtype)
+        given = {"X": X, "targets": targets}
+        if data.weights is not None:
+            given["weights"] = cupy.empty((*own, m), self.dtype)
+        scalars = cupy.empty((n, self.K), self.dtype)
+        size = max(m * width, n * self.K)
+        arguments = (step.inbox, targets, data.targets, width, given.get("weights"), data.weights)
+        arguments += (scalars, n, self.K, m)
+        grid = (blocks(size, THREADS), networks)
+        take = cuda.take_batch(self.dtype, labelled)
+        self.calls.append(Launch(take, grid, (THREADS,), *arguments))
+        shape = (*step.leading, 1) if step.leading else ()
+        names = [f"scalar{i}" for i in range(n)]
+        if self.recipe.optimizer.weight_decay != 0:
+            names[-1] = "shrink"
+        given |= {name: row.reshape(shape) for name, row in zip(names, scalars, strict=True)}
+        return given
+
+    def _draw_bits(self) -> None:
+        if not self.drawn:
+            return
+        step = self.step
+        grid = (blocks(self.drawn, 16 * THREADS), self.K)
+        arguments = (self.bits, step.seeds, step.inbox, -1, self.drawn)
+        draw = Launch(cuda.draw_bits(self.dtype), grid, (THREADS,), *arguments)
+        self.calls.append(lambda: None if step.given else draw())
+
+    # -- where nothing can be compiled
+
+    def _specified(self, loss: Array) -> None:
+        """The step by the specification, on the state's own arrays."""
+        step, recipe, xp = self.step, self.recipe, self.step.xp
+        X, T, weights = batch(recipe, xp, step.data, step.index)
+        state = State(step.theta, step.moments, step.running, step.number)
+        bits = self.bits if self.drawn else None
+        after = train_step(recipe, xp, state, X, T, weights, bits, step.rate)
+        mine = (step.theta, step.running, *step.moments, loss)
+        new = (after.theta, after.running, *after.moments, after.loss)
+        for to, array in zip(mine, new, strict=True):
+            to[...] = array
+
+
+def stepper(recipe: Recipe, device: Device, data: Data, graph: Any) -> CupyStep | None:
+    """The step of a recipe, traced; None where that may mean something else.
+
+    In bfloat16 the rounding is the specification's.
+    """
+    known = recipe.precision != "bfloat16" and type(data) is Data
+    if not known or str(recipe.decayed.dtype) not in DTYPES:
+        return None
+    if graph:
+        return GraphStep(recipe, device, data, graph, TracedProgram)
+    return CupyStep(recipe, device, data, TracedProgram)
+
+
+__all__ = ["TracedProgram", "stepper"]
