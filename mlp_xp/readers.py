@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable
@@ -22,7 +23,11 @@ Rows: TypeAlias = npt.NDArray[Any]
 GZIP = b"\x1f\x8b"
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 # the RuntimeError is zipfile's of what it cannot unpack: encrypted, or by an unknown method
-NUMPY_ERRORS = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+# and tokenize's of a header that NumPy tries to mend
+NUMPY_ERRORS = (
+    *(ValueError, OSError, EOFError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 
 class DataError(ValueError):

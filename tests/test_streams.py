@@ -596,6 +596,10 @@ def test_a_file_that_lies_or_changes_is_refused(tmp_path: Path) -> None:
     np.save(path, np.asfortranarray(X))
     with pytest.raises(DataError, match="Fortran order"):
         stream(path, y)
+    header = path.read_bytes()
+    path.write_bytes(header.replace(b"}", b"<", 1))
+    with pytest.raises(DataError, match=r"no \.npy file"):
+        stream(path, y)
     path.write_text("no array")
     with pytest.raises(DataError, match=r"no \.npy file"):
         stream(path, y)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..readers import DataError, Rows, listed
+from ..readers import NUMPY_ERRORS, DataError, Rows, listed
 from .source import UNIT, Files, Raw, Source, in_words, missing, unreadable
 
 MOST_UNITS = 1 << 24
@@ -32,7 +32,7 @@ class NpyFile:
                 self.shape, in_columns, self.dtype = read(file)
                 self.start = file.tell()
                 size = file.seek(0, 2)
-        except (ValueError, EOFError) as error:
+        except NUMPY_ERRORS as error:
             raise DataError(f"{path} is no .npy file ({error}): save or fetch it again.") from None
         if self.dtype.hasobject:
             raise DataError(
@@ -261,21 +261,28 @@ def _of_group(
     def array(name: Any, what: str) -> Any:
         if name is None or hasattr(name, "shape"):
             return name
-        names = [] if alone else list(found)
-        if not isinstance(name, str) or alone or name not in found:
-            raise DataError(
-                f"{path} has no array {name!r} for {what}; "
-                + (f"it has {listed(names)}." if names else "it is one array: pass another.")
-            )
-        if not hasattr(found[name], "shape"):
+        if alone:
+            raise DataError(f"{path} is one array and has no {name!r}: pass {what} as an array.")
+        try:
+            inside = found[name] if isinstance(name, str) and name in found else None
+            names = [] if inside is not None else list(found)
+        except Exception as error:  # whatever a library of files has to say
+            raise unreadable(str(path), what, error) from error
+        if inside is None:
+            raise DataError(f"{path} has no array {name!r} for {what}; it has {listed(names)}.")
+        if not hasattr(inside, "shape"):
             raise DataError(f"{path}: {name!r} is a group, but expected an array.")
-        return found[name]
+        return inside
 
     if not alone and features is None:
-        features = next((name for name in EXAMPLES if name in found and name != target), None)
+        try:
+            names = list(found)
+        except Exception as error:  # whatever a library of files has to say
+            raise unreadable(str(path), "its names", error) from error
+        features = next((name for name in EXAMPLES if name in names and name != target), None)
         if features is None:
             raise DataError(
-                f"{path} holds {listed(found)}: name the array of examples with features=."
+                f"{path} holds {listed(names)}: name the array of examples with features=."
             )
     X = found if alone else array(features, "the examples")
     return Arrays(

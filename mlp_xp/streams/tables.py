@@ -72,8 +72,12 @@ class Parquet(Source):
         sizes, schema, held = [], None, 0
         for i, path in enumerate(paths):
             try:
-                file = self.open(path)
-                metadata, found = file.metadata, file.schema_arrow
+                with self.open(path) as file:
+                    metadata, found = file.metadata, file.schema_arrow
+                    groups = [metadata.row_group(j) for j in range(metadata.num_row_groups)]
+                    used = {*(features or found.names), *target, weight} - set(drop)
+                    held = max(held, *(_held(group, used) for group in groups), 0)
+                    rows = [int(group.num_rows) for group in groups]
             except Exception as error:
                 raise unreadable(str(path), "as Parquet", error) from error
             if schema is None:
@@ -83,15 +87,10 @@ class Parquet(Source):
                     f"{path} has other columns than {paths[0]}: expected the same names and kinds, "
                     f"{listed(schema.names)}, but it has {listed(found.names)}."
                 )
-            rows = [metadata.row_group(j).num_rows for j in range(metadata.num_row_groups)]
             if min(rows, default=0) < 0:
                 raise DataError(f"{path} announces a row group of {min(rows)} rows.")
             self.groups += [(i, j) for j, n in enumerate(rows) if n]
             sizes += [n for n in rows if n]
-            used = {*(features or schema.names), *target, weight} - set(drop)
-            groups = (metadata.row_group(j) for j in range(len(rows)))
-            held = max(held, *(_held(group, used) for group in groups), 0)
-            file.close()
         assert schema is not None
         repeated(self.name, schema.names)
         self.sizes, self.target, self.weight = sizes, tuple(target), weight
