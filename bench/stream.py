@@ -8,7 +8,7 @@ is limited (`RLIMIT_AS`, libraries and stacks included; Arrow takes the system's
 its own reserves a gigabyte), measures by turns, a round each:
 
     read      the windows of an epoch, filled and thrown away
-    step      batches of rows that are in memory already, for as many rows as a window has
+    step      `fit` on a window that is in memory, one epoch
     together  `fit` on the stream, one epoch
 
 in MB of rows (as float32) a second. The file is dropped from the system's cache before each.
@@ -39,6 +39,7 @@ from mlp_xp import MLP, stream
 from mlp_xp.streams import Stream
 from mlp_xp.streams.feed import Feed
 from mlp_xp.streams.source import in_bytes
+from mlp_xp.training import Data
 
 FEATURES, CLASSES, BATCH, BLOCK = 100, 10, 512, 1 << 15  # rows that are written at once
 MALLOC = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2"}
@@ -117,12 +118,13 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def read(feed: Feed, size: int) -> None:
-    """All windows of an epoch, filled as in a training."""
+def read(feed: Feed, size: int) -> Data:
+    """All windows of an epoch, filled as in a training; returns the first buffer."""
     buffers = [feed._buffer(size) for _ in range(2)]
     order = [feed.stream.unit_order(0)]
     for _ in feed._filled(size, order, buffers, threading.Event()):
         pass
+    return buffers[0]
 
 
 def measure(data: Stream, path: Path, hidden: Sequence[int], rounds: int) -> dict[str, Any]:
@@ -135,17 +137,21 @@ def measure(data: Stream, path: Path, hidden: Sequence[int], rounds: int) -> dic
     seen[data.order(model, 0, BATCH)] = True
     assert seen.all()
     scanned = seconds(lambda: data.found)
-    _, X, y = next(blocks(BLOCK))
-    alone = MLP(sizes).fit(X, y, epochs=1, layout="rows", **QUIET)
-    once = len(X) * FEATURES * 4 / 1e6
-    times = max(1, round(size / len(X)))
-    total = data.m * FEATURES * 4 / 1e6
+    once, total = (m * FEATURES * 4 / 1e6 for m in (size, data.m))
+    alone = MLP(sizes)
     found: dict[str, list[float]] = {"read": [], "step": [], "together": []}
     for _ in range(rounds):
         drop(path)
-        found["read"].append(total / seconds(lambda: read(feed, size)))
-        began = seconds(lambda: alone.fit(X, y, epochs=times, layout="rows", **QUIET))
-        found["step"].append(times * once / began)
+        began = time.perf_counter()
+        window = read(feed, size)
+        found["read"].append(total / (time.perf_counter() - began))
+        X, y = window.rows, window.targets
+        alone.fit(X, y, epochs=1, layout="rows", **QUIET)  # whatever is made the first time
+        times = max(1, round(total / once / 4))
+        began = time.perf_counter()
+        alone.fit(X, y, epochs=times, layout="rows", **QUIET)
+        found["step"].append(times * once / (time.perf_counter() - began))
+        del window, X, y
         drop(path)
         found["together"].append(total / seconds(lambda: model.fit(data, epochs=1, **QUIET)))
     rates = {name: median(values) for name, values in found.items()}
