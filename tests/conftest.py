@@ -43,6 +43,10 @@ REQUIRABLE = (
     "pyarrow",
     "zarr",
     "h5py",
+    "matplotlib",
+    "tensorboard",
+    "mlflow",
+    "wandb",
 )
 BACKENDS = ("numpy", "numpy-readonly", "strict", "strict-device1", "torch", "cupy")
 
