@@ -290,6 +290,8 @@ def test_what_does_not_fit_the_model_is_said_before_training() -> None:
             method(X)
     with pytest.raises(TypeError, match="Y was given beside a stream"):
         MLP(SIZES).fit(arrays(), y)
+    with pytest.raises(TypeError, match="is a masked array"):
+        stream(np.ma.masked_greater(X, 5), y)
     with pytest.raises(DataError, match=r"the targets have shape \(10,\), but X has 2,000"):
         stream(X, y[:10])
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
+from ..exchange import unmasked
 from ..readers import DataError
 from .arrays import Arrays, NpyFile, of_hdf5, of_zarr
 from .source import SHARE, Files, Source, in_bytes
@@ -80,6 +81,7 @@ def _opened(
                 f"{KINDS}."
             )
         _no_columns("an array", features, drop)
+        unmasked("the array", source)
         y, w = _array(target), _array(weight)
         return Arrays(type(source).__name__, source, y, w, limit)
     raise DataError(
@@ -139,6 +141,7 @@ def _tables(
 
 def _array(given: Any) -> Any:
     """Targets or weights beside an array: an array, or that of a .npy file."""
+    unmasked("an array beside it", given)
     if given is None or (hasattr(given, "shape") and hasattr(given, "dtype")):
         return given
     if isinstance(given, str | os.PathLike):
