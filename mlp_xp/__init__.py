@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .preparation import prepare as prepare
     from .searching import search as search
     from .sequential import Sequential as Sequential
+    from .streams import stream as stream
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ LATE = {
     "model_for": "preparation",
     "prepare": "preparation",
     "search": "searching",
+    "stream": "streams",
     "to_torch": "export.to_torch",
 }
 MODULES = ("layers", "plotting", "trackers")
