@@ -32,6 +32,7 @@ from .cells import as_pandas
 from .commands import judge, numbers_of
 from .data import Dataset, Request, load
 from .description import NOTED, SCORED
+from .extras import missing
 from .fingerprint import Fingerprint
 from .model import Model
 from .preparation import Examples
@@ -218,10 +219,7 @@ def check_plots() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            f"Optuna's plots need matplotlib ({error}): pip install 'mlp_xp[search]'",
-            name=error.name,
-        ) from None
+        raise missing("Optuna's plots need matplotlib", "search", error) from None
 
 
 # -- the front -----------------------------------------------------------------------

@@ -208,7 +208,7 @@ def test_bfloat16_of_pytorch_rounds_and_is_right_to_its_rounding(
 
 
 def test_bfloat16_of_jax_is_right_to_its_rounding() -> None:
-    pytest.importorskip("jax", reason="the bench extra is not installed")
+    pytest.importorskip("jax", reason="the bench group is not installed")
     import with_jax
 
     case = cases.training((20, 16, 1), 32, cold=False)._replace(precision="bfloat16")
@@ -510,7 +510,7 @@ def test_the_table_names_ratios_and_aims() -> None:
 
 
 def test_the_report_shows_every_row(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+    pytest.importorskip("matplotlib", reason="the bench group is not installed")
     import report
 
     also = tmp_path / "wrong.py"
@@ -564,7 +564,7 @@ def devices_run(hardware: str, device: str, status: str = "ok") -> stored.Result
 
 
 def test_devices_of_several_runs_stand_in_one_chart(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+    pytest.importorskip("matplotlib", reason="the bench group is not installed")
     import report
 
     runs = [devices_run("Some CPU", "cpu"), devices_run("Some GPU", "cuda")]
@@ -577,7 +577,7 @@ def test_devices_of_several_runs_stand_in_one_chart(tmp_path: Path) -> None:
 
 
 def test_a_chart_of_devices_says_that_no_gpu_was_measured() -> None:
-    pytest.importorskip("matplotlib", reason="the bench extra is not installed")
+    pytest.importorskip("matplotlib", reason="the bench group is not installed")
     import report
 
     cpu, none = devices_run("Some CPU", "cpu"), devices_run("", "cuda", status="missing")
