@@ -32,7 +32,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["build", "search.md", "gallery/*.py", "gallery/sg_execution_times.rst"]
+exclude_patterns = ["build", "search.md", "gallery/*.py", "**sg_execution_times.rst"]
 default_role = "py:obj"
 templates_path: list[str] = []
 
