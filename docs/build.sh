@@ -23,4 +23,4 @@ if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 fi
 
 "$venv/bin/python" -m sphinx -W --keep-going -j auto -d docs/build/.doctrees "$@" docs docs/build
-"$venv/bin/python" docs/pictures_check.py docs/build
+"$venv/bin/python" docs/check.py docs/build

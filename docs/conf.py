@@ -65,6 +65,7 @@ sphinx_gallery_conf = {
     "filename_pattern": rf"/({'|'.join(RUN)})\.py$",
     "abort_on_example_error": True,
     "download_all_examples": False,
+    "default_thumb_file": str(HERE / "_static" / "example.svg"),
     "show_memory": False,
     "show_signature": False,
     "min_reported_time": 10**6,  # how long an example took here says nothing of elsewhere
@@ -122,10 +123,20 @@ def read(app: Any, docname: str, source: list[str]) -> None:
         source[0] = relinked(source[0], file.parent)
 
 
+def name_pictures(app: Any, doctree: Any) -> None:
+    """A text for the gallery's small pictures, which come without."""
+    from docutils import nodes
+
+    for image in doctree.findall(nodes.image):
+        stem = Path(image["uri"]).stem.removeprefix("sphx_glr_").removesuffix("_thumb")
+        image["alt"] = image.get("alt") or f"The example {stem}"
+
+
 def setup(app: Any) -> None:
     for name, page in PAGES.items():
         target = HERE / page
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, target)
     app.connect("source-read", read)
+    app.connect("doctree-read", name_pictures)
     app.connect("autodoc-process-docstring", docstrings.process)

@@ -17,7 +17,7 @@ from conftest import need
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-GUIDES = [DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
+GUIDES = [ROOT / "CONTRIBUTING.md", DOCS / "index.md", *sorted((DOCS / "guides").glob("*.md"))]
 REFERENCE = "\n".join(
     path.read_text(encoding="utf-8") for path in sorted((DOCS / "reference").glob("*.md"))
 )
@@ -70,6 +70,18 @@ def test_a_public_name_is_documented(name: str) -> None:
         methods = {key: getattr(thing, key) for key in vars(thing) if key[0] != "_"}
         asked = {key: one for key, one in methods.items() if inspect.isroutine(one)}
         assert [key for key, one in asked.items() if not inspect.getdoc(one)] == []
+
+
+def test_files_that_contributors_are_sent_to_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(?:bash )?((?:mlp_xp|tests|ci|docs|examples)/[\w./]*)`", text)
+    assert len(set(named)) > 20
+    assert [name for name in named if not (ROOT / name).exists() and name != "docs/build"] == []
+
+
+def test_the_version_to_cite_is_the_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {mlp_xp.__version__}\n" in text
 
 
 def test_what_is_aligned_in_a_docstring_becomes_terms() -> None:
@@ -134,3 +146,16 @@ def test_an_example_has_a_title_for_the_gallery(script: Path) -> None:
     assert text is not None
     title, line = text.splitlines()[:2]
     assert line == "=" * len(title)
+
+
+def test_a_picture_without_a_text_and_what_is_loaded_from_elsewhere_are_found(
+    tmp_path: Path,
+) -> None:
+    whole = '<img src="a.png" alt="a curve"><a href="https://optuna.org">Optuna</a>'
+    (tmp_path / "whole.html").write_text(whole)
+    assert module("check").faults(tmp_path) == []
+    (tmp_path / "bad.html").write_text('<img src="b.png" alt=""><script src="https://x/y.js">')
+    assert module("check").faults(tmp_path) == [
+        "bad.html: the picture b.png has no text",
+        "bad.html: script loads https://x/y.js",
+    ]
