@@ -18,10 +18,9 @@ if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
     pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
     pip 'pip>=25.1' # the first that knows dependency groups
-    extras=onnx,search,sklearn,tables
     case $cuda in
-    *.whl) pip -e ".[$extras]" --group test && pip --no-deps "$cuda" ;;
-    *) pip -e ".[$extras,$cuda]" --group test ;;
+    *.whl) pip -e . --group test && pip --no-deps "$cuda" ;;
+    *) pip -e ".[$cuda]" --group test ;;
     esac
     echo "$wanted" > "$stamp"
 fi

@@ -18,7 +18,7 @@ if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
     pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
     pip 'pip>=25.1' # the first that knows dependency groups
-    pip -e ".[onnx,search,sklearn,tables]" --group docs
+    pip -e . --group docs
     echo "$wanted" > "$stamp"
 fi
 

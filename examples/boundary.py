@@ -4,7 +4,7 @@ Eight networks that vote
 
 Two classes that wind round each other, and eight networks trained in one call: how far their
 votes agree shows where there were examples to learn from. Draws with matplotlib, which comes
-with ``pip install 'mlp_xp[search]'``.
+with ``pip install 'mlp_xp[plot]'``.
 """
 
 import matplotlib.pyplot as plt

@@ -44,7 +44,7 @@ def test_an_extra_of_a_clone_that_is_not_installed_is_found_by_its_folder(
 def test_extras_and_groups_that_are_named_are_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     named = re.findall(r"(?:mlp_xp|['\" ]\.)\[([a-z0-9,-]+)\]", text)
-    named += re.findall(r"""(?:missing|cure)\((?:[^()]*, )?["']([a-z0-9]+)["']""", text)
+    named += re.findall(r"""(?:missing|cure)\((?:[^()]*, )?["']([a-z0-9,]+)["']""", text)
     assert {name for one in named for name in one.split(",")} <= set(
         PROJECT["project"]["optional-dependencies"]
     )

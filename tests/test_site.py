@@ -72,6 +72,13 @@ def test_a_public_name_is_documented(name: str) -> None:
         assert [key for key, one in asked.items() if not inspect.getdoc(one)] == []
 
 
+@pytest.mark.parametrize("name", mlp_xp.MODULES[1:])
+def test_a_module_of_more_is_documented_as_a_whole(name: str) -> None:
+    assert f".. automodule:: mlp_xp.{name}\n   :members:\n" in REFERENCE
+    things = getattr(mlp_xp, name)
+    assert [one for one in things.__all__ if not inspect.getdoc(getattr(things, one))] == []
+
+
 def test_files_that_contributors_are_sent_to_are_there() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"`(?:bash )?((?:mlp_xp|tests|ci|docs|examples)/[\w./]*)`", text)

@@ -201,6 +201,11 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
 
         return predictor(*arguments)
 
+    def scorer(device: Device) -> Any:
+        from ..compile.cuda_scores import CudaScores
+
+        return CudaScores(device)
+
     return Device(
         name,
         xp,
@@ -211,6 +216,7 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         reads_wait=True,
         stepper=stepper,
         predictor=predictor,
+        scorer=scorer,
         draw_bits=Bits,
         host_rows=host_rows,
         put_rows=put_rows,
