@@ -13,6 +13,7 @@ import test_compile
 import test_cuda_steps as on_device
 import test_fast_paths as paths
 from test_layer_kinds import ROWS, Row
+from test_precision import ROUNDED, on_a_card
 
 from conftest import tolerance
 from mlp_xp import MLP, Sequential
@@ -225,8 +226,9 @@ def trained(name: str, where: Any, **settings: Any) -> Any:
     shape, layers = NETWORKS[name]
     random = np.random.default_rng(0)
     X, y = random.normal(size=(40, *shape)), random.integers(0, 4, 40)
-    network = Sequential(shape, list(layers), device=where, dtype="float64", seed=[1, 2])
-    told = {"sample_weight": random.uniform(0, 2, 40), **settings}
+    settings = {"dtype": "float64", "seed": [1, 2], **settings}
+    network = Sequential(shape, list(layers), device=where, **settings)
+    told = {"sample_weight": random.uniform(0, 2, 40)}
     return network.fit(X, y, epochs=3, batch_size=16, layout="rows", progress=False, **told)
 
 
@@ -239,6 +241,22 @@ def test_layers_of_any_kind_train_as_on_the_cpu(cupy: Any, name: str, graph: boo
     for key, value in here.parameters.items():
         # a bias before a normalisation has a gradient of nothing but rounding
         np.testing.assert_allclose(there.parameters[key].get(), value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_products_of_less_than_float32_are_those_of_the_specification(
+    cupy: Any, name: str, precision: str, whose: str
+) -> None:
+    settings = {"precision": precision, "optimizer": "sgd", "dtype": "float32"}
+    there, here = trained(name, "cuda", **settings), trained(name, "cpu", **settings)
+    within = 0.01 if on_a_card("cupy") else 1e-4
+    np.testing.assert_allclose(there.history["loss"], here.history["loss"], rtol=within)
+    if not on_a_card("cupy"):
+        other = trained(name, "cpu", **{**settings, "precision": "float32"})
+        off = np.abs(np.array(other.history["loss"]) - here.history["loss"]).max()
+        mine = np.abs(np.array(there.history["loss"]) - here.history["loss"]).max()
+        assert mine < off / 4
 
 
 def test_rows_on_the_host_go_up_batch_by_batch(cupy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

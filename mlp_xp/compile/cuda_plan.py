@@ -14,7 +14,7 @@ from .program import Plan
 class CudaPlan(Plan):
     """A `Plan` of CUDA kernels; it needs no device.
 
-    precision  of the products' operands, a row of `kernels.PRECISIONS`; not "bfloat16"
+    precision  of the products' operands, a row of `kernels.PRECISIONS`
     matrices   each product as cuBLAS, or a kernel, takes it
     """
 

@@ -12,9 +12,11 @@ from typing import Any
 
 import cupy
 
+from ..fast.blas import layout
 from ..fast.cublas import Cublas
 from ..fast.cublas import Product as Multiplication
 from ..fast.launches import THREADS, Launch, blocks, compile_together
+from ..fast.products import in_bfloat16, transposed
 from ..types import Array
 from .cuda_loops import CudaKernel, finished
 from .cuda_plan import CudaPlan
@@ -74,11 +76,11 @@ class CudaProgram:
 
     def array(self, place: Place) -> Array:
         """A view of memory."""
-        layout, flat = place.layout, self.whole(place.owner)
+        lies, flat = place.layout, self.whole(place.owner)
         return cupy.lib.stride_tricks.as_strided(
-            flat[layout.offset :] if layout.size else flat[:0],
-            layout.shape,
-            tuple(stride * flat.itemsize for stride in layout.strides),
+            flat[lies.offset :] if lies.size else flat[:0],
+            lies.shape,
+            tuple(stride * flat.itemsize for stride in lies.strides),
         )
 
     # -- launches
@@ -91,6 +93,8 @@ class CudaProgram:
             for matrices in self.plan.matrices[item.number]:
                 A, B, C = map(self._matrix, matrices)
                 precision = self.plan.precision
+                if precision == "bfloat16":
+                    A, B = self._in_bfloat16(A), self._in_bfloat16(B)
                 self.calls.append(Multiplication(self.cublas, A, B, C, precision=precision))
         elif isinstance(item, Call):
             self._call(item)
@@ -105,10 +109,10 @@ class CudaProgram:
         launch.kept += (partial,)
         self.calls.append(launch)
         for number, (how, place) in enumerate(kernel.finish):
-            layout = reshaped(place.layout, (n,))
-            assert layout is not None
-            out, room = self.array(Place(place.owner, layout)), partial[number * n * parts :]
-            stride = layout.strides[0]
+            flat = reshaped(place.layout, (n,))
+            assert flat is not None
+            out, room = self.array(Place(place.owner, flat)), partial[number * n * parts :]
+            stride = flat.strides[0]
             arguments = (out, room, n, parts, stride)
             grid = (blocks(n, THREADS),)
             self.calls.append(Launch(finished(dtype, how), grid, (THREADS,), *arguments))
@@ -121,10 +125,16 @@ class CudaProgram:
 
     def _matrix(self, place: Place) -> Array:
         """A stack of matrices; one by itself is no stack."""
-        layout = place.layout
-        if layout.shape[0] == 1:
-            layout = Layout(layout.shape[1:], layout.strides[1:], layout.offset)
-        return self.array(Place(place.owner, layout))
+        shape, strides, offset = place.layout
+        if shape[0] == 1:
+            shape, strides = shape[1:], strides[1:]
+        return self.array(Place(place.owner, Layout(shape, strides, offset)))
+
+    def _in_bfloat16(self, matrix: Array) -> Array:
+        turned, pitch = layout(matrix)
+        half, launch = in_bfloat16(transposed(matrix) if turned else matrix, pitch)
+        self.calls.append(launch)
+        return transposed(half) if turned else half
 
     def _call(self, item: Call) -> None:
         out, function = self.array(self.fusion.place(item.node)), item.node.param

@@ -110,9 +110,8 @@ class _Own(threading.local):
 
 
 def takes(recipe: Recipe, state: State) -> bool:
-    """Whether this is of use: dense networks have kernels of their own, bfloat16 only SPEC."""
-    known = recipe.precision != "bfloat16" and str(state.theta.dtype) in DTYPES
-    return known and not gate.takes(gate.READ, recipe)
+    """Whether this is of use: dense networks have kernels of their own."""
+    return str(state.theta.dtype) in DTYPES and not gate.takes(gate.READ, recipe)
 
 
 class CudaScores:

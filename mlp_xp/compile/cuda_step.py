@@ -160,12 +160,8 @@ class TracedProgram:
 
 
 def stepper(recipe: Recipe, device: Device, data: Data, graph: Any) -> CupyStep | None:
-    """The step of a recipe, traced; None where that may mean something else.
-
-    In bfloat16 the rounding is the specification's.
-    """
-    known = recipe.precision != "bfloat16" and type(data) is Data
-    if not known or str(recipe.decayed.dtype) not in DTYPES:
+    """The step of a recipe, traced; None where that may mean something else."""
+    if type(data) is not Data or str(recipe.decayed.dtype) not in DTYPES:
         return None
     if graph:
         return GraphStep(recipe, device, data, graph, TracedProgram)

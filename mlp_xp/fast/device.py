@@ -191,8 +191,8 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         found = stepper(recipe, device, data, graph) or traced(recipe, device, data, graph)
         if found is None and graph is True:
             raise GraphError(
-                "a step cannot be replayed as a graph: the specification computes it at this "
-                "precision. Leave graph='auto' to have it run as it is."
+                "a step cannot be replayed as a graph: the specification computes it. Leave "
+                "graph='auto' to have it run as it is."
             )
         return found
 
