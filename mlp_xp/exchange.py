@@ -81,8 +81,8 @@ def unmasked(argument: str, value: Any) -> None:
     """Raise TypeError for a masked array, what lies under whose mask would be taken for numbers."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(
-            f"{argument} is a masked array of which {np.ma.count_masked(value)} are masked, "
-            f"but expected all of them. Fill them first, {argument}.filled(0), or leave their "
+            f"{argument} is a masked array of which {int(np.ma.getmaskarray(value).sum())} entries "
+            f"are masked, but expected none. Fill them first, {argument}.filled(0), or leave their "
             "examples out."
         )
 
