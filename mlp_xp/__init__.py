@@ -89,8 +89,7 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):
             raise
-        raise ImportError(
-            f"mlp_xp.{name} needs scikit-learn ({error}): pip install 'mlp_xp[sklearn]'",
-            name=error.name,
-        ) from None
+        from .extras import missing
+
+        raise missing(f"mlp_xp.{name} needs scikit-learn", "sklearn", error) from None
     return getattr(module, name)

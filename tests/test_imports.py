@@ -15,6 +15,7 @@ PACKAGE = Path(mlp_xp.__file__).parent
 
 # a module may import from those before it
 ORDER = [
+    "extras",
     "types",
     "pickling",
     "guard",

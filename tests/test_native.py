@@ -659,7 +659,7 @@ def test_mkl_that_is_not_there_is_a_clear_error(other_blas: pytest.MonkeyPatch) 
 
     other_blas.setenv("MLP_XP_BLAS", "mkl")
     other_blas.setattr(blas.metadata, "files", missing)
-    with pytest.raises(ImportError, match=r"pip install 'mlp-xp\[mkl\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'mlp_xp\[mkl\]'"):
         blas.product("float32")
     other_blas.setattr(blas.metadata, "files", lambda name: [])
     with pytest.raises(ImportError, match="no library mkl_rt"):
