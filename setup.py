@@ -25,9 +25,11 @@ class Build(build_py):
 
     def run(self) -> None:
         super().run()
+        folder = Path(self.build_lib, "mlp_xp", "fast").resolve()
+        for old in folder.glob("kernels-*.so"):  # of an earlier build in the same place
+            old.unlink()
         if self.editable_mode or WANTED == "0":
             return
-        folder = Path(self.build_lib, "mlp_xp", "fast").resolve()
         command = [sys.executable, "-m", "mlp_xp.packing", str(folder)]
         done = subprocess.run(
             command,

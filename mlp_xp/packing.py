@@ -80,10 +80,10 @@ def recipe(dtype: str, sizes: Sequence[int], loss: Loss, **options: Any) -> Reci
 def losses(dtype: str, hidden: Sequence[int]) -> Iterator[Recipe]:
     """Every loss, the core's and as scikit-learn has them, which always decays."""
     theirs = {"l2": L2, "l2_shared": True}
-    rows = [(row, {}) for row in LOSSES.values()]
+    rows: list[tuple[Loss, dict[str, Any]]] = [(row, {}) for row in LOSSES.values()]
     rows += [(row, theirs) for row in (*LOSSES.values(), *LIKE_SCIKIT_LEARN.values())]
     for (row, options), n_out in product(rows, OUTPUTS):
-        if n_out == 1 and row.kind != "multiclass" or n_out > 1 and row.kind != "binary":
+        if (n_out == 1 and row.kind != "multiclass") or (n_out > 1 and row.kind != "binary"):
             yield recipe(dtype, (*hidden, n_out), row, **options)
 
 
@@ -96,7 +96,9 @@ def others(dtype: str, hidden: Sequence[int]) -> Iterator[Recipe]:
         for row in OPTIMIZERS.values()
         for options in ({}, {"l2": L2}, {"l2": L2, "l2_shared": True})
     ]
-    normalised = [{"normalization": kind, "dropout": p} for kind in ("batch", "layer") for p in (0, 0.3)]
+    normalised = [
+        {"normalization": kind, "dropout": p} for kind in ("batch", "layer") for p in (0, 0.3)
+    ]
     varied += [*normalised, {"dropout": 0.3}, {"residual": True}, {"clip_norm": 1.0}]
     varied += [{"label_smoothing": 0.1}, {"label_smoothing": 0.1, **normalised[1]}]
     for options in varied:
@@ -156,7 +158,7 @@ def gradient(recipe: Recipe, m: int, weighted: bool) -> Plan:
     formula, _ = share_of_gradient(recipe, data)
     arrays = [state_of(recipe).theta, data.rows, data.targets, np.ones((), data.rows.dtype)]
     function = Function(formula, str(data.rows.dtype), target=Noted)
-    return function.plan([*arrays, data.weights] if weighted else arrays)
+    return function.plan(arrays if data.weights is None else [*arrays, data.weights])
 
 
 def predictions(recipe: Recipe, m: int) -> Iterator[Plan]:
@@ -178,9 +180,10 @@ def plans(dtype: str) -> Iterator[Plan]:
     for hidden, m in (SMALL, LARGE):
         for one in losses(dtype, hidden):
             yield from (step(one, m), step(one, m, weighted=True))
-            if dtype == "float64":
+            if not one.l2_shared:  # predictions are the same
+                yield from (plan for size in (1, m) for plan in predictions(one, size))
+            elif dtype == "float64":
                 yield from (gradient(one, m, weighted) for weighted in (False, True))
-            yield from (plan for size in (1, m) for plan in predictions(one, size))
         for one in others(dtype, hidden):
             yield step(one, m)
         for row in ACTIVATIONS.values():
@@ -199,10 +202,7 @@ def texts(dtype: str) -> list[str]:
 
 
 def build(folder: Path, texts: Mapping[str, Sequence[str]]) -> list[Path]:
-    """A library a level of the runtime and these kernels by dtype; raises `CannotCompile`.
-
-    Libraries that lie in the folder already go.
-    """
+    """A library a level of the runtime and these kernels by dtype; raises `CannotCompile`."""
     levels = packed.LEVELS.get(platform.machine())
     if levels is None:
         raise native.CannotCompile(f"nothing is packed for processors of {platform.machine()}")
@@ -234,8 +234,6 @@ def build(folder: Path, texts: Mapping[str, Sequence[str]]) -> list[Path]:
         for level, parts in objects.items():
             linked = compiled(-1, level, "-shared", *(part.result() for part in parts), "-lm")
             contents[level] = Path(linked).read_bytes()
-    for old in folder.glob("kernels-*.so"):
-        old.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     paths = [packed.path(folder, level, content) for level, content in contents.items()]
     for path, content in zip(paths, contents.values(), strict=True):
@@ -246,7 +244,9 @@ def build(folder: Path, texts: Mapping[str, Sequence[str]]) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Pack what is common into a folder."""
-    parser = argparse.ArgumentParser(prog="mlp_xp.packing", description=str(__doc__).partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="mlp_xp.packing", description=str(__doc__).partition("\n")[0]
+    )
     parser.add_argument("folder", type=Path)
     folder: Path = parser.parse_args(arguments).folder
     try:
@@ -257,7 +257,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (native.CannotCompile, OSError) as error:
         raise SystemExit(f"no kernels are packed: {error}") from None
     for path in paths:
-        print(f"{path.name}: {sum(map(len, found.values()))} kernels, {path.stat().st_size:,} bytes")
+        print(
+            f"{path.name}: {sum(map(len, found.values()))} kernels, {path.stat().st_size:,} bytes"
+        )
 
 
 if __name__ == "__main__":
