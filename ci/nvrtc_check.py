@@ -26,7 +26,7 @@ from typing import Any, cast
 import numpy as np
 
 from mlp_xp import MLP, Sequential
-from mlp_xp.compile.cuda_loops import CudaPlan
+from mlp_xp.compile.cuda_plan import CudaPlan
 from mlp_xp.compile.step import traced
 from mlp_xp.fast.cuda_source import Source, every_source
 from mlp_xp.layers import (

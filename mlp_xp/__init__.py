@@ -13,6 +13,8 @@ from .schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from . import layers as layers
+    from . import plotting as plotting
+    from . import trackers as trackers
     from .data import load_table as load_table
     from .estimators import MLPClassifier as MLPClassifier
     from .estimators import MLPRegressor as MLPRegressor
@@ -72,6 +74,7 @@ LATE = {
     "search": "searching",
     "to_torch": "export.to_torch",
 }
+MODULES = ("layers", "plotting", "trackers")
 
 
 def __dir__() -> list[str]:
@@ -81,8 +84,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     """What is imported late."""
-    if name == "layers":
-        return import_module(".layers", __name__)
+    if name in MODULES:
+        return import_module(f".{name}", __name__)
     if name not in LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:

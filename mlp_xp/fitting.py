@@ -481,7 +481,7 @@ def _columns() -> int | None:
 
 
 def progress_bar(n_steps: int, shown: bool, last: int | None = None, done: int = 0) -> Any:
-    """A tqdm bar on standard error, or nothing; tqdm is imported only when shown.
+    """A tqdm bar on standard error or in a notebook, or nothing; imported only when shown.
 
     last  number of the last epoch, where it is known
     done  steps of an earlier process
@@ -491,7 +491,7 @@ def progress_bar(n_steps: int, shown: bool, last: int | None = None, done: int =
     """
     if not shown:
         return _Silent()
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
 
     ncols = _columns()
     room = ncols - BESIDE if ncols is not None and ncols < USUAL else None

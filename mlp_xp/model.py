@@ -721,8 +721,12 @@ def _suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) ->
     kept, seen = rates[usable], losses[usable]
     if len(seen) < 3:
         return LearningRates(rates, losses, float(rates[0]))
-    width = max(1, len(seen) // 20)
-    padded = np.pad(seen, width, mode="edge")
-    smoothed = np.convolve(padded, np.ones(2 * width + 1) / (2 * width + 1), mode="valid")
-    slope = np.gradient(smoothed, np.log(kept))
+    slope = np.gradient(smoothed(seen), np.log(kept))
     return LearningRates(rates, losses, float(kept[int(np.argmin(slope))]))
+
+
+def smoothed(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The running mean of a search's losses (n,), over a tenth of them, the ends repeated."""
+    width = max(1, len(losses) // 20)
+    padded = np.pad(losses, width, mode="edge")
+    return np.convolve(padded, np.ones(2 * width + 1) / (2 * width + 1), mode="valid")

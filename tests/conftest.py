@@ -32,7 +32,20 @@ from mlp_xp.devices import Device
 from mlp_xp.devices import device as find_device
 from mlp_xp.kernels import SPEC
 
-REQUIRABLE = ("torch", "cupy", "onnx", "onnxruntime", "skl2onnx", "jax", "dask", "pyarrow")
+REQUIRABLE = (
+    "torch",
+    "cupy",
+    "onnx",
+    "onnxruntime",
+    "skl2onnx",
+    "jax",
+    "dask",
+    "pyarrow",
+    "matplotlib",
+    "tensorboard",
+    "mlflow",
+    "wandb",
+)
 BACKENDS = ("numpy", "numpy-readonly", "strict", "strict-device1", "torch", "cupy")
 
 

@@ -346,7 +346,7 @@ def test_equal_layers_are_one_text() -> None:
     step(model._run.state, np.arange(8), None, 0.1)
     (made,) = step.programs.values()
     kernels = made.program.plan.kernels.values()
-    assert len(kernels) > 50
+    assert len(kernels) > 30
     assert len({kernel.body for kernel in kernels}) < 25
 
 
@@ -519,7 +519,9 @@ def test_a_predictor_of_any_layers_is_compiled(m: int) -> None:
     assert np.shares_memory(predict(X), predict(X))
     with pytest.raises(ValueError, match="X has 3 features, but expected 128"):
         predict(X[:3])
-    with pytest.raises(ValueError, match="9 examples were given, but the predictor was made for 8"):
+    with pytest.raises(
+        ValueError, match="9 examples were given, but the predictor was made for at most 8"
+    ):
         predict(np.zeros((128, 9)))
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from conftest import Backend, tolerance
-from mlp_xp import MLP
+from mlp_xp import MLP, Sequential
+from mlp_xp import Activation as Formula
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import gate, native
 from mlp_xp.fitting import copied
+from mlp_xp.layers import Activation, Dense
 from mlp_xp.network import Forward, Network
 from mlp_xp.training import Data, Recipe, batch, stepper, train_step
 
@@ -154,10 +156,16 @@ def test_fast_paths_take_every_dense_network_and_nothing_else(
 
 def test_a_graph_that_was_asked_for_is_not_left_out_in_silence(cupy: Any) -> None:
     from mlp_xp.fast.graph import GraphError
+    from mlp_xp.fast.launches import KernelWarning
+
+    def looks(xp: Any, z: Any) -> Any:
+        return z if float(xp.max(z)) < 0 else xp.tanh(z)
 
     device = find_device("cuda", graph=True)
-    model = louder(MLP(SIZES, device=device, precision="bfloat16"))
-    with pytest.raises(GraphError, match="computes it at this precision"):
+    layers = [Dense(4), Activation(Formula(looks, lambda xp, a: 1 - a * a, "A")), Dense(3)]
+    model = Sequential((SIZES[0],), layers, device=device)
+    refused = pytest.raises(GraphError, match="the specification computes a part")
+    with pytest.warns(KernelWarning, match="a formula reads a value"), refused:
         model.fit(*examples(), epochs=1, progress=False)
     louder(MLP(SIZES, device=device)).fit(*examples(), epochs=1, progress=False)
 

@@ -64,6 +64,8 @@ ORDER = [
     "estimators",
     "estimators_layouts",
     "estimators_neural",
+    "plotting",
+    "trackers",
     "tutorial_steps",
     "tutorial_layers",
     "tutorial",
@@ -124,7 +126,11 @@ def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [p for name in ("layers", "compile", "export") for p in sorted((PACKAGE / name).glob("*.py"))],
+    [
+        p
+        for name in ("layers", "compile", "export", "plotting")
+        for p in sorted((PACKAGE / name).glob("*.py"))
+    ],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_a_file_of_a_package_imports_only_what_stands_before_that(path: Path) -> None:

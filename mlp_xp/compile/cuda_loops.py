@@ -14,14 +14,15 @@ a long axis go in parts, a block each, and another kernel adds these up.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..fast.cuda_text import Source, source
 from ..fast.tracing import REDUCTIONS
-from .fuse import Fusion, Loop
-from .layout import reshaped
+from .cuda_products import Matrices, Tiling, grid, text
+from .fuse import Place
+from .layout import packed, reshaped
 from .loops import AXIS, CTYPES, Access, Argument, LoopText, Scope
-from .program import Plan
 
 THREADS = 256  # of a block
 WARP = 32
@@ -32,64 +33,76 @@ MOST_PARTS = 64
 
 
 class CudaKernel(NamedTuple):
-    """A loop's text, what it is called with, and by how many threads.
+    """A kernel's text, what it is called with, and by how many threads.
 
     source     of the kernel
     arguments  whole numbers, floating numbers, and places; "partial" is room for split sums
-    grid       blocks, and parts of a sum
+    grid       blocks; of sums in parts also these
     block      threads
-    parts      in which the sums are left to be added up; 1 where they are whole
+    parts      in which sums are left, to be added up; 1 where they are whole
     n          sums of each reduction, or entries
+    finish     how the parts are added up, and where to, of each reduction
     """
 
     source: Source
     arguments: list[Argument]
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     block: tuple[int, int]
-    parts: int
-    n: int
-
-
-class CudaPlan(Plan):
-    """A `Plan` whose loops are CUDA kernels; it needs no device."""
-
-    aligned = 256
-    kernels: dict[int, CudaKernel]  # type: ignore[assignment]
-
-    def _write(self) -> None:
-        self.kernels = {loop.number: kernel(self.fusion, loop) for loop in self._loops()}
-
-    def sources(self) -> list[Source]:
-        """Every kernel, also what adds up the parts of sums."""
-        found = []
-        for loop in self._loops():
-            found.append(self.kernels[loop.number].source)
-            if self.kernels[loop.number].parts > 1:
-                found += [finished(self.dtype, node.param[0]) for node in loop.sums]
-        return found
-
-
-def kernel(fusion: Fusion, loop: Loop) -> CudaKernel:
-    """The text of a loop."""
-    return _CudaText(fusion, loop).cuda()
+    parts: int = 1
+    n: int = 0
+    finish: tuple[tuple[str, Place], ...] = ()
 
 
 def finished(dtype: str, how: str) -> Source:
     """Adds up the parts of each sum; `how` is "sum", "max" or "min"."""
     _, combine = REDUCTIONS[how]
     body = f"""
-  const I k = blockIdx.x * (I)blockDim.x + threadIdx.x;
-  if (k >= n) return;
-  T total = partial[k * parts];
-  for (I i = 1; i < parts; i++) {{
-    const T next = partial[k * parts + i];
+  const I e = blockIdx.x * (I)blockDim.x + threadIdx.x;
+  if (e >= n) return;
+  T total = partial[e];
+  for (I part = 1; part < parts; part++) {{
+    const T next = partial[part * n + e];
     total = {combine.format("total", "next")};
   }}
-  out[k * stride] = total;"""
+  out[e * stride] = total;"""
     return source(f"finish_{how}", dtype, "T* out, const T* partial, I n, I parts, I stride", body)
 
 
-class _CudaText(LoopText):
+def product(matrices: Matrices, plan: Tiling, dtype: str) -> CudaKernel:
+    """The kernel of a product by itself."""
+    arguments: list[Argument] = []
+
+    def argument(what: Argument) -> str:
+        arguments.append(what)
+        return f"a{len(arguments) - 1}"
+
+    K, n, _, columns = matrices.sizes
+    total = K * n * columns
+    if plan.parts > 1:
+        room = f"((T*){argument('partial')})[(I)blockIdx.z * {argument(total)} + "
+        end = f"{room}(k * n + r) * columns + j] = value;"
+        finish: tuple[tuple[str, Place], ...] = (("sum", matrices.out),)
+    else:
+        across, down, _ = matrices.out.layout.strides
+        at = f"k * {argument(across)} + r * {argument(down)} + j"
+        end, finish = f"((T*){argument(matrices.out)})[{at}] = value;", ()
+    body = text(matrices, plan, dtype, argument, end)
+    made = source("product", dtype, _parameters(arguments), body)
+    return CudaKernel(
+        made, arguments, grid(matrices, plan), (THREADS, 1), plan.parts, total, finish
+    )
+
+
+def _parameters(arguments: Sequence[Argument]) -> str:
+    return ", ".join(f"I a{i}" for i in range(len(arguments)))
+
+
+class CudaText(LoopText):
+    """A loop's text; a flat one may take in the product that it reads entry by entry."""
+
+    taken: Access | None = None  # the product's entries, where that is so
+    kept = False  # whether others read them too
+
     def argument(self, what: Argument) -> str:
         self.arguments.append(what)
         return f"a{len(self.arguments) - 1}"
@@ -103,9 +116,30 @@ class _CudaText(LoopText):
     def _scope(self, mask: int, inner: Scope, row: Scope | None) -> Scope:
         return inner if mask & AXIS or self.kind == "flat" else self.outer
 
-    def cuda(self) -> CudaKernel:
+    def takes(self, place: Place) -> bool:
+        """Whether every entry of what lies there is read once, in the order in which it lies."""
+        found = [access for access in self.accesses.values() if access.place.owner is place.owner]
+        if self.kind != "flat" or self.ones is not None or len(found) != 1:
+            return False
+        (access,) = found
+        in_order = packed((*self.dims.outer, self.dims.inner)).strides
+        size = math.prod(self.dims.outer) * self.dims.inner
+        lies = (*access.outer, access.inner) == in_order and access.place.layout.offset == 0
+        return lies and size == place.owner.size and not access.written
+
+    def cuda(self, of: tuple[Matrices, Tiling] | None = None, kept: bool = False) -> CudaKernel:
+        """The kernel.
+
+        of    the product whose entries it reads, to be computed in it
+        kept  whether these are written too
+        """
         dims = self.dims
         self.n = math.prod(dims.outer) * (1 if self.kind == "rows" else dims.inner)
+        if of is not None:
+            owner = of[0].out.owner
+            self.kept = kept
+            self.taken = next(a for a in self.accesses.values() if a.place.owner is owner)
+            self.taken.written = kept
         self._threads()
         self.head.append(f"  const D all = {self.argument(self.n)};")
         for i, n in enumerate(dims.outer):
@@ -123,12 +157,21 @@ class _CudaText(LoopText):
             self.half = f"(T)({at} < {self.argument(self.ones)})"
         lines = [*self._begin(), *(self._entries() if self.kind == "flat" else self._sums())]
         # what fits 32 bits is divided in a fifth of the time
-        wide = self.n > 2**31
-        text = [f"  typedef {'I' if wide else 'unsigned'} D;", *self.head]
-        text += [f"  {line}" for line in lines]
-        parameters = ", ".join(f"I a{i}" for i in range(len(self.arguments)))
-        made = source(f"loop_{self.kind}", self.dtype, parameters, "\n".join(text))
-        return CudaKernel(made, self.arguments, self.grid, self.block, self.parts, self.n)
+        kind = f"typedef {'I' if self.n > 2**31 else 'unsigned'} D;"
+        if of is not None:
+            end = ["D e = (D)((k * n + r) * columns + j);", *self.head, *lines]
+            inside = text(*of, self.dtype, self.argument, "\n    ".join(f"{line}" for line in end))
+            made = source(
+                "product_with", self.dtype, _parameters(self.arguments), f"  {kind}\n{inside}"
+            )
+            return CudaKernel(made, self.arguments, grid(*of), (THREADS, 1))
+        body = "\n".join([f"  {kind}", *self.head, *(f"  {line}" for line in lines)])
+        made = source(f"loop_{self.kind}", self.dtype, _parameters(self.arguments), body)
+        finish: tuple[tuple[str, Place], ...] = ()
+        if self.parts > 1:
+            sums = [t for t, _ in self.targets if t.node.op == "reduce"]
+            finish = tuple((t.node.param[0], t.place) for t in sums)
+        return CudaKernel(made, self.arguments, self.grid, self.block, self.parts, self.n, finish)
 
     # -- who does what
 
@@ -163,11 +206,15 @@ class _CudaText(LoopText):
     def _begin(self) -> list[str]:
         """Which entry, or sum, a thread belongs to, and where each array begins for it."""
         place, lane = ("y", "x") if self.kind == "rows" else ("x", "y")
-        lines = [
-            f"D e = blockIdx.x * (D)blockDim.{place} + threadIdx.{place};",
-            "const bool inside = e < all;",
-            "if (!inside) return;" if self.kind == "flat" else "if (!inside) e = 0;",
-        ]
+        lines = (
+            []
+            if self.taken is not None
+            else [
+                f"D e = blockIdx.x * (D)blockDim.{place} + threadIdx.{place};",
+                "const bool inside = e < all;",
+                "if (!inside) return;" if self.kind == "flat" else "if (!inside) e = 0;",
+            ]
+        )
         if self.kind != "flat":
             lines.append(f"const I lane = threadIdx.{lane};")
             lines.append("const I part = (along + gridDim.y - 1) / gridDim.y;")
@@ -186,13 +233,15 @@ class _CudaText(LoopText):
             terms = [f"i{k} * {access.name}_{k}" for k, s in enumerate(access.outer) if s]
             if self.kind != "rows" and access.inner:
                 terms.append("i" if access.inner == 1 else f"i * {access.name}_n")
-            if terms:
+            if terms and (access is not self.taken or self.kept):
                 kind = CTYPES[access.dtype] if access.written else f"const {CTYPES[access.dtype]}"
                 begin = f"{kind}* __restrict__ p{access.name} = {access.name}"
                 lines.append(f"{begin} + {' + '.join(terms)};")
         return lines
 
     def _declare(self, access: Access) -> None:
+        if access is self.taken and not self.kept:
+            return
         kind = CTYPES[access.dtype] if access.written else f"const {CTYPES[access.dtype]}"
         name, at = access.name, self.argument(access.place)
         self.head.append(f"  {kind}* __restrict__ {name} = ({kind}*){at};")
@@ -204,7 +253,9 @@ class _CudaText(LoopText):
         if self.kind != "flat" and access.axis not in (0, 1):
             self.head.append(f"  const I {name}_r = {self.argument(access.axis)};")
 
-    def _entry(self, access: Access) -> str:
+    def _entry(self, access: Access, written: bool = False) -> str:
+        if access is self.taken and not written:
+            return "value"
         moved = any(access.outer) or (self.kind != "rows" and access.inner)
         pointer = f"p{access.name}" if moved else access.name
         if self.kind == "flat" or access.axis == 0:
@@ -214,8 +265,10 @@ class _CudaText(LoopText):
     def _entries(self) -> list[str]:
         scope = Scope()
         ends = [self.write(expression, scope) for _, expression in self.targets]
-        given = zip(self.outputs, ends, strict=True)
-        return [*scope.lines, *(f"{self._entry(to)} = {name};" for to, name in given)]
+        given = list(zip(self.outputs, ends, strict=True))
+        if self.taken is not None and self.kept:
+            given.append((self.taken, "value"))
+        return [*scope.lines, *(f"{self._entry(to, True)} = {name};" for to, name in given)]
 
     def _sums(self) -> list[str]:
         lines = list[str]()
@@ -262,7 +315,7 @@ class _CudaText(LoopText):
                 room = self.argument("partial")
                 self.head.append(f"  T* const partial = (T*){room};")
                 stores = [
-                    f"  partial[({k} * (I)all + e) * gridDim.y + blockIdx.y] = {name};"
+                    f"  partial[({k} * (I)gridDim.y + blockIdx.y) * all + e] = {name};"
                     for k, (_, name) in enumerate(after)
                 ]
             if stores:

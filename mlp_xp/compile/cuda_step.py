@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import cupy
@@ -26,7 +27,7 @@ from ..fast.tracing import Untraceable
 from ..kernels import SPEC
 from ..training import Data, Recipe, batch, train_step
 from ..types import Array, State
-from .cuda_loops import CudaPlan
+from .cuda_plan import CudaPlan
 from .cuda_program import CudaProgram
 from .program import planned
 from .step import DTYPES, StepPlan, key_of, traced
@@ -85,10 +86,10 @@ class TracedProgram:
             classes=cupy.asnumpy(recipe.classes),
         )
         shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-        key = (CudaProgram, key_of(known, data, shapes))
-        made: StepPlan = planned(key, lambda: traced(known, data, shapes, CudaPlan))
-        plan = cast(CudaPlan, made.plan)
-        program = CudaProgram(plan, given, step.cublas, recipe.precision)
+        plans = partial(CudaPlan, precision=recipe.precision)
+        key = (CudaProgram, recipe.precision, key_of(known, data, shapes))
+        made: StepPlan = planned(key, lambda: traced(known, data, shapes, plans))
+        program = CudaProgram(cast(CudaPlan, made.plan), given, step.cublas)
         self.calls += program.calls
         self.replayable = self.replayable and program.replayable
         *arrays, loss = program.roots
@@ -159,12 +160,8 @@ class TracedProgram:
 
 
 def stepper(recipe: Recipe, device: Device, data: Data, graph: Any) -> CupyStep | None:
-    """The step of a recipe, traced; None where that may mean something else.
-
-    In bfloat16 the rounding is the specification's.
-    """
-    known = recipe.precision != "bfloat16" and type(data) is Data
-    if not known or str(recipe.decayed.dtype) not in DTYPES:
+    """The step of a recipe, traced; None where that may mean something else."""
+    if type(data) is not Data or str(recipe.decayed.dtype) not in DTYPES:
         return None
     if graph:
         return GraphStep(recipe, device, data, graph, TracedProgram)

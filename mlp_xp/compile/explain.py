@@ -155,7 +155,7 @@ def explain(
     """
     called = _Names(parts or {}, names or {})
     plan = program.plan
-    running = [item for item in program.fusion.items if item.number not in plan.filled]
+    running = [item for item in program.fusion.items if item.number not in plan.left_out]
     groups = tuple(_group(program, item, called) for item in running)
     given = {called.of(node): array.nbytes for node, array in program.given.items()}
     apart = list(dict.fromkeys(place.owner for place, _ in plan.constants))

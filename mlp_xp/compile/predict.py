@@ -134,9 +134,9 @@ class CompiledPredictor:
         if not self.compiles or (self.most is None and len(rows) > FEW):
             return self.otherwise(rows)
         if self.most is not None:
-            check(rows, self.layers, self.most)
+            check(rows, self.layers[0].W.shape[-1], self.most)
             return self._answer(rows)
-        check(rows, self.layers, FEW)
+        check(rows, self.layers[0].W.shape[-1], FEW)
         found = self._answer(rows)
         return found.copy() if self.compiles else found
 

@@ -101,7 +101,7 @@ class Plan:
     starts     where each array begins in the block of `n_bytes`
     inputs     by their names
     constants  places that hold one number at every run, and this number: of arrays by themselves
-    filled     the loops that would write just these
+    left_out   items that do not run, as the loops that would write just these
     """
 
     aligned: ClassVar[int] = ALIGNED
@@ -113,7 +113,7 @@ class Plan:
         self.products: dict[int, list[tuple[list[Place], list[Any] | None]]] = {}
         self._blocks: dict[int, tuple[Buffer, list[tuple[int, Place]]]] = {}
         self.constants: list[tuple[Place, Any]] = []
-        self.filled: set[int] = set()
+        self.left_out: set[int] = set()
         self._fill()
         self._write()
         self.starts: dict[Node, int] = {}
@@ -146,14 +146,14 @@ class Plan:
                 continue
             found = [self.fusion.expression(item, target) for target in item.writes]
             if all(expression.op == "number" for expression in found):
-                self.filled.add(item.number)
+                self.left_out.add(item.number)
                 places = [target.place for target in item.writes]
                 self.constants += zip(places, (e.value for e in found), strict=True)
 
     def _loops(self) -> list[Loop]:
         """Those that run."""
         loops = [item for item in self.fusion.items if isinstance(item, Loop)]
-        return [loop for loop in loops if loop.number not in self.filled]
+        return [loop for loop in loops if loop.number not in self.left_out]
 
     def _write(self) -> None:
         """What the loops are in the target's language."""
@@ -172,7 +172,7 @@ class Plan:
         last: dict[Node, int] = {}
         apart = {place.owner for place, _ in self.constants}
         for item in self.fusion.items:
-            if item.number in self.filled:
+            if item.number in self.left_out:
                 continue
             for place in self._touched(item):
                 if place.owner.op not in ("input", "value") and place.owner not in apart:
@@ -242,7 +242,7 @@ class Program:
         for place, number in plan.constants:
             self.array(place)[...] = number
         for item in self.fusion.items:
-            if item.number not in plan.filled:
+            if item.number not in plan.left_out:
                 self._emit(item)
         self.roots = [self.array(place) for place in self.fusion.roots]
 

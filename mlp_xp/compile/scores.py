@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from ..devices import Device
 from ..fast import native
+from ..fast.predict import check
 from ..fast.tracing import Untraceable
 from ..training import Recipe, scores_of
 from ..types import Array, State
@@ -86,11 +87,8 @@ class CompiledScores:
 
         def predict(rows: Buffer) -> Buffer | None:
             nonlocal function
+            check(rows, n, most)
             m = len(rows)
-            if rows.shape[1] != n:
-                raise ValueError(f"X has {rows.shape[1]} features, but expected {n}.")
-            if m > most:
-                raise ValueError(f"{m} examples were given, but the predictor was made for {most}.")
             if function is None:
                 return None
             own = nullcontext() if network.work * m < SHARED else network.threads(self.device, m)
@@ -120,7 +118,7 @@ class CompiledScores:
         m, found = len(rows), None
         for start in range(0, m, size):
             piece = rows[start : start + size]
-            n, wide = len(piece), min(size, _rounded(len(piece)))
+            n, wide = len(piece), min(size, rounded(len(piece)))
             if n < wide:
                 piece = np.concatenate([piece, np.zeros((wide - n, piece.shape[1]), piece.dtype)])
             (S,) = self.function(state.theta, state.running, piece)
@@ -131,6 +129,6 @@ class CompiledScores:
         return found
 
 
-def _rounded(n: int) -> int:
+def rounded(n: int) -> int:
     """The power of two that n rows go into."""
     return max(LEAST, 1 << (n - 1).bit_length())

@@ -7,7 +7,7 @@ a step is given become those of the state it returns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -59,7 +59,7 @@ def traced(
     recipe: Recipe,
     data: Data,
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
-    plans: type[Plan],
+    plans: Callable[[Fusion], Plan],
 ) -> StepPlan:
     """A step for arrays of these shapes and dtypes, given by their names.
 

@@ -190,8 +190,8 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         found = stepper(recipe, device, data, graph) or traced(recipe, device, data, graph)
         if found is None and graph is True:
             raise GraphError(
-                "a step cannot be replayed as a graph: the specification computes it at this "
-                "precision. Leave graph='auto' to have it run as it is."
+                "a step cannot be replayed as a graph: the specification computes it. Leave "
+                "graph='auto' to have it run as it is."
             )
         return found
 
@@ -199,6 +199,11 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         from .cuda_predict import predictor
 
         return predictor(*arguments)
+
+    def scorer(device: Device) -> Any:
+        from ..compile.cuda_scores import CudaScores
+
+        return CudaScores(device)
 
     return Device(
         name,
@@ -210,6 +215,7 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
         reads_wait=True,
         stepper=stepper,
         predictor=predictor,
+        scorer=scorer,
         draw_bits=Bits,
         host_rows=host_rows,
         put_rows=put_rows,

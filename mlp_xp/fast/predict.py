@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..activations import ACTIVATIONS
 from ..losses import softmax
 from ..training import Recipe
-from ..types import Layer
+from ..types import Array, Layer
 from . import gate
 
 Buffer = npt.NDArray[Any]
@@ -25,11 +25,11 @@ Predictor = Callable[[Buffer], Buffer]
 TAKES = gate.READ
 
 
-def check(rows: Buffer, layers: Sequence[Layer], most: int) -> None:
-    """An error where buffers for `most` rows cannot take these."""
+def check(rows: Array, expected: int, most: int) -> None:
+    """An error where buffers for `most` rows of so many features cannot take these."""
     m, n = rows.shape
-    if n != layers[0].W.shape[-1]:
-        raise ValueError(f"X has {n} features, but expected {layers[0].W.shape[-1]}.")
+    if n != expected:
+        raise ValueError(f"X has {n} features, but expected {expected}.")
     if m > most:
         raise ValueError(f"{m} examples were given, but the predictor was made for at most {most}.")
 
@@ -113,7 +113,7 @@ def _on_buffers(
     own = Own()
 
     def predict(rows: Buffer) -> Buffer:
-        check(rows, layers, most)
+        check(rows, layers[0].W.shape[-1], most)
         A, m = rows, rows.shape[0]
         for (W, b, f), buffer in zip(turned, own.buffers, strict=True):
             Z = buffer if m == most else buffer[:m]

@@ -32,6 +32,19 @@ def transposed(array: Array) -> Array:
     return array.swapaxes(-1, -2)
 
 
+def in_bfloat16(matrix: Array, pitch: int) -> tuple[Array, Launch]:
+    """A buffer for a matrix's numbers as bfloat16, and the launch that fills it.
+
+    matrix  (…, rows, n), whose rows lie together, `pitch` apart
+    """
+    half = cupy.empty(matrix.shape, np.uint16)
+    networks, n = math.prod(matrix.shape[:-2]), matrix.shape[-1]
+    stride = matrix.strides[0] // matrix.itemsize if matrix.ndim == 3 else 0
+    source, size = cuda.as_bfloat16(str(matrix.dtype)), matrix.shape[-2] * n
+    grid = (blocks(size, 4 * THREADS), networks)
+    return half, Launch(source, grid, (THREADS,), half, matrix, n, pitch, stride, size)
+
+
 class Products:
     """What a step of m examples multiplies, and where it lies.
 
@@ -114,13 +127,9 @@ class Products:
         matrix = transposed(array) if turned else array
         half = self.halves.get(matrix.data.ptr)
         if half is None:
-            half = self.halves[matrix.data.ptr] = cupy.empty(matrix.shape, np.uint16)
-            networks, n = math.prod(matrix.shape[:-2]), matrix.shape[-1]
-            stride = matrix.strides[0] // matrix.itemsize if matrix.ndim == 3 else 0
-            source, size = cuda.as_bfloat16(self.dtype), matrix.shape[-2] * n
-            grid = (blocks(size, 4 * THREADS), networks)
-            arguments = (half, matrix, n, pitch, stride, size)
-            self.calls.append(Launch(source, grid, (THREADS,), *arguments))
+            half, launch = in_bfloat16(matrix, pitch)
+            self.halves[matrix.data.ptr] = half
+            self.calls.append(launch)
         return transposed(half) if turned else half
 
     def multiply(

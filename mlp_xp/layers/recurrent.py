@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ..activations import ACTIVATIONS, sigmoid
 from ..kernels import Kernels
@@ -105,6 +105,10 @@ class _Recurrent(Plain):
         """(…, d · k, columns) as (…, d, k, columns)."""
         k = X.shape[-2] // self.directions
         return xp.reshape(X, (*X.shape[:-2], self.directions, k, X.shape[-1]))
+
+    def _each(self, Z: Any) -> list[Array]:
+        """(…, gates · n, m) gate by gate: what is computed so needs no pass by itself."""
+        return [Z[..., k * self.n : (k + 1) * self.n, :] for k in range(self.gates)]
 
     def _step(
         self, xp: Namespace, Z: Array, V: Array, states: tuple[Array, ...], c: Array | None
@@ -302,13 +306,13 @@ class GRU(_Recurrent):
     def _step(
         self, xp: Namespace, Z: Array, V: Array, states: tuple[Array, ...], c: Array | None
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        n, (h,) = self.n, states
-        V = V + c
-        both = sigmoid(xp, Z[..., : 2 * n, :] + V[..., : 2 * n, :])
-        r, z = both[..., :n, :], both[..., n:, :]
-        q = V[..., 2 * n :, :]
-        g = xp.tanh(Z[..., 2 * n :, :] + r * q)
-        return (g + z * (h - g),), (both, q, g)
+        (h,) = states
+        (Z_r, Z_z, Z_g), (V_r, V_z, V_g) = self._each(Z), self._each(V)
+        c_r, c_z, c_g = self._each(c)
+        r, z = sigmoid(xp, Z_r + (V_r + c_r)), sigmoid(xp, Z_z + (V_z + c_z))
+        q = V_g + c_g
+        g = xp.tanh(Z_g + r * q)
+        return (g + z * (h - g),), (r, z, q, g)
 
     def _step_back(
         self,
@@ -317,15 +321,14 @@ class GRU(_Recurrent):
         before: Array,
         d_states: tuple[Array, ...],
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
-        n, (dh,) = self.n, d_states
-        both, q, g = gates
-        r, z = both[..., :n, :], both[..., n:, :]
+        (dh,) = d_states
+        r, z, q, g = gates
         kept = dh * z
         delta_g = (dh - kept) * ((1 - g) * (1 + g))
-        d_both = xp.concat([delta_g * q, dh * (before - g)], axis=-2) * (both * (1 - both))
+        delta_r, delta_z = delta_g * q * (r * (1 - r)), dh * (before - g) * (z * (1 - z))
         return (
-            xp.concat([d_both, delta_g], axis=-2),
-            xp.concat([d_both, delta_g * r], axis=-2),
+            xp.concat([delta_r, delta_z, delta_g], axis=-2),
+            xp.concat([delta_r, delta_z, delta_g * r], axis=-2),
             (kept,),
         )
 
@@ -379,15 +382,13 @@ class LSTM(_Recurrent):
     def _step(
         self, xp: Namespace, Z: Array, V: Array, states: tuple[Array, ...], c: Array | None
     ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        n, (_, s) = self.n, states
-        Z = Z + V
-        write = sigmoid(xp, Z[..., : 2 * n, :])
-        i, f = write[..., :n, :], write[..., n:, :]
-        g = xp.tanh(Z[..., 2 * n : 3 * n, :])
-        o = sigmoid(xp, Z[..., 3 * n :, :])
+        _, s = states
+        Z_i, Z_f, Z_g, Z_o = (a + b for a, b in zip(self._each(Z), self._each(V), strict=True))
+        i, f, o = (sigmoid(xp, each) for each in (Z_i, Z_f, Z_o))
+        g = xp.tanh(Z_g)
         new = f * s + i * g
         seen = xp.tanh(new)
-        return (o * seen, new), (write, g, o, s, seen)
+        return (o * seen, new), (i, f, g, o, s, seen)
 
     def _step_back(
         self,
@@ -396,14 +397,13 @@ class LSTM(_Recurrent):
         before: Array,
         d_states: tuple[Array, ...],
     ) -> tuple[Array, Array, tuple[Array | None, ...]]:
-        n, (dh, ds) = self.n, d_states
-        write, g, o, s, seen = gates
-        i, f = write[..., :n, :], write[..., n:, :]
+        dh, ds = d_states
+        i, f, g, o, s, seen = gates
         ds = ds + dh * o * ((1 - seen) * (1 + seen))
-        d_write = xp.concat([ds * g, ds * s], axis=-2) * (write * (1 - write))
+        delta_i, delta_f = ds * g * (i * (1 - i)), ds * s * (f * (1 - f))
         delta_g = ds * i * ((1 - g) * (1 + g))
         delta_o = dh * seen * (o * (1 - o))
-        delta = xp.concat([d_write, delta_g, delta_o], axis=-2)
+        delta = xp.concat([delta_i, delta_f, delta_g, delta_o], axis=-2)
         return delta, delta, (None, ds * f)
 
     def _gradients(self, xp: Namespace, delta_Z: Array, delta_V: Array) -> dict[str, Array]:
