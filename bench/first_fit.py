@@ -41,7 +41,7 @@ SOLVERS = {
 CHILD = """
 import resource, sys, time, warnings
 warnings.simplefilter("ignore")
-warnings.simplefilter("error", RuntimeWarning)
+warnings.filterwarnings("error", ".*(not compiled|compiled again)")
 import numpy as np
 from importlib import import_module
 from sklearn import base, datasets
