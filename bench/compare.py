@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import results as stored
 
-FLOOR = 0.05  # two runs of the same program on a quiet machine differ by less
+FLOOR = stored.LEVEL
 ERRORS = 4.0  # of 1,000 rows that did not change, one is called changed
 TO_DEVIATION = 1.4826  # median absolute deviation → standard deviation, of normal noise
 OF_MEDIAN = 1.2533  # standard error of a median / that of a mean

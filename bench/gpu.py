@@ -41,6 +41,7 @@ from cases import Case, inference, inputs, training, work
 from contest import apart, steps_together
 from reference import Check, check
 from run import HERE, Worker
+from sections import AIMS
 
 from mlp_xp.bench import summarise
 
@@ -62,17 +63,6 @@ CASES = (
     training((784, 2048, 2048, 10), 512),
 )
 SMALL = (training((5, 4, 1), 8), training((6, 5, 4, 3), 8))
-# microseconds of a step or call that the project means to reach on an H100
-AIMS = {
-    ("steps", "20-16-1 batch 32"): 15,
-    ("steps", "784-100-10 batch 200"): 48,
-    ("steps", "784-100-10 batch 1000"): 65,
-    ("steps", "784-256-10 batch 128"): 50,
-    ("steps", "784-512-512-10 batch 128"): 80,
-    ("steps", "64-[128]×8-10 batch 256"): 150,
-    ("predict", "784-100-10 rows 1"): 20,
-    ("predict", "784-1024-1024-10 rows 1"): 20,
-}
 
 
 class Entrant(NamedTuple):

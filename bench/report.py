@@ -1,317 +1,241 @@
-"""One self-contained HTML page of a run, with its charts as PNG beside it.
+"""One self-contained HTML page of runs, with its charts as PNG beside it.
 
     python bench/report.py results.json --out report.html
     python bench/report.py here.json gpu.json       # runs of several machines on one page
 
-Every chart is drawn twice, for light pages and for dark ones; the page shows the one that
-the reader's system asks for.
+Files are those of `run.py` and of `gpu.py`. The page needs no network: Vega-Lite, which draws
+its charts, stands in it. Without scripts it shows the charts as they are, and all tables.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
-import html
-import io
+import json
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib as mpl
-import numpy as np
+import charts as drawn
 import results as stored
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+import roofline
+import sections
+from report_tables import GROUPS, STANDINGS, escaped, overview, rows
 
-# Okabe & Ito's colours, told apart by everyone, on white and on black
-COLOURS = {
-    "mlp_xp": "#d55e00",
-    "mlp_xp-spec": "#e8a26b",
-    "mlp_xp-fit": "#c98a00",
-    "torch": "#0072b2",
-    "torch-compile": "#56b4e9",
-    "jax": "#009e73",
-    "jax-loop": "#6fcfae",
-    "sklearn": "#cc79a7",
-    "onnxruntime": "#9a86d8",
-}
-OTHER = "#8a8a8a"
-MARKERS = {"cpu": "o", "cuda": "s"}
-BY_HARDWARE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-THEMES = {
-    "light": {"ink": "#1c1c1e", "paper": "#ffffff", "grid": "#d9d9de"},
-    "dark": {"ink": "#ececf1", "paper": "#17181c", "grid": "#3a3c44"},
-}
+try:
+    import vl_convert
+except ImportError as error:
+    raise SystemExit(
+        f"A report needs the package vl-convert-python ({error}): pip install -e '.[bench]'"
+    ) from error
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --paper: #ffffff; --line: #d9d9de;
-  --soft: #f4f4f6; --quiet: #5c5c66; --bad: #b00020; --mine: #fff3ea }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececf1; --paper: #17181c; --line: #3a3c44;
-  --soft: #212329; --quiet: #a5a6b0; --bad: #ff8a9a; --mine: #33261c } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 80rem; margin: 2rem auto; padding: 0 1rem }
-h1, h2 { line-height: 1.2; font-weight: 600 } h2 { margin-top: 2.5rem }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid var(--line);
-  white-space: nowrap } th { background: var(--soft); font-weight: 600 }
-td:first-child, th:first-child, td.text, th.text { text-align: left }
-tr.mine td { background: var(--mine) } tr.case th { text-align: left; padding-top: .8rem }
-td.bad { color: var(--bad); text-align: left; white-space: normal } .quiet { color: var(--quiet) }
-img { max-width: 100%; height: auto } dl { display: grid; grid-template-columns: max-content 1fr;
-  gap: .1rem 1rem } dt { color: var(--quiet) } dd { margin: 0; overflow-wrap: anywhere }
-"""
+HERE = Path(__file__).parent
+TALL = 320  # CSS pixels, beyond which a chart stands beside two
+WIDTH = 720  # of a chart in a file, CSS pixels
+STILL = 480  # of one where the page has no scripts
+VERBS = {
+    "training": "trains",
+    "inference": "predicts",
+    "startup": "starts up",
+    "kernels": "runs single kernels",
+}
+# nothing may be loaded, and so nothing is
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; "
+    "script-src 'unsafe-inline' 'unsafe-eval'"
+)
+
+
+# -- what is said first ----------------------------------------------------------
+
+
+def hardware(row: stored.Row) -> str:
+    """What a row was measured on: a processor with so many threads, or a GPU."""
+    name = str(row["hardware"] or row["device"])
+    if row["device"] != "cpu":
+        return name
+    return f"{name}, {row['threads']} thread" + "s" * (row["threads"] > 1)
+
+
+def by_machine(runs: Sequence[stored.Results]) -> list[stored.Results]:
+    """A run for each machine and device of the runs, under a "name" that no other has.
+
+    Rows of a device on which nothing could be measured stay with the first of their run.
+    """
+    found: list[stored.Results] = []
+    for results in runs:
+        timed = stored.timed(results) or results["rows"]
+        devices = list(dict.fromkeys(row["device"] for row in timed))
+        for device in devices:
+            one = next(row for row in timed if row["device"] == device)
+            name = hardware(one)
+            if name in (other["name"] for other in found):
+                name += f", {day(results)}"
+            while name in (other["name"] for other in found):
+                name += " again"
+            rest = [d for d in stored.HARDWARE if d not in devices] if device == devices[0] else []
+            mine = [
+                row | {"machine": name}
+                for row in results["rows"]
+                if row["device"] in (device, *rest)
+            ]
+            roofs = {k: v for k, v in results["ceilings"].items() if k.startswith(f"{device} ")}
+            found.append({**results, "name": name, "rows": mine, "ceilings": roofs})
+    return found
+
+
+def day(results: stored.Results) -> str:
+    """22 November 2026; or that it is not known, of files of before dates were kept."""
+    kept = results["environment"].get("date")
+    if kept is None:
+        return "date not recorded"
+    when = date.fromisoformat(kept)
+    return f"{when.day} {when:%B %Y}"
+
+
+def headline(runs: Sequence[stored.Results]) -> str:
+    """The page in one sentence: how fast beside the fastest other library, and where."""
+    parts: dict[str, list[str]] = {}
+    for results in runs:
+        found = stored.groups(results)
+        if found:
+            verb = VERBS.get(found[0].kind, "runs")
+            less = any(group.dtype != found[0].dtype for group in found)
+            than = "" if parts else " as fast as the fastest other library"
+            how = f"{found[0].ratio:.2f} times{than} on {results['name']}"
+            how += f" in {found[0].dtype}" * less
+            parts.setdefault(verb, []).append(how)
+    if not parts:
+        where = " and ".join(results["name"] for results in runs)
+        return f"mlp_xp on {where}: no other library was measured beside it"
+    return "mlp_xp " + ", and ".join(f"{verb} {listed(hows)}" for verb, hows in parts.items())
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _verdict(results: stored.Results) -> str:
+    """In how many cases we are ahead, and how many of the aims were met."""
+    found = [
+        one for group in stored.groups(results) for one in group.found if group.kind != "kernels"
+    ]
+    aims = [one for one in stored.standings(results) if one.met is not None]
+    said = []
+    if found:
+        counts = {name: sum(one.outcome == name for one in found) for name in drawn.OUTCOMES}
+        told = ", ".join(f"{name} in {n}" for name, n in counts.items() if n)
+        said.append(f"of {len(found)} cases {told}.")
+    if aims:
+        met = sum(bool(one.met) for one in aims)
+        missed = len(aims) - met
+        said.append(f'<b class="good">✓ {met} of {len(aims)} aims met</b>')
+        if missed:
+            said.append(f'<b class="bad">✗ {missed} missed</b>')
+    return f'<p class="verdict">{escaped(results["name"])}: {" ".join(said)}</p>' if said else ""
+
+
+def _meant(results: stored.Results) -> str:
+    """What the ratio of the sentence is."""
+    first = stored.groups(results)[:1]
+    if not first:
+        return ""
+    names = sorted({row["contestant"] for row in stored.timed(results)})
+    others = listed([name for name in names if not name.startswith(stored.OURS)])
+    many = len(first[0].found)
+    what = f"the geometric mean of {many} cases" if many > 1 else "one case"
+    told = f"{results['name']}, {first[0].name}: {what}, each against the fastest of {others}."
+    return f'<p class="quiet">{escaped(told)}</p>'
+
+
+def _first(runs: Sequence[stored.Results]) -> str:
+    """Machine and date, the sentence."""
+    lines = []
+    for results in runs:
+        packages = results["environment"]["packages"]
+        with_ = ", ".join(f"{name} {version}" for name, version in packages.items())
+        lines.append(
+            f"<li><b>{escaped(results['name'])}</b> · {escaped(day(results))}"
+            f'<span class="packages"> · {escaped(with_)}</span></li>'
+        )
+    return f'<ul class="where">{"".join(lines)}</ul><h1>{escaped(headline(runs))}</h1>'
 
 
 # -- charts --------------------------------------------------------------------
 
 
-def _axes(figure: Any, theme: dict[str, str], *place: int) -> Any:
-    axes = figure.add_subplot(*place)
-    axes.set_facecolor(theme["paper"])
-    axes.grid(color=theme["grid"], linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(theme["grid"])
-    axes.tick_params(colors=theme["ink"], which="both", labelsize=9)
-    for label in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        label.set_color(theme["ink"])
-    return axes
+def charts(runs: Sequence[stored.Results]) -> dict[str, list[drawn.Chart]]:
+    """Heading → its charts, in the order of the page: a chart is added by a line here."""
+    found: dict[str, list[drawn.Chart]] = {"": []}
+    several = len(runs) > 1
 
+    def add(heading: str, made: drawn.Chart | None) -> None:
+        if made is not None:
+            found.setdefault(heading, []).append(made)
 
-def _figure(theme: dict[str, str], width: float, height: float) -> Any:
-    return Figure((width, height), facecolor=theme["paper"], layout="constrained")
-
-
-def _legend(figure: Any, theme: dict[str, str], axes: Any) -> None:
-    handles: dict[str, Any] = {}
-    for one in np.atleast_1d(np.array(axes, object)):
-        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper center",
-        ncols=min(5, max(1, len(handles))),
-        frameon=False,
-        labelcolor=theme["ink"],
-        fontsize=9,
-    )
-
-
-class Line(NamedTuple):
-    """A line of a chart: the rows on it, and how it looks."""
-
-    label: str
-    rows: list[stored.Row]
-    colour: str
-    marker: str
-    bold: bool
-
-
-def _by_contestant(rows: list[stored.Row]) -> list[Line]:
-    """A line for each contestant and device."""
-    found: dict[tuple[str, str], list[stored.Row]] = {}
-    for row in rows:
-        found.setdefault((row["contestant"], row["device"]), []).append(row)
-    return [
-        Line(
-            f"{contestant}, {device}",
-            mine,
-            COLOURS.get(contestant, OTHER),
-            MARKERS.get(device, "^"),
-            contestant == stored.OURS,
-        )
-        for (contestant, device), mine in found.items()
-    ]
-
-
-def _by_hardware(rows: list[stored.Row]) -> list[Line]:
-    """A line for each processor, with so many threads, and each GPU."""
-    found: dict[tuple[str, str], list[stored.Row]] = {}
-    for row in rows:
-        named = row["hardware"]
-        if row["device"] == "cpu":
-            named += f", {row['threads']} thread" + "s" * (row["threads"] > 1)
-        found.setdefault((named, row["device"]), []).append(row)
-    return [
-        Line(named, mine, BY_HARDWARE[i % len(BY_HARDWARE)], MARKERS.get(device, "^"), True)
-        for i, ((named, device), mine) in enumerate(found.items())
-    ]
-
-
-def throughput(
-    rows: list[stored.Row],
-    theme: dict[str, str],
-    lines_of: Callable[[list[stored.Row]], list[Line]] = _by_contestant,
-    missing: str = "",
-) -> Any:
-    """Examples per second by batch: a panel for each kind and network, a line a contestant.
-
-    missing  what is not there, and why
-    """
-    panels: dict[tuple[str, str], list[stored.Row]] = {}
-    for row in rows:
-        network = row["case"].rpartition(" ")[0].rpartition(" ")[0]
-        panels.setdefault((row["kind"], network), []).append(row)
-    columns = min(3, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = _figure(theme, 4.2 * columns, 3.1 * lines + 0.6)
-    if missing:
-        figure.supxlabel(missing, color=theme["ink"], fontsize=9)
-    all_axes = []
-    for place, ((kind, network), found) in enumerate(panels.items(), 1):
-        axes = _axes(figure, theme, lines, columns, place)
-        all_axes.append(axes)
-        for line in lines_of(found):
-            points = sorted((row["batch"], row["examples_per_second"]) for row in line.rows)
-            axes.plot(
-                *zip(*points, strict=True),
-                label=line.label,
-                color=line.colour,
-                marker=line.marker,
-                linewidth=2 if line.bold else 1.2,
-                markersize=6 if line.bold else 5,
-                zorder=3 if line.bold else 2,
-            )
-        axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="examples / s")
-        axes.set_title(network if kind == "devices" else f"{kind} {network}", fontsize=10)
-        batches = sorted({row["batch"] for row in found})
-        axes.set_xticks(batches, [f"{batch:,}" for batch in batches])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-    _legend(figure, theme, all_axes)
-    return figure
-
-
-def roofline(
-    rows: list[stored.Row], ceilings: dict[str, dict[str, float]], theme: dict[str, str]
-) -> Any:
-    """GFLOP/s by FLOP per byte, below what copying and products allow."""
-    figure = _figure(theme, 9, 5)
-    axes = _axes(figure, theme, 1, 1, 1)
-    rows = [row for row in rows if row["flops"] > 0]
-    intensity = [row["flops"] / row["moved"] for row in rows] or [1.0]
-    span = np.geomspace(min(intensity) / 3, max(intensity) * 3, 200)
-    for style, (name, ceiling) in zip("-:" * len(ceilings), ceilings.items(), strict=False):
-        roof = np.minimum(ceiling["gemm"], span * ceiling["copy"]) / 1e9
-        label = f"measured ceilings, {name}"
-        axes.plot(span, roof, color=theme["ink"], linewidth=1.4, linestyle=style, label=label)
-    seen = dict.fromkeys((row["contestant"], row["device"]) for row in rows)
-    for contestant, device in seen:
-        mine = [r for r in rows if (r["contestant"], r["device"]) == (contestant, device)]
-        axes.scatter(
-            [row["flops"] / row["moved"] for row in mine],
-            [row["gflops"] for row in mine],
-            label=f"{contestant}, {device}",
-            color=COLOURS.get(contestant, OTHER),
-            marker=MARKERS.get(device, "^"),
-            s=48 if contestant == stored.OURS else 28,
-            zorder=3,
-        )
-    axes.set(xscale="log", yscale="log", xlabel="FLOP per byte that must move", ylabel="GFLOP/s")
-    _legend(figure, theme, [axes])
-    return figure
-
-
-def without_gpu(runs: Sequence[stored.Results]) -> str:
-    """Why no GPU stands beside the CPU, or ""."""
-    rows = [row for one in runs for row in one["rows"] if row["kind"] == "devices"]
-    on_gpu = [row for row in rows if row["device"] == "cuda"]
-    if any(row["status"] == "ok" for row in on_gpu):
-        return ""
-    return "No GPU was measured" + (f": {on_gpu[0]['reason']}" if on_gpu else "") + "."
-
-
-def charts(runs: Sequence[stored.Results]) -> dict[str, Callable[[dict[str, str]], Any]]:
-    """Name → how to draw it in a theme: a chart is added by a line here.
-
-    That of devices takes the rows of all runs; of the others each run has its own.
-    """
-    found: dict[str, Callable[[dict[str, str]], Any]] = {}
-    devices = [row for one in runs for row in stored.timed(one) if row["kind"] == "devices"]
-    if devices:
-        found["devices"] = partial(
-            throughput, devices, lines_of=_by_hardware, missing=without_gpu(runs)
-        )
     for i, results in enumerate(runs):
-        number = f"-{i + 1}" if len(runs) > 1 else ""
-        rows = [row for row in stored.timed(results) if "flops" in row and row not in devices]
-        batched = [row for row in rows if row["kind"] in ("training", "inference")]
-        if batched:
-            found[f"throughput{number}"] = partial(throughput, batched)
-        if any(row["flops"] > 0 for row in rows) and results["ceilings"]:
-            found[f"roofline{number}"] = partial(roofline, rows, results["ceilings"])
+        number = f"-{i + 1}" if several else ""
+        where = results["name"]
+        mine = [one for g in stored.groups(results) if g.kind != "kernels" for one in g.found]
+        if mine:
+            title = f"{where}: times as fast as the fastest other library"
+            add("", drawn.standing(f"standing{number}", title, mine))
+    for made in drawn.machines(runs):
+        add("Machines and devices beside each other", made)
+    for i, results in enumerate(runs):
+        number = f"-{i + 1}" if several else ""
+        at = f" on {results['name']}" if several else ""
+        add(f"Each library{at}", drawn.everyone(f"contestants{number}", results))
+        for made in drawn.throughput(f"throughput{number}", results):
+            add(f"Each library{at}", made)
+        add(
+            f"How near to what the machine can do{at}",
+            roofline.roofline(f"roofline{number}", results),
+        )
+        kernels = [one for g in stored.groups(results) if g.kind == "kernels" for one in g.found]
+        if kernels:
+            add(f"Kernels by themselves{at}", drawn.standing(f"kernels{number}", KERNELS, kernels))
     return found
 
 
+KERNELS = "Times as fast as the fastest other library, one operation called alone"
+
+
+def _in_page(chart: drawn.Chart) -> str:
+    spec = chart.spec(drawn.PAGE) | {"description": chart.alt}
+    spec["config"]["legend"]["disable"] = True  # the page has its own, which wraps
+    key = "".join(
+        f'<li style="--of: {escaped(colour)}">{escaped(name)}</li>'
+        for name, colour in chart.key.items()
+    )
+    text = json.dumps(spec, ensure_ascii=False).replace("<", "\\u003c")
+    still = _svg(spec).replace("<svg ", f'<svg role="img" aria-label="{escaped(chart.alt)}" ', 1)
+    tall = ' class="tall"' if spec["height"] > TALL else ""
+    return (
+        f"<figure{tall}><h3>{escaped(chart.title)}</h3>"
+        f'<ul class="key">{key}</ul><div class="chart">'
+        f'<script type="application/json">{text}</script><noscript>{still}</noscript></div>'
+        f"<figcaption>{escaped(chart.note)}</figcaption></figure>"
+    )
+
+
+def _svg(spec: drawn.Spec) -> str:
+    return str(vl_convert.vegalite_to_svg({**spec, "width": STILL}))
+
+
+def png(chart: drawn.Chart, theme: str) -> bytes:
+    """The chart as a file."""
+    spec = {**chart.spec(drawn.THEMES[theme]), "width": WIDTH, "title": _title(chart, theme)}
+    return bytes(vl_convert.vegalite_to_png(spec, scale=2))
+
+
+def _title(chart: drawn.Chart, theme: str) -> dict[str, Any]:
+    return {"text": chart.title, "color": drawn.THEMES[theme]["ink"], "anchor": "start"}
+
+
 # -- page ----------------------------------------------------------------------
-
-COLUMNS: dict[str, Callable[[stored.Row], str]] = {
-    "contestant": lambda r: r["contestant"] + (f" ({r['setting']})" if r["setting"] else ""),
-    "median": lambda r: stored.duration(r["median"]),
-    "minimum": lambda r: stored.duration(r["least"]),
-    "spread": lambda r: f"±{100 * r['spread']:.0f}%",
-    "examples/s": lambda r: f"{r['examples_per_second']:,.0f}" if "flops" in r else "",
-    "GFLOP/s": lambda r: f"{r['gflops']:.3g}" if r.get("flops") else "",
-    "% of GEMM": lambda r: f"{r['percent_gemm']:.0f}" if r.get("flops") else "",
-    "% of copying": lambda r: f"{r['percent_copy']:.0f}" if "percent_copy" in r else "",
-    "memory, MiB": lambda r: f"{r['memory'] / 2**20:,.0f}" if r["memory"] is not None else "",
-    "least it needs": lambda r: f"{r['held'] / 2**20:,.1f}" if r["memory"] and "held" in r else "",
-    "host": lambda r: stored.duration(r["host_seconds"]) if r["device_seconds"] else "",
-    "device": lambda r: stored.duration(r["device_seconds"]) if r["device_seconds"] else "",
-    "memory of": lambda r: r.get("memory_of", "") if r["device"] != "cpu" else "",
-    "kernels": lambda r: f"{r['kernels']:g}" if r.get("kernels") is not None else "",
-    "waits": lambda r: f"{r['waits']:g}" if r.get("waits") is not None else "",
-    "BLAS": lambda r: r["blas"],
-}
-
-
-def _table(results: stored.Results) -> str:
-    timed = stored.timed(results)
-    columns = {name: cell for name, cell in COLUMNS.items() if any(map(cell, timed))}
-    head = "".join(f"<th>{name}</th>" for name in columns)
-    lines, last = [], None
-    for row in results["rows"]:
-        title = (
-            f"{row['kind']}: {row['case']}, {row['device']}, {row['dtype']}, "
-            f"{row['threads']} threads, {'cold' if row['cold'] else 'warm'}"
-        )
-        if title != last:
-            span = f'<th colspan="{len(columns)}">{html.escape(title)}</th>'
-            lines.append(f'<tr class="case">{span}</tr>')
-            last = title
-        if row["status"] != "ok":
-            told = f"{row['status']}, not timed: {row['reason']}"
-            lines.append(
-                f"<tr><td>{html.escape(row['contestant'])}</td>"
-                f'<td class="bad" colspan="{len(columns) - 1}">{html.escape(told)}</td></tr>'
-            )
-            continue
-        cells = "".join(f"<td>{html.escape(cell(row))}</td>" for cell in columns.values())
-        mine = ' class="mine"' if row["contestant"] == stored.OURS else ""
-        lines.append(f"<tr{mine}>{cells}</tr>")
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
-
-
-def _standings(results: stored.Results) -> str:
-    lines = []
-    for one in stored.standings(results):
-        cells = (
-            f"{one.kind} {one.case}, {one.device}",
-            one.peer or "no peer",
-            f"{one.ratio:.2f}" if one.peer else "",
-            f"{one.asked:g}" if one.asked is not None else "",
-            f"{one.specification:.2f}" if one.specification else "",
-        )
-        lines.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-    head = "<th>case</th><th>best peer</th><th>its time / ours</th><th>aim</th>"
-    head += "<th>specification's time / ours</th>"
-    return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _environment(results: stored.Results) -> str:
@@ -319,50 +243,81 @@ def _environment(results: stored.Results) -> str:
     found |= found.pop("packages")
     for name, rates in results["ceilings"].items():
         found[name] = f"{rates['gemm'] / 1e9:,.0f} GFLOP/s, copying {rates['copy'] / 1e9:,.1f} GB/s"
-    pairs = (
-        f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in found.items()
+    if not results["ceilings"]:
+        found["ceilings"] = "none were measured, and so there is no roofline"
+    return _pairs(found.items())
+
+
+def _pairs(found: Iterable[tuple[str, Any]]) -> str:
+    pairs = "".join(
+        f"<dt>{escaped(k)}</dt><dd>{escaped(f'{v:.6g}' if isinstance(v, float) else v)}</dd>"
+        for k, v in found
     )
-    return f"<dl>{''.join(pairs)}</dl>"
+    return f"<dl>{pairs}</dl>"
 
 
-def _drawn(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    with mpl.rc_context({"font.family": "DejaVu Sans"}):
-        figure.savefig(buffer, format="png", dpi=144, facecolor=figure.get_facecolor())
-    return buffer.getvalue()
+def _body(runs: Sequence[stored.Results], found: dict[str, list[drawn.Chart]]) -> str:
+    many = len(runs) > 1
+
+    def each(heading: str, made: Callable[[stored.Results], str]) -> str:
+        parts = []
+        for results in runs:
+            content = made(results)
+            if content:
+                parts.append((f"<h3>{escaped(results['name'])}</h3>" if many else "") + content)
+        return f"<h2>{heading}</h2>{''.join(parts)}" if parts else ""
+
+    numbers = {id(results): i for i, results in enumerate(runs)}
+    first = "".join(map(_in_page, found[""]))
+    parts = [
+        _first(runs),
+        *map(_verdict, runs),
+        f'<div class="charts first">{first}</div>',
+        *map(_meant, runs),
+        each("In numbers", lambda r: overview(f"Summary of {r['name']}", GROUPS, stored.groups(r))),
+        each(
+            "Case by case: aims met and missed",
+            lambda r: overview(f"Cases on {r['name']}", STANDINGS, stored.standings(r)),
+        ),
+    ]
+    for heading, ones in found.items():
+        if heading:
+            parts.append(f"<h2>{escaped(heading)}</h2>")
+            parts.append(f'<div class="charts">{"".join(map(_in_page, ones))}</div>')
+    parts += [
+        each("Every row", lambda r: rows(f"Rows of {r['name']}", r, numbers[id(r)])),
+        """<p class="quiet">Times are medians over rounds in which contestants took turns; the
+spread is half the distance between quartiles. Ratios are paired by round. Memory is the peak
+above the bare import and the examples, on a GPU that of the device above the examples. Every
+row gave the numbers of a float64 run first; one that did not was not timed.</p>""",
+        each(
+            "What else was measured",
+            lambda r: _pairs(sections.others(r)) if "sections" in r else "",
+        ),
+        each("Machine and software", _environment),
+    ]
+    return "\n".join(parts)
 
 
 def page(runs: Sequence[stored.Results], out: Path) -> list[Path]:
     """Write the page, and its charts as NAME-light.png and NAME-dark.png; returns the files."""
-    files, pictures = [out], []
-    for name, draw in charts(runs).items():
-        source = {}
-        for theme, colours in THEMES.items():
-            image = _drawn(draw(colours))
-            path = out.with_name(f"{out.stem}-{name}-{theme}.png")
-            path.write_bytes(image)
+    runs = by_machine(runs)
+    found, files = charts(runs), [out]
+    for chart in (chart for ones in found.values() for chart in ones):
+        for theme in drawn.THEMES:
+            path = out.with_name(f"{out.stem}-{chart.name}-{theme}.png")
+            path.write_bytes(png(chart, theme))
             files.append(path)
-            source[theme] = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-        pictures.append(
-            f"<h2>{name.capitalize()}</h2><picture>"
-            f'<source media="(prefers-color-scheme: dark)" srcset="{source["dark"]}">'
-            f'<img src="{source["light"]}" alt="{name}"></picture>'
-        )
+    style, script = ((HERE / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    vega = vl_convert.javascript_bundle().replace("</script", "<\\/script")
     out.write_text(
         f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>mlp_xp beside its peers</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style>
-<h1>mlp_xp beside its peers</h1>
-<p class="quiet">Times are medians over rounds in which contestants took turns; the spread is
-half the distance between quartiles. Memory is the peak above the bare import and the examples,
-on a GPU that of the device above the examples.
-Every row gave the numbers of a float64 run first.</p>
-<h2>Standing</h2><p class="quiet">Ratios are paired by round; above 1, ours is faster.</p>
-{"".join(map(_standings, runs))}
-{"".join(pictures)}
-<h2>Rows</h2>{"".join(map(_table, runs))}
-<h2>Environment</h2>{"".join(map(_environment, runs))}
-</html>
+<html lang="en"><head><meta charset="utf-8"><title>{escaped(headline(runs))}</title>
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style}</style></head>
+<body><main>
+{_body(runs, found)}
+</main><script>{vega}</script><script>{script}</script></body></html>
 """,
         encoding="utf-8",
     )
@@ -372,7 +327,7 @@ Every row gave the numbers of a float64 run first.</p>
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page and say where."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("results", nargs="+", help="files of run.py, one a machine")
+    parser.add_argument("results", nargs="+", help="files of run.py or gpu.py, one a machine")
     parser.add_argument("--out", help="page to write (default: beside the first, .html)")
     args = parser.parse_args(argv)
     out = Path(args.out) if args.out else Path(args.results[0]).with_suffix(".html")

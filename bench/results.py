@@ -7,19 +7,38 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import sections
 
 FORMAT = 1
 OURS = "mlp_xp"
+HARDWARE = {"cpu": "processor", "cuda": "gpu"}  # where the environment names it
+LEVEL = 0.05  # two runs of the same program on a quiet machine differ by less
+NAMES = {
+    "training": "training steps",
+    "inference": "inference",
+    "startup": "start-up",
+    "kernels": "single kernels",
+}
 
 Row = dict[str, Any]
 Results = dict[str, Any]
 
 
 def load(path: str | Path) -> Results:
-    """A file written by run.py."""
-    results: Results = json.loads(Path(path).read_text(encoding="utf-8"))
-    if results.get("format") != FORMAT:
-        raise SystemExit(f"{path} is no file of results, format {FORMAT}.")
+    """A file written by run.py, or by gpu.py, whose sections become rows."""
+    try:
+        results: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} is no file of results: {error}") from error
+    if not isinstance(results, dict) or results.get("format") != FORMAT:
+        raise SystemExit(
+            f"{path} is no file of results, format {FORMAT}: "
+            "expected what bench/run.py --out or bench/gpu.py wrote."
+        )
+    if "sections" in results:
+        results |= {"rows": sections.rows(results), "ceilings": sections.ceilings(results)}
+    for row in results["rows"]:  # files of before rows named it
+        row.setdefault("hardware", results["environment"][HARDWARE[row["device"]]])
     return results
 
 
@@ -45,7 +64,10 @@ class Standing(NamedTuple):
 
     peer, ratio    the peer of the least median
     specification  the ratio of the specification's kernels
-    asked          what the project means to reach, or None
+    asked          the ratio that the project means to reach, or None
+    dtype          what products are computed in
+    median         seconds of ours
+    asked_seconds  that it means to take, or None
     """
 
     kind: str
@@ -55,6 +77,30 @@ class Standing(NamedTuple):
     ratio: float
     specification: float | None
     asked: float | None
+    dtype: str = "float32"
+    median: float = float("nan")
+    asked_seconds: float | None = None
+
+    @property
+    def met(self) -> bool | None:
+        """Whether what was meant to be reached was; None where nothing was."""
+        if self.asked_seconds is not None:
+            return self.median <= self.asked_seconds
+        return None if self.asked is None or not self.peer else self.ratio >= self.asked
+
+    @property
+    def aim(self) -> str:
+        """What was meant to be reached: 1.5 ×, or 15 µs at most; or ""."""
+        if self.asked_seconds is not None:
+            return f"{duration(self.asked_seconds)} at most"
+        return "" if self.asked is None else f"{self.asked:g} ×"
+
+    @property
+    def outcome(self) -> str:
+        """ "ahead", "level" or "behind": beyond what two runs of one program differ by."""
+        if abs(np.log(self.ratio)) <= np.log1p(LEVEL):
+            return "level"
+        return "ahead" if self.ratio > 1 else "behind"
 
 
 def paired(theirs: Row, ours: Row) -> float:
@@ -88,9 +134,49 @@ def standings(results: Results) -> list[Standing]:
                 paired(best, ours) if best else float("nan"),
                 paired(spec[0], ours) if spec else None,
                 ours["asked"],
+                ours["dtype"],
+                ours["median"],
+                ours.get("asked_seconds"),
             )
         )
     return found
+
+
+class Group(NamedTuple):
+    """How all cases of a kind came out: the standings of those that have a peer."""
+
+    kind: str
+    dtype: str
+    found: list[Standing]
+
+    @property
+    def name(self) -> str:
+        less = "" if self.dtype == "float32" else f", {self.dtype}"
+        return NAMES.get(self.kind, self.kind) + less
+
+    @property
+    def ratio(self) -> float:
+        """Geometric mean of the best peers' times / ours."""
+        return float(np.exp(np.mean(np.log([one.ratio for one in self.found]))))
+
+    @property
+    def aims(self) -> str:
+        """5 of 6."""
+        asked = [one.met for one in self.found if one.met is not None]
+        return f"{sum(asked)} of {len(asked)}" if asked else "–"
+
+    def count(self, outcome: str) -> int:
+        return sum(one.outcome == outcome for one in self.found)
+
+
+def groups(results: Results) -> list[Group]:
+    """By kind and by what products are computed in; what a user calls first, kernels last."""
+    found: dict[tuple[str, str], list[Standing]] = {}
+    for one in standings(results):
+        if one.peer:
+            found.setdefault((one.kind, one.dtype), []).append(one)
+    made = [Group(kind, dtype, ones) for (kind, dtype), ones in found.items()]
+    return sorted(made, key=lambda group: group.kind == "kernels")
 
 
 def duration(seconds: float) -> str:

@@ -44,7 +44,6 @@ TRIALS = 3  # short blocks by which a peer's settings are compared
 PATIENCE = 900  # seconds for one answer; compiling takes long
 TURN = {"cpu": 0.2, "cuda": 0.05}  # seconds
 CEILINGS_EVERY = {"cpu": 1, "cuda": 5}  # turns; a GPU's hardly move
-HARDWARE = {"cpu": "processor", "cuda": "gpu"}  # where the environment names it
 
 
 class Options(NamedTuple):
@@ -220,7 +219,7 @@ class Run:
             "case": case.name,
             "contestant": name,
             "device": device,
-            "hardware": self.results["environment"][HARDWARE[device]],
+            "hardware": self.results["environment"][stored.HARDWARE[device]],
             "dtype": case.computes_in,
             "sizes": list(case.sizes),
             "batch": case.batch,

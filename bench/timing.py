@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -313,6 +314,7 @@ def machine() -> dict[str, Any]:
         models = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
         processor = models[0] if models else processor
     return {
+        "date": datetime.now(UTC).date().isoformat(),
         "processor": processor,
         "cores": os.cpu_count(),
         "last_level_cache": last_level_cache(),

@@ -100,7 +100,7 @@ class Keeper:
         from . import __version__
 
         place = checkpoint if isinstance(checkpoint, Checkpoints) else Checkpoints(checkpoint)
-        if not isinstance(place.folder, str | os.PathLike):
+        if not isinstance(place.folder, str | os.PathLike) or not str(place.folder):
             raise TypeError(
                 f"checkpoint is {checkpoint!r}, but expected a folder's name, such as 'run/'."
             )

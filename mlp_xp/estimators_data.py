@@ -19,7 +19,7 @@ from .estimators_arrays import (
     dtype_name,
     same_place,
 )
-from .exchange import is_foreign, library, plain
+from .exchange import is_foreign, library, plain, unmasked
 from .types import Array
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
@@ -28,6 +28,7 @@ FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any, Any]:
     """Rows on the device, and y on the host."""
     for name, value in (("X", X), ("y", y)):
+        unmasked(name, value)
         kind = getattr(getattr(value, "dtype", None), "kind", "")
         if kind in ("M", "m") and (name == "X" or est._is_regressor):
             raise TypeError(
@@ -60,6 +61,7 @@ def check_rows(est: Any, X: Any, place: Place) -> Any:
     """Rows to predict from, wherever they are."""
     if is_plain(est, X):
         return X
+    unmasked("X", X)
     if is_foreign(X):
         return check_foreign(est, X, place, False)
     return validate_data(est, X, accept_sparse=["csr", "csc"], reset=False)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import validate_data
 
+from .exchange import unmasked
 from .layers.base import Shape
 
 # axes of one example in the caller's order, as the error messages write them
@@ -52,6 +53,7 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
     layout = est.layout
     if layout in ("sequences", "tokens") and _ragged(X):
         return _padded(est, X, layout, reset, like)
+    unmasked("X", X)
     array = X if isinstance(X, np.ndarray) else np.asarray(X) if _nested(X) else X
     ndim = getattr(array, "ndim", 2)
     if layout == "features" and ndim > 2:

@@ -77,13 +77,24 @@ def as_numpy(value: Any) -> npt.NDArray[Any]:
         return np.asarray(value)
 
 
+def unmasked(argument: str, value: Any) -> None:
+    """Raise TypeError for a masked array, what lies under whose mask would be taken for numbers."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(
+            f"{argument} is a masked array of which {int(np.ma.getmaskarray(value).sum())} entries "
+            f"are masked, but expected none. Fill them first, {argument}.filled(0), or leave their "
+            "examples out."
+        )
+
+
 def taken(argument: str, value: Any, device: Device) -> Any:
     """What a model is given, as its checks know it: of NumPy, or of the device's own library.
 
-    TypeError for what lies elsewhere, and for sparse matrices.
+    TypeError for what lies elsewhere, for sparse matrices, and for masked numbers.
     """
     if type(value) is np.ndarray:
         return value
+    unmasked(argument, value)
     if _from(value, library(device.xp)):
         return plain(value) if hasattr(value, "detach") else value
     if _from(value, "dask") and hasattr(value, "compute"):
@@ -142,4 +153,13 @@ def given_back(answer: Array, X: Any, device: Device) -> Array:
     return xp.from_dlpack(device.xp.reshape(flat, answer.shape))
 
 
-__all__ = ["as_numpy", "given_back", "is_foreign", "library", "library_of", "on_host", "taken"]
+__all__ = [
+    "as_numpy",
+    "given_back",
+    "is_foreign",
+    "library",
+    "library_of",
+    "on_host",
+    "taken",
+    "unmasked",
+]

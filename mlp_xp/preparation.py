@@ -104,8 +104,27 @@ def prepare(
             "--loss cross_entropy, or leave it out."
         )
     elif found.kind == "real" and scale_target:
-        found = replace(found, outputs=_standard(data.y[rows]))
-    return _prepare_inputs(data, rows, found, scale, keep)
+        with np.errstate(all="ignore"):
+            found = replace(found, outputs=_standard(data.y[rows]))
+    with np.errstate(all="ignore"):  # what overflows is refused
+        found = _prepare_inputs(data, rows, found, scale, keep)
+    _check_scale(f"{data.name}, column", found.target or ("y",), found.outputs)
+    names = found.table.outputs if found.table else found.features
+    _check_scale(f"{data.name}, column", names, found.inputs)
+    return found
+
+
+def _check_scale(where: str, names: Sequence[str], scale: Scale) -> None:
+    """Raise DataError for numbers so large that no float holds their mean or deviation."""
+    offset, divisor = (np.reshape(part, -1) for part in scale)
+    bad = ~(np.isfinite(offset) & np.isfinite(divisor))
+    if bad.any():
+        i = int(np.argmax(bad))
+        name = repr(names[i]) if i < len(names) else i
+        raise DataError(
+            f"{where} {name}: its numbers are too large to be scaled, but expected ones below "
+            "1e150 in size. Correct them, or divide them first."
+        )
 
 
 def _prepare_inputs(

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import math
+import os
+import sys
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable
@@ -21,8 +25,15 @@ Rows: TypeAlias = npt.NDArray[Any]
 
 GZIP = b"\x1f\x8b"
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
-# the RuntimeError is zipfile's of what it cannot unpack: encrypted, or by an unknown method
-NUMPY_ERRORS = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+MOST_AXES = 64  # of NumPy's arrays
+MOST_PACKED = 1100  # bytes that one byte of DEFLATE may become: 1,032, and some for the rest
+# the RuntimeError is zipfile's of what it cannot unpack: encrypted, or by an unknown method;
+# those of Python's parser are of a .npy file's header
+NUMPY_ERRORS = (
+    *(ArithmeticError, LookupError, MemoryError, TypeError, ValueError, RuntimeError),
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(SyntaxError, tokenize.TokenError),
+)
 
 
 class DataError(ValueError):
@@ -40,10 +51,34 @@ def unpacked(name: str, content: bytes) -> bytes:
         raise DataError(f"{name} is empty.")
     if not content.startswith(GZIP):
         return content
+    room = memory() // 2  # the other half is for what is made of it
     try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{name} cannot be unpacked ({error}): fetch it again.") from None
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            found = file.read(room + 1) if len(content) * MOST_PACKED > room else file.read()
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
+        raise DataError(
+            f"{name} cannot be unpacked ({error or 'out of memory'}): fetch it again."
+        ) from None
+    check_room(name, len(found))
+    return found
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows
+        return sys.maxsize
+
+
+def check_room(name: str, size: int) -> None:
+    """Raise DataError, before memory is taken, for what would fill more than half of it."""
+    if size > memory() // 2:
+        raise DataError(
+            f"{name} unpacks to {size / 1e9:,.0f} GB or more, but this machine has "
+            f"{memory() / 1e9:,.0f} GB of memory: expected half of that at most. Take a part of "
+            "it, if it is what it should be."
+        )
 
 
 # -- NumPy ------------------------------------------------------------------------
@@ -69,7 +104,11 @@ def npz_arrays(path: Path, names: Collection[str]) -> dict[str, Rows]:
             if isinstance(file, np.ndarray):
                 raise DataError(f"{path} is a .npy file under another name: rename it.")
             wanted = {name.lower(): name for name in file.files if name.lower() in names}
+            _check_archive(path, file.zip.infolist())
             found = {key: file[name] for key, name in wanted.items()}
+            for key, array in found.items():
+                if not isinstance(array, np.ndarray):  # what has no .npy header comes as bytes
+                    raise DataError(f"{path}: {wanted[key]} is no array. Save it again.")
         except DataError:
             raise
         except NUMPY_ERRORS as error:
@@ -82,13 +121,28 @@ def npz_arrays(path: Path, names: Collection[str]) -> dict[str, Rows]:
     return found
 
 
+def _check_archive(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
+    """That its members are not larger than DEFLATE can have made of their bytes, nor than memory.
+
+    zipfile unpacks no more than it announces.
+    """
+    for member in members:
+        if member.file_size > member.compress_size * MOST_PACKED + MOST_PACKED:
+            raise DataError(
+                f"{path}: {member.filename[:100]} has {member.compress_size} bytes and announces "
+                f"{member.file_size}: expected an archive of NumPy's. Save it again."
+            )
+        check_room(f"{path}: {member.filename[:100]}", member.file_size)
+
+
 def _not_numpy(path: Path, error: Exception) -> DataError:
     if "allow_pickle" in str(error):
         return DataError(
             f"{path} holds Python objects, which are not read because they could run code: "
             "expected plain arrays. Save them again with .astype(float)."
         )
-    return DataError(f"{path} is no whole NumPy file ({error}): save or fetch it again.")
+    said = str(error)[:200] or type(error).__name__
+    return DataError(f"{path} is no whole NumPy file ({said}): save or fetch it again.")
 
 
 # -- IDX --------------------------------------------------------------------------
@@ -101,6 +155,11 @@ def idx_array(path: Path) -> Rows:
         raise DataError(
             f"{path} is no IDX file: it begins with {content[:4].hex(' ')}, but expected "
             "00 00, a type and a number of axes (00 00 08 03 for images)."
+        )
+    if not 1 <= content[3] <= MOST_AXES:
+        raise DataError(
+            f"{path} is no IDX file: its header announces {content[3]} axes, but expected 1 to "
+            f"{MOST_AXES}."
         )
     dtype, start = np.dtype(IDX_TYPES[content[2]]), 4 + 4 * content[3]
     shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4))

@@ -20,17 +20,19 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from .cells import Frame, as_pandas, missing_extra, row_of
-from .readers import GZIP, DataError, listed, unpacked
+from .readers import GZIP, DataError, check_room, listed, unpacked
 
 STDIN = "-"
 SEPARATORS = ",;\t|"
 GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
+WIDE = 256  # columns from which on short lines could be filled up to more than memory holds
 SAMPLE = 1 << 16  # characters that show how numbers are written
 DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
-MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather", b"FEA1": "feather"}
+MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather"}
 STRANGE = {
     b"PK\x03\x04": "a zip file or a spreadsheet: save the sheet as .csv",
     b"\xd0\xcf\x11\xe0": "a spreadsheet: save the sheet as .csv",
+    b"FEA1": "Feather of version 1, which no reader checks: write it again by pandas or pyarrow",
     b"\x93NUMPY": "a .npy file under another name: rename it",
     b"<!": "a web page: fetch the file itself",
     b"<html": "a web page: fetch the file itself",
@@ -102,19 +104,27 @@ def _file(name: str, source: str) -> _File:
 
 
 def _arrow(file: _File, kind: str) -> Frame:
-    import pandas
-
-    reader: Callable[..., Any] = {"parquet": pandas.read_parquet, "feather": pandas.read_feather}[
-        kind
-    ]
+    """Checked as a whole before it is used: Arrow trusts the offsets and codes in a file."""
     name = file.name
     try:
-        with file.open() as content:
-            frame = reader(content)
+        from pyarrow import feather, parquet
     except ImportError as error:
         raise missing_extra(error) from None
-    except (ValueError, OSError, TypeError, NotImplementedError) as error:
-        said = str(error).partition("\n")[0]
+    try:
+        with file.open() as content:
+            if kind == "parquet":
+                packed = parquet.ParquetFile(content)
+                _check_cells_fit(name, packed.metadata.num_rows, packed.metadata.num_columns)
+                table = packed.read()
+            else:
+                table = feather.read_table(content)
+            _check_cells_fit(name, table.num_rows, table.num_columns)
+            table.validate(full=True)
+            frame = table.to_pandas()
+    except DataError:
+        raise
+    except Exception as error:  # of many kinds: pandas' own notes in the file are read, too
+        said = str(error).partition("\n")[0][:200] or type(error).__name__
         raise DataError(
             f"{name} cannot be read as {kind} ({said}): it is truncated or damaged. Write or "
             "fetch it again."
@@ -122,6 +132,11 @@ def _arrow(file: _File, kind: str) -> Frame:
     names = [str(column) for column in frame.columns]
     _check_names(name, names)
     return frame.set_axis(names, axis=1).reset_index(drop=True)
+
+
+def _check_cells_fit(name: str, rows: int, columns: int) -> None:
+    """A column of one value has no size in a file: what it announces must fit in memory."""
+    check_room(f"{name}, a table of {rows} rows and {columns} columns,", 8 * rows * columns)
 
 
 class _Csv(NamedTuple):
@@ -178,6 +193,8 @@ def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
         "dtype": {column: str for column in text if column in written.header},
         "decimal": _decimal(written.head, written.separator),
     }
+    if len(written.header) > WIDE:
+        _check_short(written)
     try:
         frame = _parsed(file, options)
     except UnicodeDecodeError as error:
@@ -189,6 +206,16 @@ def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
     if frame.iloc[:, -1].isna().any():  # pandas fills up what is too short
         _check_cells(written)
     return frame
+
+
+def _check_short(written: _Csv) -> None:
+    """Raise DataError for a line that is too short, if a cell for each name cannot be in all."""
+    size = lines = 0
+    with written.file.open() as content:
+        while piece := content.read(1 << 20):
+            size, lines = size + len(piece), lines + piece.count(b"\n") + piece.count(b"\r")
+    if lines * len(written.header) > 2 * size:  # lines may end in two marks
+        _check_cells(written)
 
 
 def _parsed(file: _File, options: Mapping[str, Any]) -> Frame:

@@ -66,6 +66,7 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
     ),
     "web page": ("t.csv", "<!DOCTYPE html><html>", Y, "a web page: fetch the file itself"),
     "JSON": ("t.csv", '{"a": [1]}', Y, "JSON: save the table as .csv or .parquet"),
+    "old Feather": ("t.feather", b"FEA1rest", Y, "Feather of version 1, .* write it again"),
     "npy": ("t.csv", b"\x93NUMPY\x01\x00", Y, "a .npy file under another name: rename it"),
     "binary": ("t.csv", b"a,y\n\x00\x01,2\n", Y, "t.csv is no text: it holds bytes of 0"),
     "cut gzip": (

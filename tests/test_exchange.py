@@ -305,3 +305,20 @@ def test_numpy_pays_nothing() -> None:
     assert taken("X", ROWS, CPU) is ROWS
     assert given_back(LABELS, ROWS, CPU) is LABELS
     assert not any(is_foreign(X) for X in (ROWS, ROWS[0, 0], [1.0], (1,), None, "x"))
+
+
+def test_masked_numbers_are_refused_and_an_empty_mask_is_not() -> None:
+    pytest.importorskip("sklearn")
+    from mlp_xp import MLPClassifier, NeuralClassifier
+
+    masked, whole = np.ma.array(ROWS, mask=ROWS > 0), np.ma.array(ROWS)
+    model = MLP((ROWS.shape[1], 3))
+    model.predict(whole, layout="rows")
+    for ask in (
+        lambda: model.predict(masked, layout="rows"),
+        lambda: model.fit(masked, LABELS, layout="rows", progress=False),
+        lambda: MLPClassifier().fit(masked, LABELS),
+        lambda: NeuralClassifier().fit(masked, LABELS),
+    ):
+        with pytest.raises(TypeError, match=r"X is a masked array of which \d+ .* X.filled\(0\)"):
+            ask()

@@ -9,5 +9,9 @@ loops          the text of a loop in C
 program        memory, and the calls in order
 numpy_loops    a loop as calls of NumPy
 numpy_program  a program of them, where there is no C compiler
+cuda_products  a product as a kernel in CUDA
+cuda_loops     the text of a loop in CUDA, perhaps with the product that it reads
+cuda_plan      which kernels a graph is, and which products are cuBLAS's
+cuda_program   launches of them, on a CuPy device
 explain        a program as people read it
 """

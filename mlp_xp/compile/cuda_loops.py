@@ -14,12 +14,10 @@ a long axis go in parts, a block each, and another kernel adds these up.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
 
 from ..fast.cuda_text import Source, source
 from ..fast.tracing import REDUCTIONS
-from .cuda_products import Matrices, Tiling, grid, text
+from .cuda_products import CudaKernel, Matrices, Tiling, grid, parameters, text
 from .fuse import Place
 from .layout import packed, reshaped
 from .loops import AXIS, CTYPES, Access, Argument, LoopText, Scope
@@ -30,27 +28,6 @@ LONG = 1024  # entries of a row from which on all of a block go over it
 ENOUGH = 264  # blocks that keep a device busy: two for each multiprocessor of the largest
 LEAST = 2048  # entries of a part of a sum, at least
 MOST_PARTS = 64
-
-
-class CudaKernel(NamedTuple):
-    """A kernel's text, what it is called with, and by how many threads.
-
-    source     of the kernel
-    arguments  whole numbers, floating numbers, and places; "partial" is room for split sums
-    grid       blocks; of sums in parts also these
-    block      threads
-    parts      in which sums are left, to be added up; 1 where they are whole
-    n          sums of each reduction, or entries
-    finish     how the parts are added up, and where to, of each reduction
-    """
-
-    source: Source
-    arguments: list[Argument]
-    grid: tuple[int, ...]
-    block: tuple[int, int]
-    parts: int = 1
-    n: int = 0
-    finish: tuple[tuple[str, Place], ...] = ()
 
 
 def finished(dtype: str, how: str) -> Source:
@@ -66,35 +43,6 @@ def finished(dtype: str, how: str) -> Source:
   }}
   out[e * stride] = total;"""
     return source(f"finish_{how}", dtype, "T* out, const T* partial, I n, I parts, I stride", body)
-
-
-def product(matrices: Matrices, plan: Tiling, dtype: str) -> CudaKernel:
-    """The kernel of a product by itself."""
-    arguments: list[Argument] = []
-
-    def argument(what: Argument) -> str:
-        arguments.append(what)
-        return f"a{len(arguments) - 1}"
-
-    K, n, _, columns = matrices.sizes
-    total = K * n * columns
-    if plan.parts > 1:
-        room = f"((T*){argument('partial')})[(I)blockIdx.z * {argument(total)} + "
-        end = f"{room}(k * n + r) * columns + j] = value;"
-        finish: tuple[tuple[str, Place], ...] = (("sum", matrices.out),)
-    else:
-        across, down, _ = matrices.out.layout.strides
-        at = f"k * {argument(across)} + r * {argument(down)} + j"
-        end, finish = f"((T*){argument(matrices.out)})[{at}] = value;", ()
-    body = text(matrices, plan, dtype, argument, end)
-    made = source("product", dtype, _parameters(arguments), body)
-    return CudaKernel(
-        made, arguments, grid(matrices, plan), (THREADS, 1), plan.parts, total, finish
-    )
-
-
-def _parameters(arguments: Sequence[Argument]) -> str:
-    return ", ".join(f"I a{i}" for i in range(len(arguments)))
 
 
 class CudaText(LoopText):
@@ -133,45 +81,35 @@ class CudaText(LoopText):
         of    the product whose entries it reads, to be computed in it
         kept  whether these are written too
         """
-        dims = self.dims
-        self.n = math.prod(dims.outer) * (1 if self.kind == "rows" else dims.inner)
         if of is not None:
-            owner = of[0].out.owner
-            self.kept = kept
-            self.taken = next(a for a in self.accesses.values() if a.place.owner is owner)
-            self.taken.written = kept
+            self.taken = next(a for a in self.accesses.values() if a.place.owner is of[0].out.owner)
+            self.taken.written = self.kept = kept
+        self.n = math.prod(self.dims.outer) * (1 if self.kind == "rows" else self.dims.inner)
         self._threads()
-        self.head.append(f"  const D all = {self.argument(self.n)};")
-        for i, n in enumerate(dims.outer):
-            if i > 0:
-                self.head.append(f"  const D e{i} = {self.argument(n)};")
-        if self.kind != "rows" and dims.outer:
-            self.head.append(f"  const D n = {self.argument(dims.inner)};")
-        if self.kind != "flat":
-            self.head.append(f"  const I along = {self.argument(dims.axis)};")
+        self._sizes()
         for access in self.accesses.values():
             self._declare(access)
         self.top, self.outer = Scope(), Scope()
-        if self.ones is not None:
-            at = "r" if self.kind == "rows" else "i"
-            self.half = f"(T)({at} < {self.argument(self.ones)})"
         lines = [*self._begin(), *(self._entries() if self.kind == "flat" else self._sums())]
         # what fits 32 bits is divided in a fifth of the time
-        kind = f"typedef {'I' if self.n > 2**31 else 'unsigned'} D;"
+        kind = f"  typedef {'I' if self.n > 2**31 else 'unsigned'} D;"
         if of is not None:
             end = ["D e = (D)((k * n + r) * columns + j);", *self.head, *lines]
-            inside = text(*of, self.dtype, self.argument, "\n    ".join(f"{line}" for line in end))
-            made = source(
-                "product_with", self.dtype, _parameters(self.arguments), f"  {kind}\n{inside}"
-            )
-            return CudaKernel(made, self.arguments, grid(*of), (THREADS, 1))
-        body = "\n".join([f"  {kind}", *self.head, *(f"  {line}" for line in lines)])
-        made = source(f"loop_{self.kind}", self.dtype, _parameters(self.arguments), body)
-        finish: tuple[tuple[str, Place], ...] = ()
-        if self.parts > 1:
-            sums = [t for t, _ in self.targets if t.node.op == "reduce"]
-            finish = tuple((t.node.param[0], t.place) for t in sums)
-        return CudaKernel(made, self.arguments, self.grid, self.block, self.parts, self.n, finish)
+            inside = text(*of, self.dtype, self.argument, "\n    ".join(end))
+            return self._made("product_with", [kind, inside], grid(*of), (THREADS, 1))
+        body = [kind, *self.head, *(f"  {line}" for line in lines)]
+        found = self._made(f"loop_{self.kind}", body, self.grid, self.block)
+        if self.parts == 1:
+            return found
+        sums = [target for target, _ in self.targets if target.node.op == "reduce"]
+        finish = tuple((target.node.param[0], target.place) for target in sums)
+        return found._replace(parts=self.parts, n=self.n, finish=finish)
+
+    def _made(
+        self, name: str, body: list[str], blocks: tuple[int, ...], threads: tuple[int, int]
+    ) -> CudaKernel:
+        made = source(name, self.dtype, parameters(self.arguments), "\n".join(body))
+        return CudaKernel(made, self.arguments, blocks, threads)
 
     # -- who does what
 
@@ -202,6 +140,20 @@ class CudaText(LoopText):
         return len(passes) == 1 and not reduced and lie
 
     # -- text
+
+    def _sizes(self) -> None:
+        """Extents, and where an array ends that is 1 and then 0."""
+        dims = self.dims
+        self.head.append(f"  const D all = {self.argument(self.n)};")
+        for i, n in enumerate(dims.outer[1:], 1):
+            self.head.append(f"  const D e{i} = {self.argument(n)};")
+        if self.kind != "rows" and dims.outer:
+            self.head.append(f"  const D n = {self.argument(dims.inner)};")
+        if self.kind != "flat":
+            self.head.append(f"  const I along = {self.argument(dims.axis)};")
+        if self.ones is not None:
+            at = "r" if self.kind == "rows" else "i"
+            self.half = f"(T)({at} < {self.argument(self.ones)})"
 
     def _begin(self) -> list[str]:
         """Which entry, or sum, a thread belongs to, and where each array begins for it."""

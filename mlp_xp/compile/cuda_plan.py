@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..fast.cuda_text import Source
 from . import cuda_products
-from .cuda_loops import CudaKernel, CudaText, finished, product
-from .cuda_products import Matrices, Tiling
+from .cuda_loops import CudaText, finished
+from .cuda_products import CudaKernel, Matrices, Tiling
 from .fuse import Fusion, Item, Loop, Product
 from .graph import Node
 from .program import Plan
@@ -45,7 +45,7 @@ class CudaPlan(Plan):
             self.left_out.add(number)
         for number, one in alone.items():
             if number not in taken:
-                self.kernels[number] = product(*one, self.dtype)
+                self.kernels[number] = cuda_products.kernel(*one, self.dtype)
         for number, text in texts.items():
             if number not in self.kernels:
                 self.kernels[number] = text.cuda()

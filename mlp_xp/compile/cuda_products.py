@@ -8,14 +8,16 @@ in parts, which another kernel adds up.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..fast import choice
 from ..fast import cuda_tiles as tiles
+from ..fast.cuda_text import Source, source
 from ..kernels import PRECISIONS
 from .fuse import Fusion, Place, Product
 from .layout import Layout, Step, broadcast, indexed, reshaped
+from .loops import Argument
 
 MOST_PARTS = 64
 ROOM = 1 << 20  # entries of all parts, at most
@@ -24,6 +26,27 @@ FINISH = 3000  # clocks of the kernel that adds them up, about
 # an H200 (32, 9) · (9, 86528) took 25 µs here and 8 there, (10, 128) · (128, 128) 2 and 51
 MOST_ENTRIES = 1 << 18
 MOST_CLOCKS = 16_000
+
+
+class CudaKernel(NamedTuple):
+    """A kernel's text, what it is called with, and by how many threads.
+
+    source     of the kernel
+    arguments  whole numbers, floating numbers, and places; "partial" is room for split sums
+    grid       blocks; of sums in parts also these
+    block      threads
+    parts      in which sums are left, to be added up; 1 where they are whole
+    n          sums of each reduction, or entries
+    finish     how the parts are added up, and where to, of each reduction
+    """
+
+    source: Source
+    arguments: list[Argument]
+    grid: tuple[int, ...]
+    block: tuple[int, int]
+    parts: int = 1
+    n: int = 0
+    finish: tuple[tuple[str, Place], ...] = ()
 
 
 class Matrices(NamedTuple):
@@ -166,3 +189,33 @@ def grid(product: Matrices, plan: Tiling) -> tuple[int, int, int]:
     K, n, _, columns = product.sizes
     tile = plan.tile
     return -(-n // tile.rows) * -(-columns // tile.columns), K, plan.parts
+
+
+def kernel(matrices: Matrices, plan: Tiling, dtype: str) -> CudaKernel:
+    """The kernel of a product by itself."""
+    arguments: list[Argument] = []
+
+    def argument(what: Argument) -> str:
+        arguments.append(what)
+        return f"a{len(arguments) - 1}"
+
+    K, n, _, columns = matrices.sizes
+    total = K * n * columns
+    if plan.parts > 1:
+        room = f"((T*){argument('partial')})[(I)blockIdx.z * {argument(total)} + "
+        end = f"{room}(k * n + r) * columns + j] = value;"
+        finish: tuple[tuple[str, Place], ...] = (("sum", matrices.out),)
+    else:
+        across, down, _ = matrices.out.layout.strides
+        at = f"k * {argument(across)} + r * {argument(down)} + j"
+        end, finish = f"((T*){argument(matrices.out)})[{at}] = value;", ()
+    body = text(matrices, plan, dtype, argument, end)
+    made = source("product", dtype, parameters(arguments), body)
+    return CudaKernel(
+        made, arguments, grid(matrices, plan), (tiles.THREADS, 1), plan.parts, total, finish
+    )
+
+
+def parameters(arguments: Sequence[Argument]) -> str:
+    """Whole numbers all of them, also what is an address or the bits of a float."""
+    return ", ".join(f"I a{i}" for i in range(len(arguments)))

@@ -18,8 +18,9 @@ from ..fast.cublas import Product as Multiplication
 from ..fast.launches import THREADS, Launch, blocks, compile_together
 from ..fast.products import in_bfloat16, transposed
 from ..types import Array
-from .cuda_loops import CudaKernel, finished
+from .cuda_loops import finished
 from .cuda_plan import CudaPlan
+from .cuda_products import CudaKernel
 from .fuse import Call, Item, Place, Product
 from .graph import Node
 from .layout import Layout, reshaped

@@ -363,7 +363,7 @@ class Fusion:
                 continue
             if not wanted <= loop.inside:
                 continue
-            if not loop.reads & reads and id(node) not in loop.inside:
+            if not (loop.reads | loop.inside) & (reads | {id(node)}):
                 continue
             if len(loop.reads | reads) > MOST_READ:
                 continue

@@ -19,6 +19,7 @@ from ..devices import Device
 from ..fast import native
 from ..fast.predict import check
 from ..fast.tracing import Untraceable
+from ..guard import asking
 from ..training import Recipe, scores_of
 from ..types import Array, State
 from .function import Function
@@ -69,7 +70,8 @@ class CompiledScores:
             except (Untraceable, native.CannotCompile) as error:
                 native.warn("An evaluation is not compiled", error, stacklevel=6)
                 self.function = None
-        return scores_of(recipe, self.device.xp, state, rows)
+        with asking():
+            return scores_of(recipe, self.device.xp, state, rows)
 
     def predictor(
         self, recipe: Recipe, state: State, most: int

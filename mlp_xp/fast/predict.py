@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..activations import ACTIVATIONS
+from ..guard import asking
 from ..losses import softmax
 from ..training import Recipe
 from ..types import Array, Layer
@@ -84,10 +85,11 @@ def predictor(
 
     def predict(rows: Buffer) -> Buffer:
         A = rows.T
-        for W, b, f in passes:
-            A = np.matmul(W, A)
-            np.add(A, b, out=A)
-            A = f(A)
+        with asking():
+            for W, b, f in passes:
+                A = np.matmul(W, A)
+                np.add(A, b, out=A)
+                A = f(A)
         return A
 
     return predict
@@ -115,11 +117,12 @@ def _on_buffers(
     def predict(rows: Buffer) -> Buffer:
         check(rows, layers[0].W.shape[-1], most)
         A, m = rows, rows.shape[0]
-        for (W, b, f), buffer in zip(turned, own.buffers, strict=True):
-            Z = buffer if m == most else buffer[:m]
-            np.matmul(A, W, out=Z)
-            np.add(Z, b, out=Z)
-            A = f(Z.T).T
+        with asking():
+            for (W, b, f), buffer in zip(turned, own.buffers, strict=True):
+                Z = buffer if m == most else buffer[:m]
+                np.matmul(A, W, out=Z)
+                np.add(Z, b, out=Z)
+                A = f(Z.T).T
         return A.T
 
     return predict

@@ -22,13 +22,13 @@ typedef void Kernel(const I *words, I part, I parts);
    as long as a hundred microseconds.  */
 enum { WORDS = 16, MOST_THREADS = 64, MANNERS = 200, PATIENCE = 20000, WORTH = 32 };
 
+static inline void rest(void) {
 #if defined __x86_64__ || defined __i386__
-#define PAUSE() __builtin_ia32_pause()
+  __builtin_ia32_pause();
 #elif defined __aarch64__
-#define PAUSE() __asm__ volatile("yield")
-#else
-#define PAUSE() ((void)0)
+  __asm__ volatile("yield");
 #endif
+}
 
 /* The call at hand. `open` tells its number (upper 32 bits), its parts (16) and the next
    part to be taken (16) in one word, so that a part is taken by one compare-and-swap and
@@ -80,7 +80,7 @@ static void *help(void *unused) {
   for (;;) {
     for (I i = 0; i < MANNERS + PATIENCE; i++) {
       if (take_parts()) i = 0;
-      i < MANNERS ? (void)PAUSE() : (void)sched_yield();
+      i < MANNERS ? rest() : (void)sched_yield();
     }
     pthread_mutex_lock(&sleep_lock);
     atomic_fetch_add(&sleepers, 1);
@@ -163,7 +163,7 @@ static void share(const I *words, I parts) {
   atomic_store(&open_call, number << 32 | (U)parts << 16);
   take_parts();
   for (I i = 0; atomic_load_explicit(&finished, memory_order_acquire) < parts; i++)
-    i < MANNERS ? (void)PAUSE() : (void)sched_yield();
+    i < MANNERS ? rest() : (void)sched_yield();
 }
 
 /* How many threads `run` may use when this thread calls it; returns how many it was.  */

@@ -20,7 +20,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
-from ..guard import TRAINING
+from ..guard import ASKING, TRAINING
 from . import native
 from .blas import controller
 
@@ -121,7 +121,8 @@ class _Fork:
 
     OpenBLAS stops its threads at a fork, and waits for them for ever if they are at work. So
     whoever forks sets it to one thread, and waits until every training has ended the step, or
-    the evaluation, in which it was. Tables of the runtime see to it themselves.
+    the evaluation, in which it was, and every answer is given. Tables of the runtime see to it
+    themselves.
     """
 
     def __init__(self) -> None:
@@ -130,12 +131,15 @@ class _Fork:
     def before(self) -> None:
         me, until = threading.get_ident(), time.monotonic() + PATIENCE
         others = [entry for entry in TRAINING if entry[0] != me]
-        self.waited.held = bool(others)
-        if not others:
+        self.waited.held = bool(others or ASKING)
+        if not self.waited.held:
             return
         HELD.enter()
         seen = [(entry, entry[1].state) for entry in others]
-        while any(entry in TRAINING and entry[1].state is state for entry, state in seen):
+        asked = [entry for entry in ASKING if entry[0] != me]
+        while any(entry in ASKING for entry in asked) or any(
+            entry in TRAINING and entry[1].state is state for entry, state in seen
+        ):
             if time.monotonic() > until:  # it does something else, in a callback of the user's
                 return
             time.sleep(0.0005)
@@ -148,6 +152,7 @@ class _Fork:
         HELD.forked()
         me = threading.get_ident()
         TRAINING[:] = [entry for entry in TRAINING if entry[0] == me]
+        ASKING[:] = [entry for entry in ASKING if entry[0] == me]
 
 
 FORK = _Fork()
