@@ -32,7 +32,8 @@ from .estimators_headers import (
     check_progress,
 )
 from .estimators_live import current_at_home, flat
-from .estimators_recipe import ACTIVATION_NAMES, LOG_LOSS, out_activation
+from .estimators_objective import LOG_LOSS
+from .estimators_recipe import ACTIVATION_NAMES, out_activation
 from .estimators_solvers import Descent
 from .guard import turn, unchanged
 from .headers import MISUSED, ModelFileError, mapping, parsed, refusal

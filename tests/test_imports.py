@@ -54,6 +54,8 @@ ORDER = [
     "export",
     "checkpoints",
     "checkpoints_models",
+    "estimators_objective",
+    "packing",
     "estimators_arrays",
     "estimators_data",
     "estimators_recipe",
