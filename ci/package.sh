@@ -42,6 +42,10 @@ import sys, zipfile
 from pathlib import Path
 
 packed = {name for name in zipfile.ZipFile(sys.argv[1]).namelist() if name.startswith("mlp_xp/")}
+native = {name for name in packed if name.startswith("mlp_xp/fast/kernels-") and name.endswith(".so")}
+if bool(native) == sys.argv[1].endswith("-none-any.whl"):
+    sys.exit(f"{sys.argv[1]} holds {sorted(native)}: its name says otherwise")
+packed -= native
 kept = {str(path) for path in Path("mlp_xp").rglob("*") if path.is_file() and path.suffix != ".pyc"}
 wrong = packed ^ kept
 sys.exit(f"packed or left out by mistake: {sorted(wrong)}" if wrong else 0)
