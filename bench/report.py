@@ -27,7 +27,7 @@ try:
     import vl_convert
 except ImportError as error:
     raise SystemExit(
-        f"A report needs the package vl-convert-python ({error}): pip install -e '.[bench]'"
+        f"A report needs the package vl-convert-python ({error}): pip install -e . --group bench"
     ) from error
 
 HERE = Path(__file__).parent

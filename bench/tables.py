@@ -6,7 +6,7 @@
 The tables hold words, gaps and dates as people left them; they are written as CSV and then
 trained on by `mlp-xp train --data FILE --target NAME`, nothing else. Beside it stands
 scikit-learn's HistGradientBoosting in skrub's `tabular_pipeline`, on the same rows, its
-score on the same held-out fifth. pip install '.[bench]'
+score on the same held-out fifth. pip install -e . --group bench
 """
 
 from __future__ import annotations

@@ -10,12 +10,13 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 venv=${MLP_XP_VENV:-.venv-check}
-extras=test,torch,sklearn
 stamp=$venv/installed
 wanted=$(sha256sum pyproject.toml | cut -d' ' -f1)
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e ".[$extras]"
+    pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+    pip 'pip>=25.1' # the first that knows dependency groups
+    pip -e . --group check
     echo "$wanted" > "$stamp"
 fi
 

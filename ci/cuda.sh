@@ -23,7 +23,7 @@ export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 export PATH="$venv/bin:$PATH"
 pytest -q -p no:cacheprovider ci/cupy_cpu/tests
 python ci/cupy_cpu/upstream.py
-python -m pip install --quiet --disable-pip-version-check -e ".[cuda-check]"
+python -m pip install --quiet --disable-pip-version-check --group cuda-check
 python ci/nvrtc_check.py --sample 40
 CUPYCPU_DEFER=1 pytest -q -p no:cacheprovider --require cupy -k "cupy or cuda" tests
 CUPYCPU_GUARD=1 CUPYCPU_POISON=1 pytest -q -p no:cacheprovider --require cupy tests/test_cuda_kernels.py tests/test_cuda_steps.py

@@ -17,9 +17,10 @@ wanted="$cuda $(sha256sum pyproject.toml | cut -d' ' -f1)"
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
     pip() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+    pip 'pip>=25.1' # the first that knows dependency groups
     case $cuda in
-    *.whl) pip -e ".[test,sklearn]" && pip --no-deps "$cuda" ;;
-    *) pip -e ".[test,sklearn,$cuda]" ;;
+    *.whl) pip -e . --group test && pip --no-deps "$cuda" ;;
+    *) pip -e ".[$cuda]" --group test ;;
     esac
     echo "$wanted" > "$stamp"
 fi

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compile every CUDA source of the library with NVIDIA's own compiler, without a GPU.
 
-    pip install 'mlp_xp[cuda-check]'
+    pip install --group cuda-check
     python ci/nvrtc_check.py [--arch sm_80 --arch sm_90] [--sample N] [--seed N] [--json]
 
 With --sample, of each dtype one source of every kernel and N more by chance. Prints registers
@@ -150,7 +150,7 @@ def main() -> int:
     args = parser.parse_args()
     compilers = [Nvrtc(path) for path in installed()]
     if not compilers:
-        print("no compiler: pip install 'mlp_xp[cuda-check]'", file=sys.stderr)
+        print("no compiler: pip install --group cuda-check", file=sys.stderr)
         return 2
     if args.sample is not None:
         print(f"a sample, --seed {args.seed}", file=sys.stderr)

@@ -1,6 +1,10 @@
-"""A trained model as an ONNX graph: what another program needs is the file and onnxruntime.
+"""
+A model as an ONNX graph
+========================
 
-pip install 'mlp_xp[onnx]' onnxruntime
+What another program needs is the file and onnxruntime::
+
+    pip install 'mlp_xp[onnx]' onnxruntime
 """
 
 from __future__ import annotations
@@ -24,7 +28,9 @@ model = Sequential(
 model.fit(X[:1500], data.y[:1500], epochs=15, schedule="one_cycle", layout="rows", progress=False)
 model.to_onnx("digits.onnx")
 
-# from here on nothing of mlp_xp is needed
+# %%
+# From here on nothing of mlp_xp is needed:
+
 session = onnxruntime.InferenceSession("digits.onnx")
 label, probabilities = session.run(None, {"X": X[1500:]})
 

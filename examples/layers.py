@@ -1,6 +1,10 @@
-"""The handwritten digits by layers of several kinds: images, rows read one by one, two ways.
+"""
+Layers of any kind
+==================
 
-python examples/layers.py
+The handwritten digits as images, as rows that are read one by one, and as parts of these::
+
+    python examples/layers.py
 """
 
 import numpy as np
@@ -24,6 +28,9 @@ order = np.random.default_rng(0).permutation(len(data.y))
 images, y = data.X[order].reshape(-1, 1, 8, 8) / 16, data.y[order]  # (m, channels, height, width)
 train, test = slice(0, 1438), slice(1438, None)
 
+# %%
+# As images, by convolutions and a residual block:
+
 convolutions = [
     Conv2d(16, kernel=3, padding="same", bias=False),
     BatchNorm(),
@@ -37,7 +44,9 @@ model = Sequential((1, 8, 8), convolutions, learning_rate=0.01)
 model.fit(images[train], y[train], epochs=10, schedule="one_cycle", layout="rows", progress=False)
 print(f"{model}: accuracy {model.evaluate(images[test], y[test]).score:.4f}")
 
-# the same digits as sequences of eight steps, each a row of eight pixels
+# %%
+# As sequences of eight steps, each a row of eight pixels, read in both directions:
+
 readers = [LSTM(32, returns="all", directions=2), GlobalAvgPool()]
 classifier = NeuralClassifier(
     readers, layout="sequences", epochs=10, learning_rate=0.01, random_state=0
@@ -46,7 +55,9 @@ steps = images[:, 0]  # (m, time, features)
 classifier.fit(steps[train], y[train])
 print(f"{classifier.model_}: accuracy {classifier.score(steps[test], y[test]):.4f}")
 
-# and as far as a pen has come: lists of sequences of different lengths
+# %%
+# And as far as a pen has come, lists of sequences of different lengths:
+
 rng = np.random.default_rng(1)
 parts = [image[: rng.integers(4, 9)] for image in steps]
 classifier.fit(parts[train], y[train])

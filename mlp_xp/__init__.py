@@ -7,9 +7,7 @@ from .activations import ACTIVATIONS, Activation
 from .devices import Device, DeviceUnavailable, device, devices
 from .fitting import EarlyStopping, Epoch, TrainingDiverged
 from .initializers import INITIALIZERS
-from .inspection import GradientCheck, check_gradients, inspect_step
 from .losses import LOSSES, Loss
-from .mlp import MLP
 from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
@@ -24,10 +22,15 @@ if TYPE_CHECKING:
     from .estimators_neural import NeuralRegressor as NeuralRegressor
     from .export.from_torch import from_torch as from_torch
     from .export.to_torch import to_torch as to_torch
+    from .inspection import GradientCheck as GradientCheck
+    from .inspection import check_gradients as check_gradients
+    from .inspection import inspect_step as inspect_step
+    from .mlp import MLP as MLP
     from .preparation import model_for as model_for
     from .preparation import prepare as prepare
     from .searching import search as search
     from .sequential import Sequential as Sequential
+    from .streams import stream as stream
 
 __version__ = "0.1.0"
 
@@ -56,16 +59,21 @@ __all__ = [
 # Imported when they are asked for: they are many, or bring scikit-learn, which takes ten times as
 # long to import as NumPy.
 LATE = {
+    "GradientCheck": "inspection",
+    "MLP": "mlp",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
     "NeuralClassifier": "estimators_neural",
     "NeuralRegressor": "estimators_neural",
     "Sequential": "sequential",
+    "check_gradients": "inspection",
     "from_torch": "export.from_torch",
+    "inspect_step": "inspection",
     "load_table": "data",
     "model_for": "preparation",
     "prepare": "preparation",
     "search": "searching",
+    "stream": "streams",
     "to_torch": "export.to_torch",
 }
 MODULES = ("layers", "plotting", "trackers")
@@ -73,7 +81,7 @@ MODULES = ("layers", "plotting", "trackers")
 
 def __dir__() -> list[str]:
     """What is public: modules, and names that they import, are not."""
-    return sorted([*__all__, *LATE, "__version__"])
+    return sorted({*__all__, *LATE, "__version__"})
 
 
 def __getattr__(name: str) -> Any:
@@ -87,8 +95,7 @@ def __getattr__(name: str) -> Any:
     except ImportError as error:
         if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):
             raise
-        raise ImportError(
-            f"mlp_xp.{name} needs scikit-learn ({error}): pip install 'mlp_xp[sklearn]'",
-            name=error.name,
-        ) from None
+        from .extras import missing
+
+        raise missing(f"mlp_xp.{name} needs scikit-learn", "sklearn", error) from None
     return getattr(module, name)

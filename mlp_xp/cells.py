@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .extras import missing
+
 Series: TypeAlias = Any  # a column of a pandas.DataFrame
 Frame: TypeAlias = Any  # a pandas.DataFrame
 Rows: TypeAlias = npt.NDArray[Any]
@@ -22,11 +24,7 @@ class TableError(ValueError):
 
 def missing_extra(error: ImportError) -> ImportError:
     """The error that says what to install."""
-    return ImportError(
-        f"tables need pandas, scikit-learn, skrub, narwhals and pyarrow ({error}): "
-        "pip install 'mlp_xp[tables]'",
-        name=error.name,
-    )
+    return missing("tables need pandas, scikit-learn, skrub, narwhals and pyarrow", "tables", error)
 
 
 def as_pandas(argument: str, X: Any) -> Frame:

@@ -378,8 +378,10 @@ def arrays_of(device: Device, data: Data) -> Iterator[npt.NDArray[Any]]:
         yield from (device.get(part[piece, ...]) for piece in pieces(part.shape[0], CHUNK))
 
 
-def examples(device: Device, data: Data) -> str:
-    """Examples in words, and the hash of all that is in them."""
+def examples(device: Device, data: Any) -> str:
+    """Examples in words, and the hash of all that is in them; a stream knows it itself."""
+    if not isinstance(data, Data):
+        return str(data.described())
     return f"{data.m:,} with SHA-256 {digest(arrays_of(device, data))}"
 
 

@@ -23,6 +23,7 @@ from .fitting import Best, Plan, Rates, Run, moved
 from .headers import check_finite, check_shape, mapping, number, parsed, refusal
 from .model import Model
 from .schedules import Plateau
+from .streams.feed import Feed
 from .training import Data
 from .types import State
 
@@ -66,8 +67,8 @@ class ModelKeeper(Keeper):
         checkpoint: Any,
         every: float,
         plan: Plan,
-        data: Data,
-        validation: Data | None,
+        data: Data | Feed,
+        validation: Data | Feed | None,
     ) -> None:
         self.model, self.plan, device = model, plan, model.device
         self.began = model._run.epoch

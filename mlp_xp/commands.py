@@ -18,6 +18,7 @@ from . import report
 from .data import VARIABLE, Dataset, Request, load
 from .devices import device as find_device
 from .devices import devices
+from .extras import missing
 from .fingerprint import Fingerprint
 from .model import Model
 from .preparation import split, take
@@ -102,11 +103,8 @@ def _of_estimator(path: str, name: str, device: str) -> Model:
     try:
         from . import estimators, estimators_keeping
     except ImportError as error:
-        raise Halt(
-            1,
-            f"{path} holds an {name}, which needs scikit-learn ({error}): "
-            "pip install 'mlp_xp[sklearn]'",
-        ) from None
+        who = f"{path} holds an {name}, which needs scikit-learn"
+        raise Halt(1, str(missing(who, "sklearn", error))) from None
     if name not in estimators.__all__:
         raise Halt(1, f"{path} holds a {name}, a class of your own. Use {name}.load in Python.")
     model: Model = estimators_keeping.to_mlp(getattr(estimators, name).load(path), device)

@@ -32,7 +32,8 @@ from .estimators_headers import (
     check_progress,
 )
 from .estimators_live import current_at_home, flat
-from .estimators_recipe import ACTIVATION_NAMES, LOG_LOSS, out_activation
+from .estimators_objective import LOG_LOSS
+from .estimators_recipe import ACTIVATION_NAMES, out_activation
 from .estimators_solvers import Descent
 from .guard import turn, unchanged
 from .headers import MISUSED, ModelFileError, mapping, parsed, refusal
@@ -381,6 +382,7 @@ def from_sklearn(cls: type[Any], theirs: Any) -> Any:
             setattr(est, name, list(value) if isinstance(value, list) else value)
     est.coefs_ = [coef.copy() for coef in theirs.coefs_]
     est.intercepts_ = [intercept.copy() for intercept in theirs.intercepts_]
+    est._dropout_seed = 0  # as after a `fit` without dropout, should there be some from now on
     network = current_at_home(est).recipe.network
     if getattr(theirs, "early_stopping", False) and hasattr(theirs, "_best_coefs"):
         best = _flat(network, theirs._best_coefs, theirs._best_intercepts)

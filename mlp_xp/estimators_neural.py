@@ -410,7 +410,8 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
     Attributes
     ----------
     model_ : the `Sequential`, with its preparation: it answers with the same classes
-    classes_, n_features_in_, n_iter_, history_
+    classes_, n_features_in_, n_iter_ : as scikit-learn's
+    history_ : the lists of `Sequential.history`, by name
     """
 
     def _targets(self, y: Any, given: Rows) -> Targets:
@@ -474,7 +475,7 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
 
     Attributes
     ----------
-    model_, n_features_in_, n_iter_, history_
+    model_, n_features_in_, n_iter_, history_ : as those of `NeuralClassifier`
     """
 
     def _targets(self, y: Any, given: Rows) -> Targets:

@@ -21,6 +21,7 @@ from sklearn.metrics import r2_score
 from .devices import Device
 from .estimators_arrays import dense_pieces
 from .estimators_live import publish
+from .estimators_objective import share_of_gradient
 from .fitting import (
     Epoch,
     Interrupts,
@@ -42,7 +43,6 @@ from .training import (
     Step,
     bits_for,
     encode,
-    gradient,
     objective,
 )
 from .types import Array, Layer, Namespace, State
@@ -373,15 +373,7 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
     _check_weights(problem, problem.chosen, data.m)
 
     labels = data.targets.ndim == 1
-
-    def part(xp: Any, theta: Array, X: Array, targets: Array, share: Array, *w: Array) -> Any:
-        """A piece's share of the mean loss, and of its gradient."""
-        T = encode(plain, xp, Data(X, data.targets), targets)
-        found = gradient(plain, xp, theta, xp.matrix_transpose(X), T, *w)
-        return [found.J * share, found.g * share]
-
-    # all of the recipe that the gradient of the loss reads
-    key = ("gradient", plain.network, plain.loss, plain.kernels, labels)
+    part, key = share_of_gradient(plain, data)
     made = None if device.function is None else device.function(part, "float64", key)
     share_of = made or partial(part, xp)
 

@@ -22,19 +22,9 @@ import numpy.typing as npt
 
 from .devices import Device
 from .guard import training
+from .passes import Examples, InMemory, Part, Steps
 from .schedules import Plateau, ReduceOnPlateau, Schedule
-from .training import (
-    CHUNK,
-    Data,
-    Recipe,
-    Step,
-    bits_for,
-    evaluate,
-    pieces,
-    scorer,
-    shuffled,
-    stepper,
-)
+from .training import CHUNK, Data, Recipe, Step, bits_for, pieces, scorer, stepper
 from .types import Array, State
 
 
@@ -175,37 +165,40 @@ def train(
     device: Device,
     run: Run,
     plan: Plan,
-    data: Data,
-    validation: Data | None = None,
+    data: Data | Examples,
+    validation: Data | Examples | None = None,
     model: Any = None,
     keeper: Any = None,
     ranks: Any = None,
 ) -> None:
     """Train `run` by `plan`; everything reached is in `run`, also after an exception.
 
+    data    examples on the device, or what brings them there in parts
     model   what callbacks get as their first argument
     keeper  a `checkpoints.ModelKeeper` of this training, or None
     ranks   the `ranks.Ranks` that share its batches, or None; callbacks are called on rank 0
     """
+    examples = InMemory(data, device) if isinstance(data, Data) else data
+    judge = InMemory(validation, device) if isinstance(validation, Data) else validation
     rates = Rates(recipe.optimizer.rate, plan, -(-data.m // plan.batch_size))
     best = None
     if plan.early_stopping is not None:
         best = Best(plan.early_stopping, device, run.state, len(plan.seeds))
-    weights = None if data.weights is None else device.get(data.weights)
     run.state = copied(device, run.state)  # steps may write over what they are given
     last = run.epoch + plan.epochs
     over = keeper is not None and keeper.restore(run, rates, best)
     if ranks is not None:
         over = ranks.begin(device, run, rates, best, over)
     done = run.epoch + plan.epochs - last
+    steps = Steps(recipe, device, stepper if ranks is None else ranks.stepper)
     scores = scorer(device)
-    step = (stepper if ranks is None else ranks.stepper)(recipe, device, data)
     began = time.perf_counter() - (run.history["seconds"][-1] if done else 0.0)
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
         training(run),
         progress_bar(rates.n_steps, plan.progress, last, done * rates.steps_per_epoch) as bar,
         Interrupts() as interrupts,
+        examples.passes(plan, range(run.epoch, last), interrupts.check) as parts,
     ):
 
         def bits_at(step: int, m: int) -> Array | None:
@@ -220,33 +213,38 @@ def train(
             if keeper is not None:
                 keeper.note(run, good, rates, best)
             first = number * rates.steps_per_epoch
-            order = np.arange(data.m)
-            if plan.shuffle:
-                order = shuffled(plan.seeds, plan.leading, run.epoch, data.m)
+            found_losses: list[npt.NDArray[Any]] = []
+            shares: list[npt.NDArray[Any]] = []
             with recipe.network.threads(device, plan.batch_size):
-                losses = one_epoch(
-                    device,
-                    run,
-                    step,
-                    order,
-                    plan.batch_size,
-                    rates.since(first),
-                    bits_at,
-                    after_steps,
-                )
+                for part in parts(run.epoch):
+                    ahead = first + sum(found.shape[-1] for found in found_losses)
+                    found_losses.append(
+                        one_epoch(
+                            device,
+                            run,
+                            steps.on(part.data),
+                            part.order,
+                            plan.batch_size,
+                            rates.since(ahead),
+                            bits_at,
+                            after_steps,
+                        )
+                    )
+                    shares.append(batch_weights(part.order, plan.batch_size, part.weights))
+                    if not np.isfinite(found_losses[-1]).all():
+                        break
+            losses, share = np.concatenate(found_losses, -1), np.concatenate(shares, -1)
             finite = np.all(np.isfinite(losses).reshape(-1, losses.shape[-1]), axis=0)
             if not finite.all() or not device.all_finite(run.state.theta):
                 run.state = good
                 bad = losses.shape[-1] if finite.all() else int(np.argmin(finite)) + 1
                 rate = float(np.max(rates.at(first + bad - 1)))
-                raise TrainingDiverged(_divergence(run.epoch + 1, bad, rate, data, device))
-            loss = epoch_mean(losses, order, plan.batch_size, weights)
+                raise TrainingDiverged(_divergence(run.epoch + 1, bad, rate, part, device))
+            loss = weighted_mean(losses, share)
             found = None
-            if validation is not None:
-                found = evaluate(recipe, device.xp, run.state, validation, scores)
-                found = found._replace(
-                    loss=_number(device.get(found.loss)), score=_number(device.get(found.score))
-                )
+            if judge is not None:
+                found = judge.evaluate(recipe, device, run.state, scores)
+                found = found._replace(loss=_number(found.loss), score=_number(found.score))
             result = Epoch(
                 epoch=run.epoch + 1,
                 step=run.state.step,
@@ -342,8 +340,23 @@ def epoch_mean(
     weights: npt.NDArray[Any] | None,
 ) -> npt.NDArray[np.float64]:
     """The weighted mean of the batches' objectives (…, n_batches): () or (n_networks,)."""
-    sizes = np.ones(order.shape[-1]) if weights is None else weights.astype(np.float64)
-    share = np.add.reduceat(sizes[order], range(0, order.shape[-1], batch_size), axis=-1)
+    return weighted_mean(losses, batch_weights(order, batch_size, weights))
+
+
+def batch_weights(
+    order: npt.NDArray[np.int64], batch_size: int, weights: npt.NDArray[Any] | None
+) -> npt.NDArray[np.float64]:
+    """The sum of the weights (m,) of each batch in an order, (…, n_batches); of None its size."""
+    n = len(order[0]) if order.ndim == 2 else len(order)
+    sizes = np.ones(n) if weights is None else weights.astype(np.float64)[order]
+    share: npt.NDArray[np.float64] = np.add.reduceat(sizes, range(0, n, batch_size), axis=-1)
+    return share
+
+
+def weighted_mean(
+    losses: npt.NDArray[np.float64], share: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Σ share · losses / Σ share over the batches, the last axis."""
     return np.asarray(np.sum(losses * share, axis=-1) / np.sum(share, axis=-1))
 
 
@@ -367,8 +380,8 @@ def moved(state: State, move: Callable[[Any], Any]) -> State:
     return State(move(state.theta), moments, move(state.running), state.step)
 
 
-def _divergence(epoch: int, step: int, rate: float, data: Data, device: Device) -> str:
-    xp = device.xp
+def _divergence(epoch: int, step: int, rate: float, part: Part, device: Device) -> str:
+    xp, data = device.xp, part.data
     largest = float(xp.max(xp.abs(data.rows[: min(data.m, CHUNK), :])))
     cure = "lower the learning rate or set clip_norm=1.0"
     if largest > 100:

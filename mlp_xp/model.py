@@ -34,6 +34,9 @@ from .prepared import AS_GIVEN, Preparation
 from .ranks import find as find_ranks
 from .ranks import shares
 from .schedules import SCHEDULES, Schedule
+from .streams.answers import answers, written
+from .streams.feed import Feed, check_alone
+from .streams.streamed import Stream
 from .training import (
     Data,
     Predicts,
@@ -257,11 +260,11 @@ class Model:
     def fit(
         self,
         X: Any,
-        Y: Any,
+        Y: Any = None,
         *,
         epochs: int = 20,
         batch_size: int | None = None,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: tuple[Any, ...] | Stream | None = None,
         sample_weight: Any = None,
         schedule: str | Schedule = "constant",
         early_stopping: EarlyStopping | int | bool | None = None,
@@ -273,13 +276,13 @@ class Model:
         every: float = 30.0,
         processes: str | None = None,
     ) -> Self:
-        """Train on examples X (n_features, m) with targets Y; returns the model.
+        """Train on examples X (n_features, m) with targets Y, or on a `Stream`; returns the model.
 
         Y                labels (m,) or one-hot (n_out, m) for cross_entropy; else (n_out, m),
                          or (m,) for one output
         batch_size       examples a step, the last batch of an epoch being what is left;
                          None: 128, or all if there are fewer
-        validation_data  (X, Y) or (X, Y, sample_weight), measured after every epoch
+        validation_data  (X, Y) or (X, Y, sample_weight), or a `Stream`, measured after every epoch
         sample_weight    (m,) ≥ 0
         schedule         name or `Schedule` of the learning rate over this call
         early_stopping   patience in epochs, or `EarlyStopping`; True is its own patience
@@ -303,10 +306,17 @@ class Model:
         """
         kind, dtype, widths = self.loss.kind, self.dtype, self.network.sizes
         lies = checks.layout(X, layout, self.layout)
-        X, args = self._table(X, lies), (widths, kind, self.device, dtype)
-        data = checks.data(
-            X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
-        )
+        data: Data | Feed
+        if isinstance(X, Stream):
+            check_alone(Y, sample_weight)
+            data = Feed(X, self)
+            data.check()
+        else:
+            _check_targets(Y)
+            X, args = self._table(X, lies), (widths, kind, self.device, dtype)
+            data = checks.data(
+                X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
+            )
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data, lies)
@@ -337,7 +347,12 @@ class Model:
         return self
 
     def _keeper(
-        self, checkpoint: Any, every: float, plan: Plan, data: Data, validation: Data | None
+        self,
+        checkpoint: Any,
+        every: float,
+        plan: Plan,
+        data: Data | Feed,
+        validation: Data | Feed | None,
     ) -> AbstractContextManager[Any]:
         """What keeps checkpoints of a training; None where none are asked for."""
         if checkpoint is None:
@@ -346,10 +361,12 @@ class Model:
 
         return ModelKeeper(self, checkpoint, every, plan, data, validation)
 
-    def _validation(self, given: tuple[Any, ...], layout: Layout | None) -> Data:
+    def _validation(self, given: tuple[Any, ...] | Stream, layout: Layout | None) -> Data | Feed:
+        if isinstance(given, Stream):
+            return Feed(given, self)
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             raise ValueError(
-                "validation_data takes (X, Y) or (X, Y, sample_weight), "
+                "validation_data takes (X, Y), (X, Y, sample_weight) or a stream, "
                 f"but a {type(given).__name__} was given."
             )
         X, Y, w = (*given, None)[:3]
@@ -420,23 +437,47 @@ class Model:
         return self.device.xp.matrix_transpose(answer) if layout == "rows" else answer
 
     @on_device
-    def predict_proba(self, X: Any, *, layout: Layout | None = None) -> Array:
-        """Probabilities (n_out, m): of each class; of class 1 for binary; of each label."""
+    def predict_proba(
+        self, X: Any, *, layout: Layout | None = None, out: str | os.PathLike[str] | None = None
+    ) -> Any:
+        """Probabilities (n_out, m): of each class; of class 1 for binary; of each label.
+
+        Of a stream, and with `out`, as `predict` does: blocks are (n, n_out).
+        """
         if self.loss.kind in ("real", "count"):
             raise ValueError("predict_proba needs a loss for classes; use predict.")
+        if isinstance(X, Stream):
+            return self._streamed(X, self.predict_proba, out)
+        _check_out(out)
         lies = checks.layout(X, layout, self.layout)
         P = self.loss.predict(self.device.xp, self._scores(X, lies))
         return given_back(self._laid(P, lies), X, self.device)
 
     @on_device
-    def predict(self, X: Any, *, layout: Layout | None = None) -> Array:
+    def predict(
+        self, X: Any, *, layout: Layout | None = None, out: str | os.PathLike[str] | None = None
+    ) -> Any:
         """Class labels (m,), labels 0 or 1 for multilabel, or values: (n_out, m).
 
         (m,) too where the network has one output. With a `preparation` the labels are its
         classes, and the values in the targets' units. An X of PyTorch, JAX, CuPy or another
         array library is answered with an array of that library, where X lies.
+
+        A `Stream` is answered block by block, in the file's order: an iterator of (n,) or
+        (n, n_out) arrays of the host. With out, the path of a .npy file, all of them are written
+        there, and the path is returned.
         """
+        if isinstance(X, Stream):
+            return self._streamed(X, self.predict, out)
+        _check_out(out)
         return given_back(self._answer(X, checks.layout(X, layout, self.layout)), X, self.device)
+
+    def _streamed(
+        self, stream: Stream, ask: Callable[..., Any], out: str | os.PathLike[str] | None
+    ) -> Any:
+        """What `ask` says of a stream: blocks, or the path of a file with all of them."""
+        blocks = answers(self, stream, ask)
+        return blocks if out is None else written(blocks, stream.m, len(self.leading), out)
 
     def _answer(self, X: Any, lies: Layout | None) -> Array:
         """What `predict` says, on the device."""
@@ -499,16 +540,22 @@ class Model:
 
     @on_device
     def evaluate(
-        self, X: Any, Y: Any, sample_weight: Any = None, *, layout: Layout | None = None
+        self, X: Any, Y: Any = None, sample_weight: Any = None, *, layout: Layout | None = None
     ) -> Score:
-        """Mean loss and score on (X, Y): accuracy for classes, R² for numbers.
+        """Mean loss and score on (X, Y), or on a `Stream`: accuracy for classes, R² for numbers.
 
         With a `preparation` that scales targets, the loss is that of the scaled ones.
         """
-        data = self._data(X, Y, sample_weight, layout)
-        found = evaluate(self._recipe, self.device.xp, self._state(), data, self._scores_by)
-        loss, score = (self.device.get(value) for value in found)
-        return Score(loss, score) if self.leading else Score(float(loss), float(score))
+        recipe, state = self._recipe, self._state()
+        if isinstance(X, Stream):
+            check_alone(Y, sample_weight)
+            found = Feed(X, self).evaluate(recipe, self.device, state, self._scores_by)
+        else:
+            _check_targets(Y)
+            data = self._data(X, Y, sample_weight, layout)
+            found = evaluate(recipe, self.device.xp, state, data, self._scores_by)
+            found = Score(*map(self.device.get, found))
+        return found if self.leading else Score(*map(float, found))
 
     def _data(
         self,
@@ -716,6 +763,18 @@ def _check_outputs(loss: Loss, name: object, n_out: int) -> None:
             f"loss {name!r} has {n_out} outputs, but expected 1. For several classes use "
             "'cross_entropy', for several independent labels 'multilabel'."
         )
+
+
+def _check_targets(Y: object) -> None:
+    """Arrays have no targets in themselves, as a stream has."""
+    if Y is None:
+        raise TypeError("Y is missing: expected X and Y, or a stream that was given a target.")
+
+
+def _check_out(out: object) -> None:
+    """Arrays are answered with arrays; a file is for streams."""
+    if out is not None:
+        raise TypeError("out is for a stream, but X is in memory: np.save the answer.")
 
 
 def _batch_size(given: int | None, m: int) -> int:

@@ -21,6 +21,8 @@ from .model import Model
 from .prepared import NO_SCALE, Preparation, Scale
 from .readers import DataError, Rows
 from .recognise import learn
+from .streams.scan import MOST_LABELS, Moments
+from .streams.streamed import Stream
 
 MOST_CLASSES = 50
 
@@ -68,13 +70,68 @@ def default_loss(y: Rows) -> str:
     return "cross_entropy" if few else "squared_error"
 
 
+# the same of a stream's moments, and whether its features are bytes
+STREAMED: dict[str, Callable[[Moments, bool], Scale]] = {
+    "auto": lambda found, raw: (
+        Scale(0.0, max(float(found.high.max()), 1.0)) if raw else STREAMED["standard"](found, raw)
+    ),
+    "standard": lambda found, raw: _scale(found.mean, found.deviation),
+    "minmax": lambda found, raw: _scale(found.low, found.high - found.low),
+    "none": lambda found, raw: NO_SCALE,
+}
+
+
+def _default_loss_of(stream: Stream) -> str:
+    """`default_loss` by what one pass over a stream finds."""
+    found = stream.found
+    if found.text:
+        return "cross_entropy"
+    if stream.n_targets != ():
+        return (
+            ("cross_entropy" if found.one_hot else "multilabel") if found.flags else "squared_error"
+        )
+    most = min(MOST_CLASSES, max(2, stream.m // 3))
+    few = found.whole and found.labels is not None and len(found.labels) <= most
+    return "cross_entropy" if few else "squared_error"
+
+
+def _prepare_stream(
+    stream: Stream, loss: str | None, scale: str, scale_target: bool
+) -> Preparation:
+    """`prepare` of a stream, by one pass over it."""
+    if stream.n_targets is None:
+        raise DataError(f"{stream.name} has no targets, by which a preparation goes.")
+    loss, seen = _default_loss_of(stream) if loss is None else loss, stream.found
+    found = Preparation(loss=loss, features=stream.features, target=stream.target)
+    if found.kind in ("multiclass", "binary") and stream.n_targets == ():
+        if seen.labels is None:
+            raise DataError(
+                f"{stream.name}: the target has more than {MOST_LABELS:,} different values, too "
+                "many for classes. Is this the wrong column?"
+            )
+        labels = np.array(seen.labels)
+        found = replace(found, classes=_classes(labels, stream.m, loss, found.kind))
+    elif seen.targets is None:
+        raise DataError(
+            f"{stream.name}: the target holds words, but loss {loss!r} takes numbers. Use "
+            "cross_entropy, or leave the loss out."
+        )
+    elif found.kind == "real" and scale_target:
+        outputs = _scale(seen.targets.mean, seen.targets.deviation)
+        if stream.n_targets == ():
+            outputs = Scale(outputs.offset[0], outputs.divisor[0])
+        found = replace(found, outputs=outputs)
+    inputs = STREAMED[scale](seen.features, stream.source.dtype == np.uint8)
+    return replace(found, inputs=inputs)
+
+
 def take(X: Any, index: Any) -> Any:
     """Rows of an array or of a data frame."""
     return X.iloc[index] if hasattr(X, "iloc") else X[index]
 
 
 def prepare(
-    data: Dataset,
+    data: Dataset | Stream,
     rows: Any = None,
     loss: str | None = None,
     scale: str = "auto",
@@ -83,13 +140,16 @@ def prepare(
 ) -> Preparation:
     """What to do to a data set, found on the training examples `rows`.
 
-    rows          (m,) indices; None for all
+    data          a `Dataset`; or a `Stream`, over which one pass is made, unless it was
+    rows          (m,) indices; None for all. A stream is taken as a whole
     loss          name of a loss; None goes by the targets
     scale         of the features: a row of `SCALES`
     scale_target  whether numbers to predict are standardised
     keep          names of a table's columns to use although they number the rows, or are
                   nearly all different
     """
+    if isinstance(data, Stream):
+        return _prepare_stream(data, loss, scale, scale_target)
     if data.y is None:
         raise DataError(f"{data.name} has no targets, by which a preparation goes.")
     rows = slice(None) if rows is None else rows
@@ -97,7 +157,7 @@ def prepare(
     found = Preparation(loss=loss, target=data.target)
     y = data.y if data.y_test is None else np.concatenate([data.y, data.y_test])
     if found.kind in ("multiclass", "binary") and y.ndim == 1:
-        found = replace(found, classes=_classes(y, loss, found.kind))
+        found = replace(found, classes=_classes(np.unique(y), len(y), loss, found.kind))
     elif y.dtype.kind == "U":
         raise DataError(
             f"the target holds words ({y.reshape(-1)[0]!r}), but loss {loss!r} takes numbers. Use "
@@ -157,7 +217,7 @@ def _scale_of(table: Columns, rows: Rows, scale: str) -> Scale:
 
 
 def model_for(
-    data: Dataset,
+    data: Dataset | Stream,
     hidden: Sequence[int] = (256, 128),
     *,
     found: Preparation | None = None,
@@ -175,9 +235,14 @@ def model_for(
     options  of `MLP` or `Sequential`; the loss is that of `found`
     """
     found = prepare(data) if found is None else found
-    assert data.y is not None
-    n_inputs = len(found.table.outputs) if found.table else len(found.features) or data.X.shape[1]
-    n_out, options = n_outputs(found, data.y), {**options, "loss": found.loss}
+    if isinstance(data, Stream):
+        n_inputs, shape_of_y = data.width, (data.m, *(data.n_targets or ()))
+    else:
+        assert data.y is not None
+        n_inputs, shape_of_y = len(found.features) or data.X.shape[1], data.y.shape
+    if found.table:
+        n_inputs = len(found.table.outputs)
+    n_out, options = n_outputs(found, shape_of_y), {**options, "loss": found.loss}
     model: Model
     if layers is None:
         model = MLP((n_inputs, *hidden, n_out), activation=activation, **options)
@@ -191,8 +256,8 @@ def model_for(
     return model
 
 
-def _classes(y: Rows, loss: str, kind: str) -> tuple[Any, ...]:
-    labels = np.unique(y)
+def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
+    """The classes of the different labels of m examples, rising."""
     text = labels.dtype.kind in "Ub"
     if not text and np.any(labels != np.floor(labels)):
         bad = labels[labels != np.floor(labels)][0]
@@ -200,9 +265,9 @@ def _classes(y: Rows, loss: str, kind: str) -> tuple[Any, ...]:
             f"a label is {bad:g}, but loss {loss!r} takes whole numbers. To predict numbers "
             "use --loss squared_error."
         )
-    if text and len(labels) > max(2, len(y) // 2):
+    if text and len(labels) > max(2, m // 2):
         raise DataError(
-            f"the target has {len(labels):,} different words in {len(y):,} rows, too many for "
+            f"the target has {len(labels):,} different words in {m:,} rows, too many for "
             f"classes: {labels[0]!r}, {labels[1]!r} … Is this the wrong column?"
         )
     if len(labels) == 1:
@@ -218,11 +283,11 @@ def _classes(y: Rows, loss: str, kind: str) -> tuple[Any, ...]:
     return tuple(labels.tolist() if text else (int(label) for label in labels))
 
 
-def n_outputs(preparation: Preparation, y: Rows) -> int:
-    """How many scores the network gives."""
+def n_outputs(preparation: Preparation, shape: tuple[int, ...]) -> int:
+    """How many scores the network gives, for targets of a shape, (m,) or (m, n_targets)."""
     if preparation.kind == "multiclass" and preparation.classes is not None:
         return len(preparation.classes)
-    return 1 if y.ndim == 1 else int(y.shape[1])
+    return 1 if len(shape) == 1 else int(shape[1])
 
 
 def split(

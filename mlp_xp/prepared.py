@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .cells import named_numbers
-from .columns import Columns
 from .devices import Device
 from .devices import device as find_device
 from .losses import LOSSES
 from .types import Array, Namespace
+
+if TYPE_CHECKING:  # imported when a table comes: a first fit need not wait for it
+    from .columns import Columns
 
 NUMBERS = ("real", "count")
 SHOWN = 20  # classes in a message
@@ -201,6 +203,8 @@ class Preparation:
             for name in ("classes", "features", "target"):
                 values[name] = None if values[name] is None else tuple(values[name])
             if values.get("table") is not None:
+                from .columns import Columns
+
                 values["table"] = Columns.from_json(values["table"])
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

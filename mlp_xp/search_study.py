@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from .extras import missing
 from .fitting import Interrupts, TrainingDiverged
 from .search_space import arguments, draw
 from .search_task import CHOOSE_BY, REDUCTION, RUNGS, OutOfTime, Task, Watch, differences
@@ -45,9 +46,7 @@ def check_optuna() -> Any:
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "optuna":
             raise
-        raise ImportError(
-            f"a search needs Optuna ({error}): pip install 'mlp_xp[search]'", name=error.name
-        ) from None
+        raise missing("a search needs Optuna", "search", error) from None
     return optuna
 
 

@@ -32,6 +32,7 @@ from .cells import as_pandas
 from .commands import judge, numbers_of
 from .data import Dataset, Request, load
 from .description import NOTED, SCORED
+from .extras import missing
 from .fingerprint import Fingerprint
 from .model import Model
 from .preparation import Examples
@@ -57,15 +58,15 @@ class Interrupted(KeyboardInterrupt):
 class Search(NamedTuple):
     """What a search has found.
 
-    study     Optuna's, with everything that it can do
-    best      number, value, options and the like of the best trial: a row of `trials`
-    trials    a row for each trial that ended, in their order: see `rows`
-    model     trained with the best trial's options on the rows to train on and to choose by
-    held_out  its score on rows that nothing was chosen by, as `commands.judge` gives it; None
-              where none are held out
-    examples  how many rows are in each part
-    place     where the study lies
-    choose_by what trials are compared by
+    study      Optuna's, with everything that it can do
+    best       number, value, options and the like of the best trial: a row of `trials`
+    trials     a row for each trial that ended, in their order: see `rows`
+    model      trained with the best trial's options on the rows to train on and to choose by
+    held_out   its score on rows that nothing was chosen by, as `commands.judge` gives it; None
+               where none are held out
+    examples   how many rows are in each part
+    place      where the study lies
+    choose_by  what trials are compared by
     """
 
     study: Any
@@ -218,10 +219,7 @@ def check_plots() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            f"Optuna's plots need matplotlib ({error}): pip install 'mlp_xp[search]'",
-            name=error.name,
-        ) from None
+        raise missing("Optuna's plots need matplotlib", "search", error) from None
 
 
 # -- the front -----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .extras import missing
 from .fitting import Epoch
 from .model import Model
 
@@ -32,10 +33,7 @@ def library(name: str, extra: str) -> Any:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ImportError(
-            f"mlp_xp.trackers needs {extra} ({error}): pip install 'mlp_xp[{extra}]'",
-            name=error.name,
-        ) from None
+        raise missing(f"mlp_xp.trackers needs {extra}", extra, error) from None
 
 
 def scalars(epoch: Epoch) -> dict[str, float]:

@@ -245,10 +245,11 @@ def stacked(arrays: Sequence[npt.NDArray[Any]], leading: tuple[int, ...]) -> npt
 
 
 def shuffled(
-    seeds: Sequence[int], leading: tuple[int, ...], epoch: int, m: int
+    seeds: Sequence[int], leading: tuple[int, ...], epoch: int, m: int, part: int = 0
 ) -> npt.NDArray[np.int64]:
-    """The order of the examples in an epoch: (m,), or (n_networks, m)."""
-    return stacked([permutation(seed, Purpose.SHUFFLE, epoch, m) for seed in seeds], leading)
+    """The order of the examples in an epoch, or in a part of it: (m,), or (n_networks, m)."""
+    orders = [permutation(seed, Purpose.SHUFFLE, epoch, m, part) for seed in seeds]
+    return stacked(orders, leading)
 
 
 def bits_for(

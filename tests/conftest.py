@@ -41,6 +41,8 @@ REQUIRABLE = (
     "jax",
     "dask",
     "pyarrow",
+    "zarr",
+    "h5py",
     "matplotlib",
     "tensorboard",
     "mlflow",

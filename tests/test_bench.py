@@ -208,7 +208,7 @@ def test_bfloat16_of_pytorch_rounds_and_is_right_to_its_rounding(
 
 
 def test_bfloat16_of_jax_is_right_to_its_rounding() -> None:
-    pytest.importorskip("jax", reason="the bench extra is not installed")
+    pytest.importorskip("jax", reason="the bench group is not installed")
     import with_jax
 
     case = cases.training((20, 16, 1), 32, cold=False)._replace(precision="bfloat16")
@@ -510,7 +510,7 @@ def test_the_table_names_ratios_and_aims() -> None:
 
 
 def test_the_report_shows_every_row(tmp_path: Path) -> None:
-    pytest.importorskip("vl_convert", reason="the bench extra is not installed")
+    pytest.importorskip("vl_convert", reason="the bench group is not installed")
     import report
 
     also = tmp_path / "wrong.py"

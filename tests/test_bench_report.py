@@ -14,7 +14,7 @@ import results as stored
 import roofline
 import sections
 
-pytest.importorskip("vl_convert", reason="the bench extra is not installed")
+pytest.importorskip("vl_convert", reason="the bench group is not installed")
 import report
 
 RESULTS = Path(__file__).parent.parent / "bench" / "results"

@@ -81,7 +81,7 @@ def check() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not module.installed():
-        pytest.skip("no NVRTC is installed: pip install 'mlp_xp[cuda-check]'")
+        pytest.skip("no NVRTC is installed: pip install --group cuda-check")
     return module
 
 

@@ -148,6 +148,15 @@ def test_what_scikit_learn_has_no_word_for_is_refused_or_warned_of() -> None:
         MLPRegressor.from_sklearn(other)
 
 
+def test_a_model_of_scikit_learns_goes_on_with_dropout() -> None:
+    reference = theirs.MLPClassifier(**FAST).fit(DIGITS, LABELS)
+    ours = MLPClassifier.from_sklearn(reference)
+    plain = MLPClassifier.from_sklearn(reference).partial_fit(DIGITS, LABELS)
+    ours.set_params(dropout=0.5).partial_fit(DIGITS, LABELS)
+    assert np.isfinite(ours.loss_)
+    assert not np.array_equal(ours.coefs_[1], plain.coefs_[1])
+
+
 def test_unfitted_estimators_are_exchanged_too() -> None:
     ours = MLPRegressor.from_sklearn(theirs.MLPRegressor(alpha=3))
     assert ours.alpha == 3

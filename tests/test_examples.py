@@ -53,7 +53,7 @@ def test_the_readmes_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda script: script.stem)
 def test_an_example_runs(script: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     text = script.read_text(encoding="utf-8")
-    for library in ("cupy", "onnxruntime"):
+    for library in ("cupy", "matplotlib", "onnxruntime"):
         if f"import {library}" in text:
             need(request, library)
     assert run(script, tmp_path)

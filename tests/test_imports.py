@@ -15,6 +15,7 @@ PACKAGE = Path(mlp_xp.__file__).parent
 
 # a module may import from those before it
 ORDER = [
+    "extras",
     "types",
     "pickling",
     "guard",
@@ -32,6 +33,7 @@ ORDER = [
     "training",
     "fast",
     "compile",
+    "passes",
     "fitting",
     "ranks",
     "cells",
@@ -40,6 +42,8 @@ ORDER = [
     "report",
     "exchange",
     "checks",
+    "readers",
+    "streams",
     "model",
     "mlp",
     "sequential",
@@ -51,6 +55,8 @@ ORDER = [
     "export",
     "checkpoints",
     "checkpoints_models",
+    "estimators_objective",
+    "packing",
     "estimators_arrays",
     "estimators_data",
     "estimators_recipe",
@@ -68,7 +74,6 @@ ORDER = [
     "tutorial_steps",
     "tutorial_layers",
     "tutorial",
-    "readers",
     "tables",
     "data",
     "recognise",

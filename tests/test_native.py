@@ -23,23 +23,27 @@ from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.step import CompiledStep
 from mlp_xp.devices import device as find_device
 from mlp_xp.devices import devices
-from mlp_xp.fast import blas, calls, native
+from mlp_xp.fast import blas, calls, native, packed
 from mlp_xp.fast import threads as sharing
 from mlp_xp.fitting import copied
 from mlp_xp.optimizers import SGD
 from mlp_xp.training import Data
 
-CACHED = (native.compiler, native._machine, native.folder, native._library, native.runtime)
+CACHED = (
+    *(native.compiler, native._machine, native.folder, native._library),
+    *(native._brought, native.runtime, native._works),
+)
 
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """As in a new process with a folder of its own; back to this one's afterwards.
+    """As in a new process with a folder of its own, and nothing packed; back to this one's later.
 
     What this one found stays alive: its tables point into it.
     """
-    for function in (*CACHED, native._works):
+    for function in CACHED:
         monkeypatch.setattr(native, function.__name__, _again(function))
+    monkeypatch.setattr(packed, "library", lambda: None)
     monkeypatch.setattr(native, "_hung", [])
     monkeypatch.setattr(native, "_warned", set())
     monkeypatch.setenv("MLP_XP_CACHE", str(tmp_path))
@@ -78,8 +82,11 @@ print(native.status())
 
 
 def train_anew(folder: Path, before: str = "", **environment: str) -> tuple[str, list[str]]:
-    """What a fresh process with that cache says of its steps, and its lines of warning."""
-    known = {**os.environ, "MLP_XP_CACHE": str(folder), **environment}
+    """What a fresh process with that cache says of its steps, and its lines of warning.
+
+    Nothing that came compiled with the package is used, unless the environment says so.
+    """
+    known = {**os.environ, "MLP_XP_CACHE": str(folder), "MLP_XP_NATIVE": "compile", **environment}
     command = [sys.executable, "-c", before + TRAINS]
     done = subprocess.run(command, env=known, check=False, capture_output=True, timeout=120)
     said = done.stderr.decode().splitlines()
@@ -114,7 +121,7 @@ def test_a_damaged_library_is_made_again_and_never_loaded(tmp_path: Path, damage
         path.chmod(0o700)
     assert train_anew(tmp_path) == (compiled, [])
     for path in tmp_path.rglob("*.so"):
-        assert path.stem.rpartition("-")[2] == native._hash(path.read_bytes())
+        assert path.stem.rpartition("-")[2] == packed.hashed(path.read_bytes())
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe", "writable"])
@@ -278,7 +285,7 @@ def test_where_no_code_may_run_nothing_is_compiled(
         f_flag = os.ST_NOEXEC
 
     monkeypatch.setattr(os, "statvfs", lambda path: Mounted)
-    monkeypatch.setattr(native, "_run", lambda *_: pytest.fail("compiled all the same"))
+    monkeypatch.setattr(native, "run", lambda *_: pytest.fail("compiled all the same"))
     with pytest.warns(RuntimeWarning) as warned:
         assert not native.available()
     assert [str(w.message).partition(": ")[0] for w in warned] == [
@@ -659,7 +666,7 @@ def test_mkl_that_is_not_there_is_a_clear_error(other_blas: pytest.MonkeyPatch) 
 
     other_blas.setenv("MLP_XP_BLAS", "mkl")
     other_blas.setattr(blas.metadata, "files", missing)
-    with pytest.raises(ImportError, match=r"pip install 'mlp-xp\[mkl\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'mlp_xp\[mkl\]'"):
         blas.product("float32")
     other_blas.setattr(blas.metadata, "files", lambda name: [])
     with pytest.raises(ImportError, match="no library mkl_rt"):

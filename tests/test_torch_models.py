@@ -246,5 +246,5 @@ def test_what_is_no_module_is_refused(torch: Any) -> None:
 def test_without_pytorch_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     for call in (lambda: to_torch(MLP((3, 2))), lambda: from_torch(None)):
-        with pytest.raises(ImportError, match="pip install torch"):
+        with pytest.raises(ImportError, match=r"pip install 'mlp_xp\[torch\]'"):
             call()

@@ -70,14 +70,15 @@ class Function:
             found = programs[key] = self._made(arrays, whole)
         return found
 
-    def _made(self, arrays: Sequence[Buffer], key: Any) -> tuple[Program, list[Node]]:
-        def make() -> Plan:
-            graph = Graph(self.dtype)
-            given = [graph.input(f"x{i}", x.shape, x.dtype) for i, x in enumerate(arrays)]
-            roots = list(trace(self.formula, graph, *given))
-            return self.target.plans(Fusion(roots, [None] * len(roots)))
+    def plan(self, arrays: Sequence[Buffer]) -> Plan:
+        """What is to be done with arrays of these shapes and dtypes."""
+        graph = Graph(self.dtype)
+        given = [graph.input(f"x{i}", x.shape, x.dtype) for i, x in enumerate(arrays)]
+        roots = list(trace(self.formula, graph, *given))
+        return self.target.plans(Fusion(roots, [None] * len(roots)))
 
-        plan = planned(key, make)
+    def _made(self, arrays: Sequence[Buffer], key: Any) -> tuple[Program, list[Node]]:
+        plan = planned(key, lambda: self.plan(arrays))
         program = self.target(plan, {f"x{i}": array for i, array in enumerate(arrays)})
         program.finish()
         return program, [plan.inputs[f"x{i}"] for i in range(len(arrays))]

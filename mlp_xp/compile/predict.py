@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,53 +42,62 @@ class _Own(threading.local):
         self.block: Buffer | None = None
 
 
+class Given(NamedTuple):
+    """What a prediction is given: rows of n_features, and the arrays of layers, each by a name.
+
+    turned  whether an array lies by columns: then it is given as its transpose
+    """
+
+    n_features: int
+    n_layers: int
+    arrays: dict[str, Buffer]
+    turned: dict[str, bool]
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer]) -> Given:
+        """Raises `Untraceable` for entries that do not lie together."""
+        found = cls(layers[0].W.shape[-1], len(layers), {}, {})
+        for i, layer in enumerate(layers, 1):
+            for name, array in layer._asdict().items():
+                if array is not None:
+                    turned = found.turned[f"{name}{i}"] = not array.flags.c_contiguous
+                    found.arrays[f"{name}{i}"] = array.T if turned else array
+        if not all(array.flags.c_contiguous for array in found.arrays.values()):
+            raise Untraceable("parameters whose entries do not lie together")
+        return found
+
+    def plan(self, recipe: Recipe, m: int) -> Plan:
+        """What is to be done for m rows."""
+        network, dtype = recipe.network, str(self.arrays["W1"].dtype)
+        graph = Graph(dtype)
+        xp = Tracer(graph)
+        known = {name: graph.input(name, array.shape) for name, array in self.arrays.items()}
+        turn, turned = xp.matrix_transpose, self.turned
+        seen = {name: turn(x) if turned[name] else x for name, x in known.items()}
+        rows = graph.input("rows", (m, self.n_features))
+        nodes = [
+            Layer(*(seen.get(f"{name}{i}") for name in Layer._fields))
+            for i in range(1, self.n_layers + 1)
+        ]
+
+        def formula(xp: Any) -> list[Any]:
+            S = network.forward(recipe.kernels, xp, nodes, xp.matrix_transpose(rows)).scores
+            return [recipe.loss.predict(xp, S)]
+
+        return Plan(Fusion(trace(formula, graph), [None]))
+
+
 class Prediction:
     """The program for m rows: `run` finds them at `rows` and leaves the answer in `out`."""
 
     def __init__(self, recipe: Recipe, layers: Sequence[Layer], own: _Own, m: int) -> None:
-        dtype, network = str(layers[0].W.dtype), recipe.network
-        given: dict[str, Buffer] = {}
-        turned: dict[str, bool] = {}
-        for i, layer in enumerate(layers, 1):
-            for name, array in layer._asdict().items():
-                if array is not None:
-                    turned[f"{name}{i}"] = not array.flags.c_contiguous
-                    given[f"{name}{i}"] = array.T if turned[f"{name}{i}"] else array
-        if not all(array.flags.c_contiguous for array in given.values()):
-            raise Untraceable("parameters whose entries do not lie together")
-        given["rows"] = np.zeros((m, layers[0].W.shape[-1]), dtype)
-
-        def make() -> Plan:
-            graph = Graph(dtype)
-            xp = Tracer(graph)
-            known = {name: graph.input(name, array.shape) for name, array in given.items()}
-            seen = {
-                name: xp.matrix_transpose(x) if turned.get(name) else x for name, x in known.items()
-            }
-            nodes = [
-                Layer(*(seen.get(f"{name}{i}") for name in Layer._fields))
-                for i in range(1, len(layers) + 1)
-            ]
-
-            def formula(xp: Any) -> list[Any]:
-                X = xp.matrix_transpose(seen["rows"])
-                S = network.forward(recipe.kernels, xp, nodes, X).scores
-                return [recipe.loss.predict(xp, S)]
-
-            return Plan(Fusion(trace(formula, graph), [None]))
-
-        shapes = tuple((name, array.shape) for name, array in given.items())
-        key = (
-            "predict",
-            network,
-            recipe.loss,
-            recipe.kernels,
-            dtype,
-            shapes,
-            tuple(turned.items()),
-        )
-        plan = planned(key, make)
-        self.program = Program(plan, given, None, own.block)
+        dtype, given = str(layers[0].W.dtype), Given.of(layers)
+        shapes = tuple((name, array.shape) for name, array in given.arrays.items())
+        read = (recipe.network, recipe.loss, recipe.kernels)
+        key = ("predict", *read, dtype, m, shapes, tuple(given.turned.items()))
+        plan = planned(key, lambda: given.plan(recipe, m))
+        rows = np.zeros((m, given.n_features), dtype)
+        self.program = Program(plan, {**given.arrays, "rows": rows}, None, own.block)
         self.program.finish()
         own.block = self.program.block
         (self.out,) = self.program.roots

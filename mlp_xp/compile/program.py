@@ -159,6 +159,14 @@ class Plan:
         """What the loops are in the target's language."""
         self.kernels = {loop.number: loops.kernel(self.fusion, loop) for loop in self._loops()}
 
+    def texts(self) -> set[str]:
+        """The bodies of all kernels that its programs call."""
+        found = {kernel.body for kernel in self.kernels.values()}
+        for loop in self._loops():
+            if self.kernels[loop.number].finish:
+                found |= {_finish(node) for node in loop.sums}
+        return found
+
     def _plan(self) -> None:
         first: dict[Node, int] = {}
         last: dict[Node, int] = {}
@@ -290,10 +298,9 @@ class Program:
             for number, node in enumerate(loop.sums):
                 out = self.array(self.fusion.place(node)).reshape(-1)
                 room = partial[number * n * MOST_PARTS :]
-                how = FINISH.replace("COMBINE", COMBINED[node.param[0]])
                 stride = out.strides[0] // out.itemsize if n > 1 else 1
                 told = np.array([address(room), address(out), n, stride], np.int64)
-                self.calls.kernel(how, told)
+                self.calls.kernel(_finish(node), told)
 
     def _address(self, place: Place) -> int:
         owner = place.owner
@@ -385,6 +392,11 @@ class Program:
         for call in self.calls.calls:
             call()
         return self.roots
+
+
+def _finish(node: Node) -> str:
+    """The kernel that adds up the parts of a sum."""
+    return FINISH.replace("COMBINE", COMBINED[node.param[0]])
 
 
 def _matrix(layout: Layout, lead: Sequence[Step]) -> Layout:

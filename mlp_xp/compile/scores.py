@@ -23,6 +23,7 @@ from ..guard import asking
 from ..training import Recipe, scores_of
 from ..types import Array, State
 from .function import Function
+from .program import Program
 
 Buffer = npt.NDArray[Any]
 # Multiplications from which on a program is worth being made, which takes some hundredths of a
@@ -34,7 +35,9 @@ DTYPES = ("float32", "float64")
 LEAST, PIECE = 16, 1024  # rows of the smallest and of the largest piece
 
 
-def forward(recipe: Recipe, dtype: str, *, predicts: bool) -> Function:
+def forward(
+    recipe: Recipe, dtype: str, *, predicts: bool, target: type[Program] | None = None
+) -> Function:
     """(theta, running, rows (m, n_features)) → scores, or what they stand for, (…, n_out, m)."""
 
     def formula(xp: Any, theta: Array, running: Array, rows: Array) -> Sequence[Array]:
@@ -44,7 +47,7 @@ def forward(recipe: Recipe, dtype: str, *, predicts: bool) -> Function:
         return [recipe.loss.predict(xp, S) if predicts else S]
 
     key = ("forward", recipe.network, recipe.loss, recipe.kernels, predicts)
-    return Function(formula, dtype, key)
+    return Function(formula, dtype, key, target)
 
 
 class CompiledScores:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import DTYPES, choose
+from ..extras import missing
 from ..layers.base import Kind
 from ..layers.chain import Chain
 from ..model import Model
@@ -272,10 +273,7 @@ def library() -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(
-            f"to_onnx needs the package onnx ({error}): pip install 'mlp_xp[onnx]'",
-            name=error.name,
-        ) from None
+        raise missing("to_onnx needs the package onnx", "onnx", error) from None
     return onnx
 
 

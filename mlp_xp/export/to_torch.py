@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..extras import missing
 from ..kernels import EPSILON
 from ..layers import stack
 from ..layers.convolution import Conv1d, Conv2d
@@ -64,9 +65,7 @@ def library() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise ImportError(
-            f"to_torch and from_torch need PyTorch ({error}): pip install torch", name=error.name
-        ) from None
+        raise missing("to_torch and from_torch need PyTorch", "torch", error) from None
     return torch
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
+from ..extras import cure
 from ..types import Array
 from . import native
 
@@ -77,7 +78,7 @@ def _mkl() -> ctypes.CDLL:
         files = metadata.files("mkl") or []
     except metadata.PackageNotFoundError:
         raise ImportError(
-            "MLP_XP_BLAS=mkl needs the package mkl: pip install 'mlp-xp[mkl]', or unset it."
+            f"MLP_XP_BLAS=mkl needs the package mkl: {cure('mkl')}, or unset it."
         ) from None
     found = [file.locate() for file in files if file.name.startswith(("libmkl_rt.", "mkl_rt."))]
     if not found:

@@ -6,7 +6,9 @@ of its work.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 MOST_PARTS = 64  # of a call: MOST_THREADS of runtime.c
 
@@ -35,9 +37,27 @@ typedef long long I;
 CTYPES = {"float32": "float", "float64": "double"}
 
 
+def name(text: str) -> str:
+    """What a text is called where functions are looked up by what they are."""
+    return f"x{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+
+def kernel_name(dtype: str, body: str) -> str:
+    """The name of a kernel, the same wherever it was compiled."""
+    return name(f"{dtype}\n{PRELUDE}\n{body}")
+
+
 def unit(dtype: str, kernels: Sequence[str]) -> str:
-    """One source of all the kernels, given by their bodies and named k0, k1 …"""
+    """One source of all the kernels, given by their bodies and called by their names."""
     text = [f"typedef {CTYPES[dtype]} T;", PRELUDE]
-    for number, body in enumerate(kernels):
-        text.append(f"void k{number}(const I *w, I part, I parts) {{\n{body}\n}}\n")
+    for body in kernels:
+        called = kernel_name(dtype, body)
+        text.append(f"void {called}(const I *w, I part, I parts) {{\n{body}\n}}\n")
     return "\n".join(text)
+
+
+def runtime() -> tuple[str, str]:
+    """runtime.c, and its name, which the source holds as a mark."""
+    text = Path(__file__).with_name("runtime.c").read_text(encoding="utf-8")
+    mark = name(text)
+    return f"{text}\nconst int {mark} = 1;\n", mark

@@ -43,8 +43,18 @@ _known: dict[tuple[str, str], int] = {}  # where each kernel begins, by dtype an
 
 
 def _compiled(dtype: str, bodies: Sequence[str]) -> dict[Any, int]:
-    """Where kernels begin, given by their bodies; the new ones are compiled side by side."""
-    new = [body for body in bodies if (dtype, body) not in _known]
+    """Where kernels begin, given by their bodies.
+
+    What did not come with the package and is new is compiled side by side.
+    """
+    new = []
+    for body in bodies:
+        if (dtype, body) not in _known:
+            place = native.brought(c_source.kernel_name(dtype, body))
+            if place is None:
+                new.append(body)
+            else:
+                _known[dtype, body] = place
     if new:
         new.sort(key=lambda body: (-len(body), body))  # units of about as much
         n_units = min(MOST_UNITS, -(-len(new) // LEAST_UNIT))
@@ -52,8 +62,8 @@ def _compiled(dtype: str, bodies: Sequence[str]) -> dict[Any, int]:
         with ThreadPoolExecutor(n_units) as pool:
             libraries = pool.map(lambda unit: native.library(c_source.unit(dtype, unit)), units)
         for unit, library in zip(units, libraries, strict=True):
-            for number, body in enumerate(unit):
-                _known[dtype, body] = native.entry(library, f"k{number}")
+            for body in unit:
+                _known[dtype, body] = native.entry(library, c_source.kernel_name(dtype, body))
     return {body: _known[dtype, body] for body in bodies}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..devices import Device, DeviceUnavailable
+from ..extras import cure
 from ..types import Array
 
 OLDEST_DRIVER = 12_000  # CUDA 12.0, the least that CuPy 14 takes
@@ -36,7 +37,7 @@ def _written(version: int) -> str:
 def wheel(driver: int) -> str:
     """Which CuPy to install."""
     extra, major = ("cuda13", 13) if driver >= 13_000 else ("cuda", 12)
-    return f"pip install 'mlp_xp[{extra}]', which brings cupy-cuda{major}x"
+    return f"{cure(extra)}, which brings cupy-cuda{major}x"
 
 
 def _driver_fault(driver: int) -> str:

@@ -1,16 +1,18 @@
 """C, compiled where a compiler is found, and the memory-bound half of a step with it.
 
-Libraries are kept in a folder of the user's, by their source, the compiler and the
-processor; a source is compiled once, in 0.1 to 0.3 s. Where there is no compiler, or it
-fails, steps are made of NumPy's calls alone: slower, but the same.
+What came compiled with the package (`packed`) is not compiled again. Other libraries are kept
+in a folder of the user's, by their source, the compiler and the processor; a source is
+compiled once, in 0.1 to 0.3 s. Where there is no compiler, or it fails, steps are made of
+NumPy's calls alone: slower, but the same.
 
 What is kept is code that will run, so it is loaded only from a folder that nobody else can
 write to, from a file of the user's (or root's) whose name holds the hash of its contents: a
 library that was cut short or altered is made again, and not run.
 
-MLP_XP_NATIVE=0  compiles nothing and loads nothing
-MLP_XP_CACHE     the folder; else $XDG_CACHE_HOME/mlp_xp or ~/.cache/mlp_xp
-CC               the compiler; else cc, gcc or clang
+MLP_XP_NATIVE=0        compiles nothing and loads nothing
+MLP_XP_NATIVE=compile  compiles what came with the package too
+MLP_XP_CACHE           the folder; else $XDG_CACHE_HOME/mlp_xp or ~/.cache/mlp_xp
+CC                     the compiler; else cc, gcc or clang
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from . import c_source, packed
+
 FLAGS = (
     *("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"),
-    *("-shared", "-fPIC", "-pthread", "-w"),
+    *("-fPIC", "-pthread", "-w"),
 )
 TIME_LIMIT = 15  # seconds for a compilation, which takes 0.1 to 0.3
 SCRATCH, OLD = "making-", 3600  # folders of compilations; seconds after which none goes on
@@ -82,11 +86,9 @@ def compiler() -> tuple[str, ...]:
 @cache
 def _machine() -> str:
     """What a library for this processor depends on: its features and the compiler."""
-    features = platform.processor()
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    processor = packed.level() or packed.features()
     found = Path(compiler()[0]).resolve().stat()
-    return f"{platform.platform()} {features} {compiler()} {found.st_size} {found.st_mtime_ns}"
+    return f"{platform.platform()} {processor} {compiler()} {found.st_size} {found.st_mtime_ns}"
 
 
 _hung: list[str] = []  # the command that did not come back: nothing more is asked of it
@@ -94,24 +96,28 @@ _hung: list[str] = []  # the command that did not come back: nothing more is ask
 
 def _compile(source: str, key: str) -> Path:
     """A library in the folder, there whole or not at all, named by the key and its hash."""
-    own = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     place = folder()
     _sweep(place)
     with tempfile.TemporaryDirectory(dir=place, prefix=SCRATCH) as scratch:
         text, built = Path(scratch, "source.c"), Path(scratch, "built.so")
         text.write_text(source, encoding="utf-8")
-        command = [*compiler(), own, *FLAGS, str(text), "-o", str(built), "-lm"]
-        _run(command, Path(scratch, "said"))
+        flags = (*packed.flags(packed.level()), *FLAGS, "-shared")
+        run([*compiler(), *flags, str(text), "-o", str(built), "-lm"], Path(scratch, "said"))
         with open(built, "rb") as file:
             os.fchmod(file.fileno(), 0o700)
-            path = place / f"{key}-{_hash(file.read())}.so"
+            path = place / f"{key}-{packed.hashed(file.read())}.so"
             os.fsync(file.fileno())  # or a crash may leave a name without its contents
         os.replace(built, path)
     return path
 
 
-def _run(command: list[str], output: Path) -> None:
-    """Run a compiler; raises `CannotCompile` where it fails or does not come back."""
+def run(command: list[str], output: Path, limit: float | None = None) -> None:
+    """Run a compiler; raises `CannotCompile` where it fails or does not come back.
+
+    output  a new file for what it says
+    limit   in seconds; None: TIME_LIMIT
+    """
+    limit = TIME_LIMIT if limit is None else limit
     if _hung:
         raise CannotCompile(_hung[0])
     shown = shlex.join(command).replace(f"{output.parent}{os.sep}", "")
@@ -126,9 +132,9 @@ def _run(command: list[str], output: Path) -> None:
             start_new_session=True,
         )
         try:
-            failed = started.wait(TIME_LIMIT)
+            failed = started.wait(limit)
         except subprocess.TimeoutExpired:
-            _hung.append(f"{shown} did not end within {TIME_LIMIT} s")
+            _hung.append(f"{shown} did not end within {limit} s")
             raise CannotCompile(_hung[0]) from None
         finally:
             if started.poll() is None:  # too late, or interrupted
@@ -224,10 +230,6 @@ def _alone(group: int) -> bool:
     return group == os.getegid() and found.gr_name == name and set(found.gr_mem) <= {name}
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _kept(key: str) -> Path | None:
     """The library of a key, if it is whole, unaltered and a trusted user's; others go."""
     with os.scandir(folder()) as entries:
@@ -239,7 +241,7 @@ def _kept(key: str) -> Path | None:
                 found = os.fstat(file.fileno())
                 safe = stat.S_ISREG(found.st_mode) and _trusted(found.st_uid)
                 safe = safe and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-                if safe and name == f"{key}-{_hash(file.read())}.so":
+                if safe and name == f"{key}-{packed.hashed(file.read())}.so":
                     return path
             path.unlink()
     return None
@@ -273,9 +275,27 @@ def library(source: str) -> ctypes.CDLL:
 
 
 @cache
+def _brought() -> ctypes.CDLL | None:
+    """What came compiled with the package; a library that is damaged is warned of."""
+    try:
+        return packed.library()
+    except OSError as error:
+        warn("Kernels that came with the package are compiled again", error)
+        return None
+
+
+def brought(name: str) -> int | None:
+    """Where a function begins that came compiled with the package; None of any other."""
+    found = _brought()
+    return entry(found, name) if found is not None and hasattr(found, name) else None
+
+
+@cache
 def runtime() -> ctypes.CDLL:
     """runtime.c; raises `CannotCompile`."""
-    found = library(Path(__file__).with_name("runtime.c").read_text(encoding="utf-8"))
+    source, mark = c_source.runtime()
+    brought = _brought()
+    found = brought if brought is not None and hasattr(brought, mark) else library(source)
     for name in ENTRIES:
         entry(found, name)
     found.run.argtypes, found.run.restype = [ctypes.c_void_p, ctypes.c_longlong], None
@@ -300,7 +320,9 @@ _warned: set[str] = set()
 
 
 def warn(what: str, error: Exception, stacklevel: int = 3) -> None:
-    """One line, once: what is not compiled, and why."""
+    """One line, once: what is not compiled, and why; nothing of `NoCompiler`."""
+    if isinstance(error, NoCompiler):
+        return
     message = " ".join(f"{what}: {error}".split())[:SHOWN]
     if message not in _warned:
         _warned.add(message)
@@ -317,10 +339,15 @@ def status() -> str:
     if os.environ.get("MLP_XP_NATIVE", "1") == "0":
         return "steps not compiled: MLP_XP_NATIVE=0"
     try:
-        command, _ = compiler(), runtime()
+        runtime()
+        others = f"by {compiler()[0]}"
     except CannotCompile as error:
-        return f"steps not compiled: {error}"
-    return f"steps compiled by {command[0]}"
+        if _brought() is None:
+            return f"steps not compiled: {error}"
+        others = f"not: {error}"
+    if _brought() is None:
+        return f"steps compiled {others}"
+    return f"steps compiled with the package for {packed.level()}, others {others}"
 
 
 def entry(found: ctypes.CDLL, name: str) -> int:

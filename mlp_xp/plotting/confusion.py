@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checks import Layout
+from ..extras import missing
 from ..model import Model
 from .display import Display, ink, model_of
 
@@ -128,8 +129,5 @@ def _sklearn() -> Any:
     try:
         from sklearn import metrics
     except ImportError as error:
-        raise ImportError(
-            f"ConfusionDisplay needs scikit-learn ({error}): pip install 'mlp_xp[plot,sklearn]'",
-            name=error.name,
-        ) from None
+        raise missing("ConfusionDisplay needs scikit-learn", "plot,sklearn", error) from None
     return metrics

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..extras import missing
 from ..model import Model
 
 # Okabe & Ito 2008, "Color Universal Design"
@@ -30,10 +31,7 @@ def library() -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise ImportError(
-            f"mlp_xp.plotting needs matplotlib ({error}): pip install 'mlp_xp[plot]'",
-            name=error.name,
-        ) from None
+        raise missing("mlp_xp.plotting needs matplotlib", "plot", error) from None
     return matplotlib
 
 
