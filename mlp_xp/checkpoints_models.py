@@ -43,7 +43,7 @@ class Reached(NamedTuple):
     over: bool
 
 
-def described(model: Model, plan: Plan, data: Data, validation: Data | None) -> dict[str, Any]:
+def described(model: Model, plan: Plan, data: Any, validation: Any) -> dict[str, Any]:
     """All that decides what a training computes, each by its name."""
     run, device, stopping = model._run, model.device, plan.early_stopping
     return {
