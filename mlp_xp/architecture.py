@@ -139,8 +139,11 @@ class Architecture(Protocol):
         """Gradients by layer, and each layer's δ where the network has such."""
         ...
 
-    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: int) -> Array:
-        """Means and variances of the batch of m, flat like `State.running`."""
+    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: Any) -> Array:
+        """Means and variances of the batch, flat like `State.running`.
+
+        m  number of its examples, as `kernels.whole_batch` gives it
+        """
         ...
 
     def predicting(

@@ -420,13 +420,14 @@ def _plain(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def _different(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What two recipes differ in, in words; "" where they are the same."""
     return "; ".join(
-        f"{name} was {_short(then.get(name))}, but is {_short(now.get(name))} now"
+        f"{name} was {short(then.get(name))}, but is {short(now.get(name))} now"
         for name in {**now, **then}
         if json.dumps(then.get(name)) != json.dumps(now.get(name))
     )
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """As a message says it: the first letters of a hash, not all of what is long."""
     shown = re.sub(rf"([0-9a-f]{{{LETTERS}}})[0-9a-f]{{{64 - LETTERS}}}", r"\1…", str(value))
     return shown if len(shown) <= 200 else shown[:200] + " …"
 

@@ -43,6 +43,21 @@ class Reached(NamedTuple):
     over: bool
 
 
+def described(model: Model, plan: Plan, data: Any, validation: Any) -> dict[str, Any]:
+    """All that decides what a training computes, each by its name."""
+    run, device, stopping = model._run, model.device, plan.early_stopping
+    return {
+        **model.config,
+        "batch_size": plan.batch_size,
+        "shuffle": plan.shuffle,
+        "schedule": written(plan.schedule),
+        "early_stopping": None if stopping is None else written(stopping),
+        "the state it begins from": described_state(device, run.state, run.epoch),
+        "the examples": examples(device, data),
+        "the validation data": None if validation is None else examples(device, validation),
+    }
+
+
 class ModelKeeper(Keeper):
     """Of `Model.fit`."""
 
@@ -56,22 +71,11 @@ class ModelKeeper(Keeper):
         validation: Data | Feed | None,
     ) -> None:
         self.model, self.plan, device = model, plan, model.device
-        run = model._run
-        self.began = run.epoch
+        self.began = model._run.epoch
         self.per_epoch = -(-data.m // plan.batch_size)
-        stopping = plan.early_stopping
-        recipe = {
-            **model.config,
-            "batch_size": plan.batch_size,
-            "shuffle": plan.shuffle,
-            "schedule": written(plan.schedule),
-            "early_stopping": None if stopping is None else written(stopping),
-            "the state it begins from": described_state(device, run.state, run.epoch),
-            "the examples": examples(device, data),
-            "the validation data": None if validation is None else examples(device, validation),
-        }
+        recipe = described(model, plan, data, validation)
         super().__init__(checkpoint, every, recipe, device)
-        self.written = run.epoch
+        self.written = self.began
         self.metadata = dict(model.metadata)
         storage.check_named(model.config)  # what a file cannot hold is said now
         storage.to_json("metadata", self.metadata)
@@ -182,4 +186,4 @@ class ModelKeeper(Keeper):
         return path, told, reached, Run(state, epoch, history)
 
 
-__all__ = ["ModelKeeper"]
+__all__ = ["ModelKeeper", "described"]

@@ -24,7 +24,7 @@ from .devices import Device
 from .guard import training
 from .passes import Examples, InMemory, Part, Steps
 from .schedules import Plateau, ReduceOnPlateau, Schedule
-from .training import CHUNK, Data, Recipe, Step, bits_for, pieces, scorer
+from .training import CHUNK, Data, Recipe, Step, bits_for, pieces, scorer, stepper
 from .types import Array, State
 
 
@@ -169,12 +169,14 @@ def train(
     validation: Data | Examples | None = None,
     model: Any = None,
     keeper: Any = None,
+    ranks: Any = None,
 ) -> None:
     """Train `run` by `plan`; everything reached is in `run`, also after an exception.
 
     data    examples on the device, or what brings them there in parts
     model   what callbacks get as their first argument
     keeper  a `checkpoints.ModelKeeper` of this training, or None
+    ranks   the `ranks.Ranks` that share its batches, or None; callbacks are called on rank 0
     """
     examples = InMemory(data, device) if isinstance(data, Data) else data
     judge = InMemory(validation, device) if isinstance(validation, Data) else validation
@@ -185,8 +187,11 @@ def train(
     run.state = copied(device, run.state)  # steps may write over what they are given
     last = run.epoch + plan.epochs
     over = keeper is not None and keeper.restore(run, rates, best)
+    if ranks is not None:
+        over = ranks.begin(device, run, rates, best, over)
     done = run.epoch + plan.epochs - last
-    steps, scores = Steps(recipe, device), scorer(device)
+    steps = Steps(recipe, device, stepper if ranks is None else ranks.stepper)
+    scores = scorer(device)
     began = time.perf_counter() - (run.history["seconds"][-1] if done else 0.0)
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
@@ -254,7 +259,8 @@ def train(
             monitored = np.reshape(loss if found is None else np.asarray(found.loss), (-1,))
             rates.observe(monitored)
             stops = [bool(callback(model, result)) for callback in plan.callbacks]
-            if (best is not None and best.observe(monitored, run.state)) or any(stops):
+            stopped = any(stops) if ranks is None else ranks.first(any(stops))
+            if (best is not None and best.observe(monitored, run.state)) or stopped:
                 over = True
                 break
     if keeper is not None:

@@ -16,13 +16,14 @@ that no later kernel divides by m.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .activations import Activation
 from .losses import Loss, one_hot
 from .optimizers import Moments, Optimizer
 from .types import Array, Namespace, Normalised
 
+Means: TypeAlias = Callable[..., tuple[Array, ...]]  # see `means`
 EPSILON = 1e-5  # added to variances, as in Ioffe & Szegedy 2015
 
 # significant bits of the operands of a product, of the 24 of float32
@@ -83,6 +84,11 @@ def activate(xp: Namespace, Z: Array, activation: Activation) -> Array:
     return activation.f(xp, Z)
 
 
+def means(xp: Namespace, arrays: tuple[Array, ...], axis: int) -> tuple[Array, ...]:
+    """The mean of each array along `axis`, kept as length 1; over several processes: `ranks`."""
+    return tuple(xp.mean(x, axis=axis, keepdims=True) for x in arrays)
+
+
 def normalise(
     xp: Namespace,
     S: Array,
@@ -92,6 +98,7 @@ def normalise(
     *,
     epsilon: float = EPSILON,
     out: Array | None = None,
+    means: Means = means,
 ) -> Normalised:
     """Z = gain (S - mean) / √(variance + ε) + b, with the moments of S itself.
 
@@ -99,9 +106,9 @@ def normalise(
           -2: over the units, layer normalisation (Ba, Kiros & Hinton 2016, eq. 3)
     S     (n_out, m); gain, b (n_out, 1)
     """
-    mean = xp.mean(S, axis=axis, keepdims=True)
+    (mean,) = means(xp, (S,), axis)
     centred = S - mean
-    variance = xp.mean(centred * centred, axis=axis, keepdims=True)
+    (variance,) = means(xp, (centred * centred,), axis)
     inverse_deviation = 1 / xp.sqrt(variance + epsilon)
     N = centred * inverse_deviation
     return Normalised(gain * N + b, N, inverse_deviation, mean, variance)
@@ -127,6 +134,8 @@ def normalise_gradient(
     gain: Array,
     normalised: Normalised,
     axis: int,
+    *,
+    means: Means = means,
 ) -> tuple[Array, Array]:
     """∂J/∂S and ∂J/∂gain from δ = ∂J/∂Z, through both moments.
 
@@ -134,12 +143,21 @@ def normalise_gradient(
     """
     _, N, inverse_deviation, _, _ = normalised
     G = gain * delta
-    mean = xp.mean(G, axis=axis, keepdims=True)
-    mean_N = xp.mean(G * N, axis=axis, keepdims=True)
+    mean, mean_N = means(xp, (G, G * N), axis)
     return (
         (G - mean - N * mean_N) * inverse_deviation,
         xp.sum(delta * N, axis=-1, keepdims=True),
     )
+
+
+def unbiased(xp: Namespace, variance: Array, m: Any) -> Array:
+    """m / (m - 1) of the variance of m numbers: what a population's is estimated by.
+
+    m  a whole number, or an array that broadcasts; of 1 the variance stays
+    """
+    if isinstance(m, int):
+        return variance * (m / max(m - 1, 1))
+    return variance * (m / xp.maximum(m - 1, xp.ones_like(m)))
 
 
 def dropout_scale(rate: float) -> tuple[int, float]:
@@ -263,6 +281,17 @@ def weight_gradient(xp: Namespace, dS: Array, A: Array) -> Array:
     return xp.matmul(dS, xp.matrix_transpose(A))
 
 
+def whole_batch(
+    xp: Namespace, J: Array, g: Array, m: int, weights: Array | None
+) -> tuple[Array, Array, Any, Array | None]:
+    """J, gradient, number of examples and weights of a batch, from those of a process's share.
+
+    One process has all of it. Where there are several (`ranks`), m is an array (…, 1, 1), and
+    for weights stands their sum, (…, 1).
+    """
+    return J, g, m, weights
+
+
 def clip_norm(xp: Namespace, g: Array, limit: float) -> Array:
     """g scaled so that its Euclidean norm is at most `limit` (Pascanu et al. 2013).
 
@@ -313,6 +342,7 @@ class Kernels(NamedTuple):
     input_gradient: Callable[..., Array] = input_gradient
     activation_gradient: Callable[..., tuple[Array, Array]] = activation_gradient
     weight_gradient: Callable[..., Array] = weight_gradient
+    whole_batch: Callable[..., tuple[Array, Array, Any, Array | None]] = whole_batch
     clip_norm: Callable[..., Array] = clip_norm
     clip_value: Callable[..., Array] = clip_value
     update: Callable[..., tuple[Array, Moments]] = update

@@ -31,6 +31,8 @@ from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Optimizer
 from .pickling import portable
 from .prepared import AS_GIVEN, Preparation
+from .ranks import find as find_ranks
+from .ranks import shares
 from .schedules import SCHEDULES, Schedule
 from .streams.answers import answers, written
 from .streams.feed import Feed, check_alone
@@ -254,6 +256,7 @@ class Model:
 
     @on_device
     @trains
+    @shares
     def fit(
         self,
         X: Any,
@@ -271,6 +274,7 @@ class Model:
         layout: Layout | None = None,
         checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
         every: float = 30.0,
+        processes: str | None = None,
     ) -> Self:
         """Train on examples X (n_features, m) with targets Y, or on a `Stream`; returns the model.
 
@@ -290,6 +294,9 @@ class Model:
         checkpoint       a folder that keeps what is needed to go on: where it holds a checkpoint
                          of this training, that is gone on from, to the bit (`checkpoints`)
         every            seconds between two checkpoints, at least; 0: after every epoch
+        processes        "mpi": the processes that `mpiexec` started share every batch (`ranks`);
+                         the result is on all of them, rank 0 alone shows progress, calls
+                         callbacks and keeps checkpoints. None: this process alone
 
         A second call goes on where the first ended, with the optimiser's moments. Meanwhile
         callbacks may ask the model, and other threads are refused (`guard.ModelBusy`). Raises
@@ -327,8 +334,16 @@ class Model:
             progress=progress,
         )
         self.layout = lies
+        ranks = find_ranks(processes, self.device)
+        if ranks is not None:
+            from .checkpoints_models import described
+
+            recipe = described(self, plan, data, validation)
+            ranks.check(self.device, {"epochs": plan.epochs, **recipe})
+            if ranks.rank > 0:
+                checkpoint, plan = None, replace(plan, callbacks=(), progress=False)
         with self._keeper(checkpoint, every, plan, data, validation) as keeper:
-            train(self._recipe, self.device, self._run, plan, data, validation, self, keeper)
+            train(self._recipe, self.device, self._run, plan, data, validation, self, keeper, ranks)
         return self
 
     def _keeper(

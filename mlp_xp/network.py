@@ -34,7 +34,7 @@ from .architecture import CHUNK, Forward, Slot
 from .devices import Device
 from .draws import Draw, Purpose, permutation
 from .initializers import Initializer
-from .kernels import EPSILON, Kernels
+from .kernels import EPSILON, Kernels, unbiased
 from .types import Array, Layer, Memory, Namespace
 
 Normalization = Literal["none", "batch", "layer"]
@@ -172,8 +172,8 @@ class Network:
     ) -> tuple[list[Layer], list[Array]]:
         return backward(self, kernels, xp, layers, memories, delta, db)
 
-    def batch_statistics(self, xp: Namespace, memories: Sequence[Memory], m: int) -> Array:
-        return batch_statistics(self, xp, memories)
+    def batch_statistics(self, xp: Namespace, memories: Sequence[Memory], m: Any) -> Array:
+        return batch_statistics(self, xp, memories, m)
 
     def predicting(
         self, xp: Namespace, layers: Sequence[Layer], running: Array
@@ -395,14 +395,13 @@ def backward(
     return gradients[::-1], deltas[::-1]
 
 
-def batch_statistics(network: Network, xp: Namespace, memories: Sequence[Memory]) -> Array:
-    """Means and unbiased variances of the batch, flat like `State.running`."""
+def batch_statistics(network: Network, xp: Namespace, memories: Sequence[Memory], m: Any) -> Array:
+    """Means and unbiased variances of the batch of m, flat like `State.running`."""
     parts = []
     for memory in memories[:-1]:
         assert memory.normalised is not None
-        m = memory.Z.shape[-1]
         parts.append(memory.normalised.mean[..., 0])
-        parts.append(memory.normalised.variance[..., 0] * (m / max(m - 1, 1)))
+        parts.append(unbiased(xp, memory.normalised.variance, m)[..., 0])
     return xp.concat(parts, axis=-1)
 
 

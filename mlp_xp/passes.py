@@ -92,8 +92,8 @@ class InMemory:
 class Steps:
     """The step of a recipe on whatever part is at hand: made once where its data may change."""
 
-    def __init__(self, recipe: Recipe, device: Device) -> None:
-        self.recipe, self.device = recipe, device
+    def __init__(self, recipe: Recipe, device: Device, make: Callable[..., Step] = stepper) -> None:
+        self.recipe, self.device, self.make = recipe, device, make
         self.data: Data | None = None
         self.step: Any = None
 
@@ -102,7 +102,7 @@ class Steps:
             if hasattr(self.step, "data"):
                 self.step.data = data
             else:
-                self.step = stepper(self.recipe, self.device, data)
+                self.step = self.make(self.recipe, self.device, data)
             self.data = data
         found: Step = self.step
         return found

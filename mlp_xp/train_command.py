@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import ranks
 from .checkpoints import Checkpoints
 from .commands import (
     Arguments,
@@ -60,13 +61,29 @@ from .train_options import (
 DEFAULT_SCHEDULE = "one_cycle"
 SHORT = 10  # classes whose scores are said one by one
 PAUSE = 2.0  # seconds between two lines of progress where there is no bar
+# errors whose words are enough
+SAID = (Halt, ImportError, ValueError, OSError, MemoryError, TrainingDiverged, KeyboardInterrupt)
 OF_THE_DATA = ("hidden", "scale", "scale_target", "held_out", "validation")  # not of MLP
 
 
 def train(args: Arguments) -> dict[str, Any]:
-    """Run the command; returns its document. Raises `Halt`, `DataError`, OSError …"""
+    """Run the command; returns its document. Raises `Halt`, `DataError`, OSError …
+
+    Of several processes that MPI connects rank 0 alone prints and writes.
+    """
+    if args.processes is None and ranks.launched():
+        args.processes = "mpi"
+    if args.processes is None:
+        return _train(args)
+    everyone = ranks.world()
+    everyone.silence()
+    with everyone.together(SAID):
+        return _train(args)
+
+
+def _train(args: Arguments) -> dict[str, Any]:
     out = args.out or args.resume or OUT
-    if not args.dry_run:
+    if not args.dry_run and ranks.is_first():
         check_writable(out)
     if args.checkpoint_every is not None and args.checkpoint is None:
         usage_error("--checkpoint-every goes with --checkpoint FOLDER: add that, or leave it out.")
@@ -274,7 +291,8 @@ def _save(
         long = ("classes", "confused", "unseen")
         kept = {key: value for key, value in score.items() if key not in long}
         model.metadata[SCORED] = {**kept, "steps": steps}
-    model.save(place)
+    if ranks.is_first():
+        model.save(place)
 
 
 def _say_plan(
@@ -350,6 +368,7 @@ def _fit(args: Arguments, model: Model, examples: Examples, ended: dict[str, Any
         layout="rows",
         checkpoint=_checkpoints(args, ended),
         every=EVERY if args.checkpoint_every is None else args.checkpoint_every,
+        processes=args.processes,
     )
 
 

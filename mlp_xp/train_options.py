@@ -263,6 +263,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "SECONDS",
         f"between two checkpoints, at least; 0: after every epoch (default: {EVERY:g})",
     )
+    of.name(
+        "--processes",
+        ("mpi",),
+        "share every batch among the processes that mpiexec has started (default where it is "
+        "seen to have started several)",
+    )
 
     of = Options(parser, "output")
     of.value("--out", str, "FILE", f"where to write the model (default: {OUT})")

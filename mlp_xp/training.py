@@ -64,6 +64,7 @@ class Gradient(NamedTuple):
     layers    the gradient by layer
     deltas    ∂J/∂Z by layer, of a network that has it
     memories  what each layer keeps for its backward pass: Z, H, A …
+    m         number of examples, as `kernels.whole_batch` gives it
     """
 
     J: Array
@@ -71,6 +72,7 @@ class Gradient(NamedTuple):
     layers: list[Any]
     deltas: list[Array]
     memories: tuple[Any, ...]
+    m: Any
 
 
 def penalty(recipe: Recipe, xp: Namespace, m: int, weights: Array | None) -> Any:
@@ -107,12 +109,13 @@ def gradient(
     J, delta, db = kernels.score(xp, recipe.loss, scores, T, weights)
     by_layer, deltas = network.backward(kernels, xp, layers, memories, delta, db)
     g = network.join(xp, by_layer)
-    l2 = penalty(recipe, xp, X.shape[-1], weights)
+    J, g, m, weights = kernels.whole_batch(xp, J, g, X.shape[-1], weights)
+    l2 = penalty(recipe, xp, m, weights)
     if recipe.l2 != 0:
         g = g + l2 * (recipe.decayed * theta)
     if recipe.connected is not None:
         g = g * recipe.connected
-    return Gradient(objective(recipe, xp, theta, J, l2), g, by_layer, deltas, memories)
+    return Gradient(objective(recipe, xp, theta, J, l2), g, by_layer, deltas, memories, m)
 
 
 def train_step(
@@ -133,7 +136,7 @@ def train_step(
     """
     kernels, optimizer = recipe.kernels, recipe.optimizer
     network: Architecture = recipe.network
-    J, g, _, _, memories = gradient(recipe, xp, state.theta, X, T, weights, bits)
+    J, g, _, _, memories, m = gradient(recipe, xp, state.theta, X, T, weights, bits)
     if recipe.clip_value is not None:
         g = kernels.clip_value(xp, g, recipe.clip_value)
     if recipe.clip_norm is not None:
@@ -148,7 +151,7 @@ def train_step(
     )
     running = state.running
     if network.n_statistics > 0:
-        newest = network.batch_statistics(xp, memories, X.shape[-1])
+        newest = network.batch_statistics(xp, memories, m)
         running = (1 - RUNNING_SHARE) * running + RUNNING_SHARE * newest
     return State(theta, moments, running, step, J)
 

@@ -47,6 +47,7 @@ REQUIRABLE = (
     "tensorboard",
     "mlflow",
     "wandb",
+    "mpi4py",
 )
 BACKENDS = ("numpy", "numpy-readonly", "strict", "strict-device1", "torch", "cupy")
 

@@ -83,6 +83,12 @@ EXAMPLES: dict[str, Callable[[Random], tuple[Any, ...]]] = {
         r.integers(0, 2, (N_OUT, M)) * 2.0,
     ),
     "weight_gradient": lambda r: (r.normal(size=(N_OUT, M)), r.normal(size=(N_IN, M))),
+    "whole_batch": lambda r: (
+        r.normal(size=2),
+        r.normal(size=(2, P)),
+        r.uniform(1, 9, (2, 1, 1)),
+        r.uniform(0, 2, (2, 1)),
+    ),
     "clip_norm": lambda r: (r.normal(size=P) * 10, 1.0),
     "clip_value": lambda r: (r.normal(size=P) * 10, 1.0),
     "update": lambda r: (

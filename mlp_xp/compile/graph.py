@@ -117,6 +117,7 @@ class Graph:
         self.dtype = dtype
         self.nodes: list[Node] = []
         self._known: dict[Any, Node] = {}
+        self._last: Node | None = None  # of `opaque`
 
     def _node(
         self,
@@ -320,6 +321,17 @@ class Graph:
         plain = [a if not isinstance(a, Node) else None for a in args]
         key = (getattr(function, "__name__", repr(function)), repr(plain), repr(options))
         return self._node("call", nodes, found.shape, str(found.dtype), run, key)
+
+    def opaque(self, function: Callable[[Any], Any], x: Node) -> Node:
+        """A function of a whole array that gives one like it and does something beside.
+
+        It is not called before the program runs, and then in the order of the trace.
+        """
+        before = () if self._last is None else (self._last,)
+        self._last = self._node(
+            "call", (x, *before), x.shape, x.kind, lambda x, *_: function(x), function
+        )
+        return self._last
 
 
 def _name(dtype: Any, usual: str) -> str:

@@ -83,6 +83,10 @@ class Tracer:
         start, stop = bounds[:2] if len(bounds) > 1 else (0, bounds[0])
         return self.graph.value(np.arange(start, stop, step, dtype=dtype))
 
+    def opaque(self, function: Callable[[Any], Any], x: Node) -> Node:
+        """A function that does more than to compute, such as to ask another process."""
+        return self.graph.opaque(function, self._node(x))
+
     def finfo(self, dtype: Any) -> Any:
         return np.finfo(dtype)
 

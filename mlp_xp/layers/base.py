@@ -106,7 +106,7 @@ class Kind(Protocol):
         """
         ...
 
-    def newest(self, xp: Namespace, memory: Any, m: int) -> dict[str, Array]:
+    def newest(self, xp: Namespace, memory: Any, m: Any) -> dict[str, Array]:
         """The batch's own value of each statistic, (…, n, 1); {} for all but batch norm."""
         ...
 
@@ -123,5 +123,5 @@ class Plain:
     def n_bits(self, shape: Shape) -> int:
         return 0
 
-    def newest(self, xp: Namespace, memory: Any, m: int) -> dict[str, Array]:
+    def newest(self, xp: Namespace, memory: Any, m: Any) -> dict[str, Array]:
         return {}

@@ -344,7 +344,7 @@ class Chain:
         _, gradients = stack.backward(self.parts, xp, kernels, layers, memories, delta, seen)
         return gradients, []
 
-    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: int) -> Array:
+    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: Any) -> Array:
         """The batch's own statistics, flat like `State.running`."""
         found = stack.newest(self.parts, xp, memories, m)
         return xp.concat([found[name][..., 0] for name, _ in self.statistics], axis=-1)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..kernels import EPSILON, Kernels
+from ..kernels import EPSILON, Kernels, unbiased
 from ..types import Array, Namespace, Normalised
 from . import options
 from .base import Parameter, Pass, Plain, Shape, Statistic
@@ -23,10 +23,12 @@ class Memory(NamedTuple):
 
     normalised  with the input itself in the place of N where the moments were given
     given       whether they were; they are constants then
+    places      numbers of a channel in an example
     """
 
     normalised: Normalised
     given: bool
+    places: int
 
 
 def _parameters(n: int) -> tuple[Parameter, ...]:
@@ -82,14 +84,14 @@ class BatchNorm(Plain):
             normalised = Normalised(Z, S, 1 / xp.sqrt(variance + EPSILON), mean, variance)
         Z = normalised.Z
         return xp.reshape(Z, (*Z.shape[:-2], *shape, A.shape[-1])), Memory(
-            normalised, not told.training
+            normalised, not told.training, math.prod(shape[1:])
         )
 
     def backward(
         self, xp: Namespace, kernels: Kernels, P: Mapping[str, Array], memory: Memory, dA: Array
     ) -> tuple[Array | None, dict[str, Array]]:
         """δ → ∂J/∂A through both moments, or past them where they were given."""
-        normalised, given = memory
+        normalised, given, _ = memory
         columns = normalised.N.shape[-1]
         lead = normalised.Z.shape[:-2]
         delta = xp.reshape(dA, (*lead, normalised.Z.shape[-2], columns))
@@ -102,14 +104,14 @@ class BatchNorm(Plain):
         db = xp.sum(delta, axis=-1, keepdims=True)
         return xp.reshape(dS, dA.shape), {"gain": dgain, "b": db}
 
-    def newest(self, xp: Namespace, memory: Memory, m: int) -> dict[str, Array]:
+    def newest(self, xp: Namespace, memory: Memory, m: Any) -> dict[str, Array]:
         """The batch's mean and unbiased variance, (…, channels, 1)."""
-        normalised, _ = memory
-        count = normalised.N.shape[-1]
+        normalised = memory.normalised
+        variance = unbiased(xp, normalised.variance, memory.places * m)
         shape = (*normalised.Z.shape[:-1], 1)
         return {
             "mean": xp.broadcast_to(normalised.mean, shape),
-            "variance": xp.broadcast_to(normalised.variance * (count / max(count - 1, 1)), shape),
+            "variance": xp.broadcast_to(variance, shape),
         }
 
 

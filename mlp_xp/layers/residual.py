@@ -164,7 +164,7 @@ class Residual:
             return skipped if back is None else back, gradients
         return back + skipped, gradients
 
-    def newest(self, xp: Namespace, memory: Seen, m: int) -> dict[str, Array]:
+    def newest(self, xp: Namespace, memory: Seen, m: Any) -> dict[str, Array]:
         along, beside = self._ways(memory.shape, memory.wanted)
         found = stack.newest(along, xp, memory.along, m)
         return found | stack.newest(beside, xp, memory.beside, m)

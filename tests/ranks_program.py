@@ -1,0 +1,137 @@
+"""What each rank of `test_ranks.py` runs: python ranks_program.py WHAT FOLDER [RANK EPOCH].
+
+cases    every case, twice; what it ends with in FOLDER/<number of ranks>.npz
+train    one training with checkpoints in FOLDER/run; its end in FOLDER/end.npz
+raise    the same, but RANK raises an error after EPOCH
+kill     the same, but RANK is killed after EPOCH
+differ   ranks with seeds of their own
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlp_xp import MLP, EarlyStopping, Sequential, ranks
+from mlp_xp.checkpoints import digest
+from mlp_xp.layers import Activation, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool
+
+RANDOM = np.random.default_rng(20220530)
+M = 83  # the last batch of 20 is of 3 examples: fewer than four ranks
+X, Y, WEIGHTS = RANDOM.normal(size=(12, M)), RANDOM.integers(0, 4, M), RANDOM.uniform(0, 2, M)
+IMAGES = RANDOM.normal(size=(M, 2, 6, 6))
+VALIDATION = {"validation_data": (X[:, :40], Y[:40])}
+
+# options of MLP, and of fit
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({"hidden": 300}, {}),  # a gradient that is summed in parts
+    "dropout": ({"dropout": 0.3, "normalization": "batch"}, {"schedule": "one_cycle"}),
+    "clipping": ({"clip_norm": 0.1, "clip_value": 0.05, "l2": 1e-3, "density": 0.5}, {}),
+    "weights": ({"normalization": "batch"}, {"sample_weight": WEIGHTS}),
+    "several": ({"seed": [1, 2], "dropout": 0.2, "normalization": "batch"}, {}),
+    "early stopping": (
+        {"learning_rate": 0.05},
+        {"early_stopping": EarlyStopping(2), "schedule": "reduce_on_plateau", **VALIDATION},
+    ),
+}
+
+
+def trained(case: str, processes: str | None) -> dict[str, np.ndarray]:
+    """What a training ends with."""
+    if case == "images":
+        layers = [Conv2d(4, kernel=3), BatchNorm(), Activation("tanh"), MaxPool(2), Flatten()]
+        model: Any = Sequential(
+            (2, 6, 6), [*layers, Dropout(0.3), Dense(4)], dtype="float64", seed=1
+        )
+        given, fit = IMAGES, {"layout": "rows"}
+    else:
+        options, fit = CASES[case]
+        options = {"dtype": "float64", "seed": 3, **options}
+        model, given = MLP((12, options.pop("hidden", 16), 8, 4), **options), X
+    model.fit(given, Y, epochs=4, batch_size=20, progress=False, processes=processes, **fit)
+    state, history = model._run.state, model.history
+    told = {name: np.asarray(history[name]) for name in history if name != "seconds"}
+    return {"theta": state.theta, "running": state.running, **told}
+
+
+def cases(folder: Path) -> None:
+    everyone, found = ranks.world(), {}
+    for case in (*CASES, "images"):
+        first, second = trained(case, "mpi"), trained(case, "mpi")
+        ends = everyone.comm.allgather([digest(end.values()) for end in (first, second)])
+        assert len({end for pair in ends for end in pair}) == 1, f"{case}: {ends}"
+        found |= {f"{case}/{name}": array for name, array in first.items()}
+    for size in (1, 7, 10_007):
+        arrays = [np.random.default_rng(r).normal(size=(1, size)) for r in range(everyone.size)]
+        expected = arrays[0].copy()
+        for array in arrays[1:]:
+            expected += array
+        assert np.array_equal(everyone.total(arrays[everyone.rank]), expected)
+    if everyone.rank == 0:
+        np.savez(folder / f"{everyone.size}.npz", **found)
+
+
+def train(folder: Path, ends: Any = None) -> None:
+    """ends  called with rank and epochs before every step: rank 0 alone calls callbacks"""
+    model = MLP((12, 16, 4), normalization="batch", dropout=0.2, dtype="float64", seed=4)
+    own = ranks.Ranks.stepper
+
+    def stepper(self: Any, *args: Any) -> Any:
+        step = own(self, *args)
+
+        def inside(*given: Any) -> Any:
+            if ends is not None:
+                ends(self.rank, model.epochs_trained)
+            return step(*given)
+
+        return inside
+
+    ranks.Ranks.stepper = stepper  # type: ignore[method-assign]
+    model.fit(
+        X,
+        Y,
+        epochs=8,
+        batch_size=20,
+        progress=False,
+        callbacks=lambda model, epoch: print(f"epoch {epoch.epoch}", flush=True),
+        checkpoint=folder / "run",
+        every=0,
+        processes="mpi",
+    )
+    if ranks.is_first():
+        loss = model.history["loss"]
+        np.savez(folder / "end.npz", theta=model._run.state.theta, loss=loss)
+
+
+def main(what: str, place: str, rank: str = "0", epoch: str = "0") -> None:
+    folder = Path(place)
+
+    def raises(own: int, reached: int) -> None:
+        if (own, reached) == (int(rank), int(epoch)):
+            raise RuntimeError("the disk of this rank is on fire")
+
+    def kills(own: int, reached: int) -> None:
+        if (own, reached) == (int(rank), int(epoch)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if what == "cases":
+        cases(folder)
+    elif what == "differ":
+        own = ranks.world().rank
+        try:
+            MLP((12, 4), seed=own).fit(X, Y, epochs=1, progress=False, processes="mpi")
+        except ranks.RanksDiffer as error:
+            (folder / f"{own}.txt").write_text(str(error))
+    else:
+        train(folder, {"train": None, "raise": raises, "kill": kills}[what])
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")  # a step that is not compiled would say so
+    main(*sys.argv[1:])
