@@ -12,13 +12,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mlp_xp import MLP, EarlyStopping, Sequential, ranks
+from mlp_xp import MLP, EarlyStopping, Sequential, ranks, stream
 from mlp_xp.checkpoints import digest
 from mlp_xp.layers import Activation, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool
 
@@ -50,6 +52,8 @@ def trained(case: str, processes: str | None) -> dict[str, np.ndarray]:
             (2, 6, 6), [*layers, Dropout(0.3), Dense(4)], dtype="float64", seed=1
         )
         given, fit = IMAGES, {"layout": "rows"}
+    elif case == "stream":
+        return streamed(processes)
     else:
         options, fit = CASES[case]
         options = {"dtype": "float64", "seed": 3, **options}
@@ -60,9 +64,20 @@ def trained(case: str, processes: str | None) -> dict[str, np.ndarray]:
     return {"theta": state.theta, "running": state.running, **told}
 
 
+def streamed(processes: str | None) -> dict[str, np.ndarray]:
+    """Of a file that does not fit into the memory given; each process has its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "X.npy"), np.tile(X.T, (40, 1)))
+        np.save(Path(folder, "y.npy"), np.tile(Y, 40))
+        data = stream(Path(folder, "X.npy"), target=Path(folder, "y.npy"), memory="60kB")
+        model = MLP((12, 16, 4), normalization="batch", dtype="float64", seed=3)
+        model.fit(data, epochs=2, batch_size=50, progress=False, processes=processes)
+    return {"theta": model._run.state.theta, "loss": np.asarray(model.history["loss"])}
+
+
 def cases(folder: Path) -> None:
     everyone, found = ranks.world(), {}
-    for case in (*CASES, "images"):
+    for case in (*CASES, "images", "stream"):
         first, second = trained(case, "mpi"), trained(case, "mpi")
         ends = everyone.comm.allgather([digest(end.values()) for end in (first, second)])
         assert len({end for pair in ends for end in pair}) == 1, f"{case}: {ends}"
@@ -118,6 +133,8 @@ def main(what: str, place: str, rank: str = "0", epoch: str = "0") -> None:
 
     def kills(own: int, reached: int) -> None:
         if (own, reached) == (int(rank), int(epoch)):
+            while not any((folder / "run").glob("*.safetensors")):  # written by another thread
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
     if what == "cases":

@@ -55,6 +55,6 @@ def test_extras_and_groups_that_are_named_are_there(path: Path) -> None:
 def test_every_dependency_has_a_lowest_version() -> None:
     listed = [PROJECT["project"]["dependencies"]]
     listed += PROJECT["project"]["optional-dependencies"].values()
-    bounds = [one for part in listed for one in part]
+    bounds = [one for part in listed for one in part if not one.startswith("mlp_xp[")]
     assert len(bounds) > 10
     assert [one for one in bounds if not re.search(r"[\w\]]>=\d", one)] == []

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import missing
 from ..readers import NUMPY_ERRORS, DataError, Rows, listed
-from .source import UNIT, Files, Raw, Source, in_words, missing, unreadable
+from .source import UNIT, Files, Raw, Source, in_words, unreadable
 
 MOST_UNITS = 1 << 24
 EXAMPLES = ("X", "x", "data", "features")  # what the examples of a group are called
@@ -227,7 +228,7 @@ def of_zarr(path: Path, features: str | None, target: Any, weight: Any, limit: i
     try:
         import zarr
     except ImportError as error:
-        raise missing("zarr", f"reading {path}", error) from None
+        raise missing(f"reading {path} needs zarr", "stream", error) from None
     try:
         found = zarr.open(str(path), mode="r")
     except Exception as error:
@@ -240,7 +241,7 @@ def of_hdf5(path: Path, features: str | None, target: Any, weight: Any, limit: i
     try:
         import h5py
     except ImportError as error:
-        raise missing("h5py", f"reading {path}", error) from None
+        raise missing(f"reading {path} needs h5py", "stream", error) from None
     try:
         found = h5py.File(path, "r")
     except OSError as error:

@@ -147,10 +147,3 @@ def unreadable(name: str, what: str, error: BaseException) -> DataError:
         f"{name}, {what}, cannot be read ({why}): the file is damaged or not what its header "
         "says. Write or fetch it again."
     )
-
-
-def missing(library: str, what: str, error: ImportError) -> ImportError:
-    """The error that says what to install."""
-    return ImportError(
-        f"{what} needs {library} ({error}): pip install 'mlp_xp[stream]'", name=error.name
-    )

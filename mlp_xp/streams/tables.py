@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..extras import missing
 from ..readers import DataError, Rows, listed
-from .source import Files, Raw, Source, at, in_words, missing, unreadable
+from .source import Files, Raw, Source, at, in_words, unreadable
 
 INSTEAD = (
     "a stream takes numbers. Write it as numbers, leave it out with drop=, or, where the table "
@@ -64,7 +65,7 @@ class Parquet(Source):
         try:
             import pyarrow.parquet as parquet
         except ImportError as error:
-            raise missing("pyarrow", f"reading {paths[0]}", error) from None
+            raise missing(f"reading {paths[0]} needs pyarrow", "stream", error) from None
         self.open = parquet.ParquetFile
         self.paths, self.files = list(paths), Files(paths)
         self.name = str(paths[0]) if len(paths) == 1 else f"{paths[0]} … ({len(paths)} files)"
