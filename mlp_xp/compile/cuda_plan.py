@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..fast.cuda_text import Source
 from . import cuda_products
 from .cuda_loops import CudaText, finished
 from .cuda_products import CudaKernel, Matrices, Tiling
-from .fuse import Fusion, Item, Loop, Product
+from .fuse import Fusion, Item, Loop, Place, Product
 from .graph import Node
 from .program import Plan
 
@@ -16,6 +18,8 @@ class CudaPlan(Plan):
 
     precision  of the products' operands, a row of `kernels.PRECISIONS`
     matrices   each product as cuBLAS, or a kernel, takes it
+    constants  places that hold one number at every run, and this number: they are written once,
+               in arrays of their own. On a CPU these would be cold, for want of a few stores
     """
 
     aligned = 256
@@ -27,6 +31,8 @@ class CudaPlan(Plan):
 
     def _write(self) -> None:
         fusion = self.fusion
+        self.constants: list[tuple[Place, Any]] = []
+        self._fill()
         texts = {loop.number: CudaText(fusion, loop) for loop in self._loops()}
         self.matrices: dict[int, list[Matrices]] = {}
         alone: dict[int, tuple[Matrices, Tiling]] = {}
@@ -49,6 +55,21 @@ class CudaPlan(Plan):
         for number, text in texts.items():
             if number not in self.kernels:
                 self.kernels[number] = text.cuda()
+
+    def _fill(self) -> None:
+        """Find what is the same at every run, as the zeros round an image."""
+        kept = {place.owner for place in self.fusion.roots}
+        for item in self.fusion.items:
+            if not isinstance(item, Loop) or item.sums:
+                continue
+            if any(t.place.owner in kept or t.place.owner.op == "input" for t in item.writes):
+                continue
+            found = [self.fusion.expression(item, target) for target in item.writes]
+            if all(expression.op == "number" for expression in found):
+                self.left_out.add(item.number)
+                places = [target.place for target in item.writes]
+                self.constants += zip(places, (e.value for e in found), strict=True)
+                self.apart |= {place.owner for place in places}
 
     def _taken(
         self, texts: dict[int, CudaText], alone: dict[int, tuple[Matrices, Tiling]]

@@ -23,7 +23,7 @@ from ..types import State
 from .fuse import Call, Expression, Item, Loop, Place, Product
 from .graph import Node
 from .layout import Layout, packed
-from .program import Program, size_of
+from .program import Program
 
 # operators, and how tightly they bind
 INFIX = {
@@ -75,7 +75,6 @@ class Explanation:
     given    bytes of the arrays that are given, by name
     buffers  bytes of those that the program makes, by name
     memory   bytes in which these lie, together with what the loops need
-    once     what is written when the program is made, and never after: numbers, by name
     """
 
     target: str
@@ -84,7 +83,6 @@ class Explanation:
     given: Mapping[str, int]
     buffers: Mapping[str, int]
     memory: int
-    once: Mapping[str, Any]
 
     @property
     def flops(self) -> int:
@@ -113,8 +111,6 @@ class Explanation:
             f"buffers: {_count(len(self.buffers), 'array')} of {_bytes(sum(self.buffers.values()))}"
             f" in {_bytes(self.memory)} of memory",
         ]
-        if self.once:
-            lines.append("filled once: " + ", ".join(f"{a} = {n:g}" for a, n in self.once.items()))
         return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
@@ -139,7 +135,6 @@ class Explanation:
             "given": dict(self.given),
             "buffers": dict(self.buffers),
             "memory": self.memory,
-            "once": dict(self.once),
         }
 
 
@@ -154,20 +149,17 @@ def explain(
     names  of nodes; an input has its own
     """
     called = _Names(parts or {}, names or {})
-    plan = program.plan
-    running = [item for item in program.fusion.items if item.number not in plan.left_out]
-    groups = tuple(_group(program, item, called) for item in running)
+    groups = tuple(_group(program, item, called) for item in program.fusion.items)
     given = {called.of(node): array.nbytes for node, array in program.given.items()}
-    apart = list(dict.fromkeys(place.owner for place, _ in plan.constants))
-    owners = [*sorted(plan.starts, key=lambda node: plan.starts[node]), *apart]
+    owners = sorted(program.plan.starts, key=lambda node: program.plan.starts[node])
+    buffers = {called.of(node): node.size * node.dtype.itemsize for node in owners}
     return Explanation(
         "C" if program.native else "NumPy",
         groups,
         program.n_calls,
         given,
-        {called.of(node): size_of(node) for node in owners},
-        plan.n_bytes + sum(map(size_of, apart)),
-        {called.piece(place): number for place, number in plan.constants},
+        buffers,
+        program.plan.n_bytes,
     )
 
 

@@ -100,8 +100,8 @@ class Plan:
     kernels    the text of each loop
     starts     where each array begins in the block of `n_bytes`
     inputs     by their names
-    constants  places that hold one number at every run, and this number: of arrays by themselves
-    left_out   items that do not run, as the loops that would write just these
+    left_out   items that a target does not run
+    apart      arrays that are not in the block
     """
 
     aligned: ClassVar[int] = ALIGNED
@@ -112,9 +112,8 @@ class Plan:
         self.inputs: dict[str, Node] = {n.param: n for n in graph.nodes if n.op == "input"}
         self.products: dict[int, list[tuple[list[Place], list[Any] | None]]] = {}
         self._blocks: dict[int, tuple[Buffer, list[tuple[int, Place]]]] = {}
-        self.constants: list[tuple[Place, Any]] = []
         self.left_out: set[int] = set()
-        self._fill()
+        self.apart: set[Node] = set()
         self._write()
         self.starts: dict[Node, int] = {}
         self._plan()
@@ -136,20 +135,6 @@ class Plan:
             found = self._blocks[loop.number] = (block, places)
         return found
 
-    def _fill(self) -> None:
-        """Find what is the same at every run, as the zeros round an image."""
-        kept = {place.owner for place in self.fusion.roots}
-        for item in self.fusion.items:
-            if not isinstance(item, Loop) or item.sums:
-                continue
-            if any(t.place.owner in kept or t.place.owner.op == "input" for t in item.writes):
-                continue
-            found = [self.fusion.expression(item, target) for target in item.writes]
-            if all(expression.op == "number" for expression in found):
-                self.left_out.add(item.number)
-                places = [target.place for target in item.writes]
-                self.constants += zip(places, (e.value for e in found), strict=True)
-
     def _loops(self) -> list[Loop]:
         """Those that run."""
         loops = [item for item in self.fusion.items if isinstance(item, Loop)]
@@ -170,12 +155,11 @@ class Plan:
     def _plan(self) -> None:
         first: dict[Node, int] = {}
         last: dict[Node, int] = {}
-        apart = {place.owner for place, _ in self.constants}
         for item in self.fusion.items:
             if item.number in self.left_out:
                 continue
             for place in self._touched(item):
-                if place.owner.op not in ("input", "value") and place.owner not in apart:
+                if place.owner.op not in ("input", "value") and place.owner not in self.apart:
                     first.setdefault(place.owner, item.number)
                     last[place.owner] = item.number
         end = len(self.fusion.items)
@@ -239,8 +223,6 @@ class Program:
         self._starts: dict[Node, int] = {}
         if before is not None:
             before(self.calls)
-        for place, number in plan.constants:
-            self.array(place)[...] = number
         for item in self.fusion.items:
             if item.number not in plan.left_out:
                 self._emit(item)
@@ -254,11 +236,9 @@ class Program:
         if found is None:
             if owner.op == "value":
                 found = np.ascontiguousarray(owner.param).reshape(-1)
-            elif owner in self.plan.starts:
+            else:
                 start = self.plan.starts[owner]
                 found = self.block[start : start + size_of(owner)].view(owner.dtype)
-            else:
-                found = np.zeros(owner.size, owner.dtype)
             self._flat[owner] = found
         return found
 
