@@ -85,8 +85,8 @@ def compiler() -> tuple[str, ...]:
 
 @cache
 def _machine() -> str:
-    """What a library for this processor depends on: its features and the compiler."""
-    processor = packed.level() or packed.features()
+    """What a library for this processor depends on: flags or features, and the compiler."""
+    processor = packed.flags(packed.level()) if packed.level() else packed.features()
     found = Path(compiler()[0]).resolve().stat()
     return f"{platform.platform()} {processor} {compiler()} {found.st_size} {found.st_mtime_ns}"
 
