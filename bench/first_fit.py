@@ -57,7 +57,7 @@ if estimator == "MLPRegressor":
     y = (y - y.mean()) / y.std()
 began = clock()
 made = getattr(import_module(module), estimator)
-made((100,), max_iter=20, random_state=1, **eval(parameters)).fit(X, y)
+made(hidden_layer_sizes=(100,), max_iter=20, random_state=1, **eval(parameters)).fit(X, y)
 print(clock() - began)
 """
 KINDS = {"packed": "1", "kept": "compile", "empty": "compile"}
