@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import need
@@ -37,12 +38,20 @@ def write_penguins(path: Path) -> None:
     path.write_text("\n".join([header, *first, *rows]) + "\n", encoding="utf-8")
 
 
+def write_numbers(path: Path) -> None:
+    """The file that the README streams, a small one."""
+    pandas, random = pytest.importorskip("pandas"), np.random.default_rng(0)
+    columns = {name: random.normal(size=200) for name in ("a", "b")}
+    pandas.DataFrame({**columns, "y": random.integers(0, 3, 200)}).to_parquet(path)
+
+
 def test_the_readmes_python_runs_from_top_to_bottom(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) >= 2
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     write_penguins(tmp_path / "penguins.csv")
+    write_numbers(tmp_path / "big.parquet")
     out = run(script, tmp_path)
     score = re.search(r"score=(0\.\d+)", out)
     assert score is not None

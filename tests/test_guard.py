@@ -173,7 +173,9 @@ def test_answers_of_other_threads_are_whole_or_refused() -> None:
         for worker in workers:
             worker.start()
         reference = MLP((6, 300, 3))
-        for _ in range(10):
+        for number in range(200):
+            if refused and number >= 10:
+                break  # on a busy machine nobody may ask while a short fit runs
             reference.fit(X, Y, epochs=3, progress=False)
             valid.append(reference.predict_proba(X))  # known before anyone can ask for it
             model.fit(X, Y, epochs=3, progress=False)

@@ -62,6 +62,7 @@ def readers() -> int:
     return sum(thread.name.startswith("stream") for thread in threading.enumerate())
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_a_window_is_read_leaves_a_whole_step() -> None:
     calls: list[int] | None = None
 
