@@ -87,10 +87,10 @@ class CudaPlan(Plan):
         kept = {place.owner for place in self.fusion.roots}
         found: dict[int, tuple[int, bool]] = {}
         for number, (matrices, plan) in alone.items():
-            item = self.fusion.items[number]
-            out = matrices.out
+            item, out = self.fusion.items[number], matrices.out
+            assert isinstance(item, Product)
             reading = readers.get(out.owner, [])
-            if plan.parts > 1 or out.owner is not item.node or not reading:  # type: ignore[union-attr]
+            if plan.parts > 1 or out.owner is not item.node or not reading:
                 continue
             loop = reading[0]
             if loop not in texts or not texts[loop].takes(out):

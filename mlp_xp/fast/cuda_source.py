@@ -34,7 +34,7 @@ from .cuda_layers import SPAN, Shape, layer_backward, layer_forward, layer_norm_
 from .cuda_loss import forecast, score, totals
 from .cuda_measure import NUMBERS, explained, measure, measured
 from .cuda_precision import as_bfloat16, rounding
-from .cuda_text import COLUMNS, EACH, ROWS, Source, joined, source
+from .cuda_text import COLUMNS, EACH, MOVE_ON, ROWS, Source, joined, source
 from .cuda_tiles import TILES, WIDEST, Lies, Tile, multiply
 from .cuda_update import PIECE, Regularised, close, gradients, n_scalars, regularise, update
 from .tracing import elementwise, leaves, trace
@@ -147,15 +147,12 @@ def set_scalars(dtype: str) -> Source:
 
 def end_step(dtype: str) -> Source:
     """The losses to their place; the inbox moves on. One block."""
-    body = """
+    body = f"""
   T* const losses = (T*)inbox->losses + inbox->row * networks;
   for (I k = threadIdx.x; k < networks; k += blockDim.x) losses[k] = loss[k];
   __syncthreads();
-  if (threadIdx.x == 0) {
-    inbox->start += m;
-    inbox->row += 1;
-    inbox->step += 1;
-  }"""
+  if (threadIdx.x == 0) {{
+{MOVE_ON}  }}"""
     return source("end_step", dtype, "Inbox* inbox, const T* loss, I networks, I m", body)
 
 

@@ -90,6 +90,13 @@ def source(name: str, dtype: str, parameters: str, body: str) -> Source:
     return Source(name, f"{PRELUDE % ctype}\n{head} {{\n{body}\n}}\n")
 
 
+# a step is over: the next one's batch, row of the table and number
+MOVE_ON = """    inbox->start += m;
+    inbox->row += 1;
+    inbox->step += 1;
+"""
+
+
 def joined(sources: Sequence[Source], names: Sequence[str]) -> str:
     """Kernels of one dtype as one text, each under a name of its own."""
     beginnings = {code.partition(HEAD)[0] for _, code in sources}

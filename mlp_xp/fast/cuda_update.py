@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from ..optimizers import Optimizer
 from ..types import Array
 from . import cuda_tiles as tiles
-from .cuda_text import EACH, Source, source
+from .cuda_text import EACH, MOVE_ON, Source, source
 from .tracing import Untraceable, elementwise, leaves, trace
 
 
@@ -93,10 +93,7 @@ def close(dtype: str, what: Regularised) -> Source:
   }
   __syncthreads();
   if (threadIdx.x == 0) {
-    inbox->start += m;
-    inbox->row += 1;
-    inbox->step += 1;
-  }"""
+MOVE_ON  }"""
     clip = ""
     if what.clip_norm is not None:
         limit = f"(T){what.clip_norm!r}"
@@ -108,7 +105,9 @@ def close(dtype: str, what: Regularised) -> Source:
         "Inbox* inbox, const T* values, const T* parts, T* now, I n_parts, I networks, I scalars, "
         "I m"
     )
-    return source("close", dtype, parameters, body.replace("CLIP", clip))
+    return source(
+        "close", dtype, parameters, body.replace("CLIP", clip).replace("MOVE_ON", MOVE_ON)
+    )
 
 
 def n_scalars(optimizer: Optimizer) -> int:
@@ -229,7 +228,4 @@ CLOSING = """
   __syncthreads();
   if (t == 0) {
     *ended = 0;
-    inbox->start += m;
-    inbox->row += 1;
-    inbox->step += 1;
-  }"""
+MOVE_ON  }""".replace("MOVE_ON", MOVE_ON)
