@@ -109,7 +109,7 @@ class Keeper:
         self.recipe = _plain(recipe)
         self.circumstances = {"mlp_xp": __version__, **circumstances(device)}
         self.kept: list[str] = []  # names of the files of this training, the newest last
-        self.written = 0  # the epoch of the last one that was begun to be written
+        self.written = 0  # the epoch of the last one that was begun to be written, and not in vain
         self.cpu, self.since = 0.0, time.perf_counter()
         self.newest: tuple[int, Any] | None = None
         self.thread: threading.Thread | None = None
@@ -194,11 +194,12 @@ class Keeper:
     def _failed(self, error: Exception) -> None:
         last = f"the last is {self.folder / self.kept[-1]}" if self.kept else "there is none"
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        epoch, self.written = self.written, 0  # that of the last epoch is tried once more
         if why == self.said:  # of the last one, too: once is enough until the training ends
             return
         self.said = why
         self.warn(
-            f"The checkpoint of epoch {self.written} could not be written to {self.folder}: "
+            f"The checkpoint of epoch {epoch} could not be written to {self.folder}: "
             f"{why or 'out of memory'}. Nothing of the training is lost while it runs, but what a "
             f"kill would leave is older ({last}). Make room there, or save the model elsewhere "
             "when it has ended."

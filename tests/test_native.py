@@ -526,21 +526,6 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
-def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back() -> None:
-    runtime, (library, *_) = native.runtime(), blas.controller().lib_controllers
-    before = library.num_threads
-    with sharing.threads((4, 5, 3), 8):
-        assert library.num_threads == 1
-        with sharing.threads((4, 5, 3), 8):
-            inner = runtime.use_threads(1)
-            runtime.use_threads(inner)
-        outer = runtime.use_threads(1)
-        runtime.use_threads(outer)
-    assert inner == outer == before
-    assert library.num_threads == before
-    assert runtime.use_threads(1) == 1
-
-
 @pytest.fixture
 def library() -> Iterator[Any]:
     """A BLAS of two threads, as all others that are loaded have then."""
@@ -551,6 +536,20 @@ def library() -> Iterator[Any]:
     yield libraries[0]
     for one, count in zip(libraries, before, strict=True):
         sharing._setter(one)(count)
+
+
+def test_the_blas_gives_its_threads_to_the_runtime_and_gets_them_back(library: Any) -> None:
+    runtime, before = native.runtime(), library.num_threads
+    with sharing.threads((4, 5, 3), 8):
+        assert library.num_threads == 1
+        with sharing.threads((4, 5, 3), 8):
+            inner = runtime.use_threads(1)
+            runtime.use_threads(inner)
+        outer = runtime.use_threads(1)
+        runtime.use_threads(outer)
+    assert inner == outer == before
+    assert library.num_threads == before
+    assert runtime.use_threads(1) == 1
 
 
 @pytest.mark.parametrize("wanted", ["0", "1"])
