@@ -214,7 +214,7 @@ def circumstances(device: Device) -> dict[str, str]:
         from .fast import blas, native
         from .fast.threads import Alone
 
-        libraries = [library.info() for library in blas.controller().lib_controllers]
+        libraries = [library.info() for library in blas.libraries()]
         named = [f"{one['internal_api']} {one['version']}" for one in libraries]
         kinds = [str(one.get("architecture", "")) for one in libraries]
         found |= {"the BLAS": ", ".join(named), "the processor": ", ".join(kinds)}

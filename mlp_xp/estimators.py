@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import get_config
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
@@ -303,6 +302,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         """Accuracy of predict(X) with respect to y."""
         if not is_foreign(X):
             return float(super().score(X, y, sample_weight))
+        from sklearn.metrics import accuracy_score
+
         arrays = (y, self.predict(X), sample_weight)
         truth, found, weights = (None if a is None else to_host(a) for a in arrays)
         return float(accuracy_score(truth, found, sample_weight=weights))
@@ -426,6 +427,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped ba
             return float(super().score(X, y, sample_weight))
         arrays = (y, self.predict(X), sample_weight)
         truth, found, weights = (None if a is None else to_host(a) for a in arrays)
+        from sklearn.metrics import r2_score
+
         return float(r2_score(truth, found, sample_weight=weights))
 
 

@@ -18,7 +18,6 @@ import numpy.typing as npt
 from sklearn import get_config
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
@@ -384,6 +383,8 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         self, index: npt.NDArray[np.int64], targets: Targets, share: float
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Examples to learn from and to watch, drawn as scikit-learn draws them."""
+        from sklearn.model_selection import train_test_split
+
         stratify = targets.values.astype(bool) if targets.kind == "binary" else None
         kept, held = train_test_split(
             index, random_state=self._random_state, test_size=share, stratify=stratify

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
@@ -205,6 +204,8 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         elif self.early_stopping:
             stratify = values if self.model_.loss.kind == "multiclass" else None
             index = np.arange(len(table))
+            from sklearn.model_selection import train_test_split
+
             kept, aside = train_test_split(
                 index,
                 test_size=self.validation_fraction,

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import r2_score
 
 from .devices import Device
 from .estimators_arrays import dense_pieces
@@ -129,6 +128,8 @@ def measure(
     loss = float(device.get(J))
     weights = None if data.weights is None else device.get(data.weights)
     if n_classes is None:
+        from sklearn.metrics import r2_score
+
         prediction = device.get(xp.matrix_transpose(recipe.loss.predict(xp, S)))
         if not np.isfinite(prediction).all():
             return loss, float("nan")

@@ -103,7 +103,7 @@ def test_a_source_that_does_not_compile_fails_the_check(
 ) -> None:
     source = cuda_source.totals("float32")
     broken = source._replace(code=source.code.replace("sum += row[j];", "sum += row[j]"))
-    monkeypatch.setattr(check, "every_source", lambda dtype: [broken])
+    monkeypatch.setattr(check, "sources", lambda sample, seed: [("float32", broken)])
     monkeypatch.setattr("sys.argv", ["nvrtc_check.py"])
     assert check.main() == 1
     assert "totals, float32, sm_80" in capsys.readouterr().err

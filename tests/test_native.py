@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_fast_paths import build, in_numpy, plain, specified, walk
+from threadpoolctl import ThreadpoolController
 
 from conftest import tolerance
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Loss
@@ -529,7 +530,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 @pytest.fixture
 def library() -> Iterator[Any]:
     """A BLAS of two threads, as all others that are loaded have then."""
-    libraries = blas.controller().lib_controllers
+    libraries = blas.libraries()
     before = [one.num_threads for one in libraries]
     for one in libraries:
         sharing._setter(one)(2)  # whichever thread asked first
@@ -649,6 +650,30 @@ def test_products_that_numpy_does_not_reach_are_numpys(monkeypatch: pytest.Monke
     monkeypatch.setattr(blas, "product", lambda dtype, vector=False: None)
     found = trained(model, data, state, compiled(model._recipe, data))
     np.testing.assert_allclose(found, expected, **tolerance(model.dtype, 64))
+
+
+def test_numpys_own_blas_is_found_without_a_look_at_all_libraries(library: Any) -> None:
+    if not isinstance(library, blas.OpenBLAS):
+        pytest.skip("NumPy is no wheel with OpenBLAS")
+    known = ThreadpoolController().select(user_api="blas").lib_controllers
+    (same,) = [one for one in known if Path(one.filepath).samefile(library.filepath)]
+    told = same.info()
+    assert library.info() == {name: told[name] for name in library.info()}
+    assert (library.threading_layer, library.num_threads) == (same.threading_layer, 2)
+    sharing._setter(library)(1)
+    assert same.num_threads == 1
+
+
+def test_a_blas_that_lies_elsewhere_is_found_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "numpy.libs"
+    folder.mkdir()
+    (folder / "libscipy_openblas64_-0.so").write_bytes(b"of another kind")
+    monkeypatch.setattr(np, "__file__", str(tmp_path / "numpy" / "__init__.py"))
+    found = blas.libraries.__wrapped__()
+    assert {one.user_api for one in found} == {"blas"}
+    assert blas.libraries()[0].filepath in {one.filepath for one in found}
 
 
 @pytest.fixture

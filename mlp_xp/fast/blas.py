@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..extras import cure
 from ..types import Array
@@ -32,12 +36,49 @@ PIECED = ("SkylakeX", "Cooperlake", "SapphireRapids")
 PIECE = 1_000_000
 
 
+class OpenBLAS:
+    """The one that NumPy's wheels bring, as `threadpoolctl` has others.
+
+    It lies beside NumPy. `threadpoolctl` looks at every library that is loaded, which takes
+    longer than a small training, and finds those of others too, in the order of their loading.
+    """
+
+    threading_layer = "pthreads"
+
+    def __init__(self, filepath: str) -> None:
+        library = ctypes.CDLL(filepath)
+        self.filepath = filepath
+        self._get = library.scipy_openblas_get_num_threads64_
+        self.set_num_threads: Callable[[int], object] = library.scipy_openblas_set_num_threads64_
+        self._texts = (
+            library.scipy_openblas_get_corename64_,
+            library.scipy_openblas_get_config64_,
+        )
+        for text in self._texts:
+            text.restype = ctypes.c_char_p
+
+    @property
+    def num_threads(self) -> int:
+        return int(self._get())
+
+    def info(self) -> dict[str, str]:
+        kind, config = (text().decode() for text in self._texts)
+        return {"internal_api": "openblas", "version": config.split()[1], "architecture": kind}
+
+
 @cache
-def controller() -> Any:
-    """The BLAS libraries that are loaded: found once, in about a millisecond."""
+def libraries() -> list[Any]:
+    """The BLAS libraries whose threads are NumPy's: its own, or all that are loaded."""
+    numpy = Path(np.__file__).parent
+    for folder in (numpy.parent / "numpy.libs", numpy / ".dylibs"):
+        for path in folder.glob("*scipy_openblas64_*"):
+            try:
+                return [OpenBLAS(str(path))]
+            except (OSError, AttributeError):  # of another kind
+                continue
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 @cache
@@ -61,7 +102,7 @@ def _libraries() -> list[ctypes.CDLL]:
     """Where products are looked for, the first one first."""
     if wanted() == "mkl":
         return [_mkl()]
-    return [ctypes.CDLL(library.filepath) for library in controller().lib_controllers]
+    return [ctypes.CDLL(library.filepath) for library in libraries()]
 
 
 def wanted() -> str:
@@ -107,7 +148,7 @@ def pieced() -> bool:
     """Whether products are faster in pieces."""
     if wanted() != "numpy":
         return False
-    return controller().lib_controllers[0].info().get("architecture") in PIECED
+    return libraries()[0].info().get("architecture") in PIECED
 
 
 def piece(

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..guard import ASKING, TRAINING
 from . import native
-from .blas import controller
+from .blas import libraries
 
 # Multiplications of the largest product below which a step of NumPy's calls runs on one
 # thread. On two idle cores, µs a step on one thread and on two: 186 and 262 for 784-100-10,
@@ -55,7 +55,7 @@ class _Library(NamedTuple):
 def _libraries() -> tuple[list[_Library], list[_Library]]:
     """Those whose number of threads is the process's, and those that have one a thread."""
     shared, own = list[_Library](), list[_Library]()
-    for library in controller().lib_controllers:
+    for library in libraries():
         openmp = getattr(library, "threading_layer", None) == "openmp"
         (own if openmp else shared).append(_Library(library, _setter(library)))
     return shared, own
