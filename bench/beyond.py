@@ -1,11 +1,15 @@
 """Training steps beyond the plain network, beside PyTorch's: layers of every kind.
 
     python bench/beyond.py [CASE …] [--rounds 9] [--json FILE]
-    python bench/beyond.py --device cuda       beside PyTorch as it is, and as a CUDA graph
+    python bench/beyond.py --device cuda
 
-Each pair has the same weights (`mlp_xp.to_torch`) and the same batch. Before anything is timed
-the first step's losses have to be equal, and so have the scores. Then all sides take turns;
-a row is the median of each, and the median, least and most of their ratios.
+On the CPU beside PyTorch, eager and compiled (forward, backward and loss; its fused Adam), and
+JAX, which compiles this library's own step as one program where its formulas can be jitted (not
+those of convolutions). On CUDA beside PyTorch, eager and as a CUDA graph of the whole step.
+
+All have the same weights (`mlp_xp.to_torch`) and the same batch. Before anything is timed the
+first step's losses have to be equal, and so have PyTorch's scores. Then all sides take turns; a
+row is the median of each, and the median, least and most of their ratios.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +43,7 @@ from mlp_xp.layers import (
     MaxPool,
     Residual,
 )
-from mlp_xp.training import Data, bits_for, stepper
+from mlp_xp.training import Data, bits_for, columns, stepper, train_step
 
 M = 128
 WIDE = (784, 256, 256, 10)
@@ -153,8 +159,11 @@ def ours(model: Any, X: Any, y: Any, m: int) -> tuple[Side, float]:
     return Side(epochs if hasattr(step, "several") else run, device.synchronize), first
 
 
-def torchs(model: Any, case: Case, X: Any, y: Any, captured: bool) -> tuple[Side, float]:
-    """The same by PyTorch: forward, backward, Adam; the whole step a CUDA graph if `captured`."""
+def torchs(model: Any, case: Case, X: Any, y: Any, how: str) -> tuple[Side, float]:
+    """The same by PyTorch: forward, backward, Adam.
+
+    how  "", "compiled", or "CUDA graph" of the whole step
+    """
     import torch
 
     where = "cpu" if model.device.name == "cpu" else "cuda"
@@ -173,13 +182,20 @@ def torchs(model: Any, case: Case, X: Any, y: Any, captured: bool) -> tuple[Side
             part.eval()
     first = float(loss_of(module(inputs[: case.m]), labels[: case.m]).detach())
     module.train()
+    captured = how == "CUDA graph"
     optimizer = torch.optim.Adam(module.parameters(), lr=0.001, fused=True, capturable=captured)
     rng = torch.Generator().manual_seed(1)
     order = [torch.randperm(len(X), generator=rng)[: case.m].to(where) for _ in range(8)]
     index = order[0].clone()
 
+    def objective(index: Any) -> Any:
+        return loss_of(module(inputs[index]), labels[index])
+
+    if how == "compiled":
+        objective = torch.compile(objective)
+
     def step(index: Any) -> None:
-        loss_of(module(inputs[index]), labels[index]).backward()
+        objective(index).backward()
         if case.clip is not None:
             torch.nn.utils.clip_grad_norm_(module.parameters(), case.clip)
         optimizer.step()
@@ -211,6 +227,58 @@ def torchs(model: Any, case: Case, X: Any, y: Any, captured: bool) -> tuple[Side
     return Side(replay, wait), first
 
 
+def jaxs(model: Any, case: Case, X: Any, y: Any) -> tuple[Side, float]:
+    """This library's own step, compiled by JAX: gather, forward, backward and Adam in one."""
+    import jax
+    import jax.numpy as jnp
+
+    recipe, network = model._recipe, model.network
+    rows, labels = jnp.asarray(X), jnp.asarray(y)
+    betas = jnp.asarray([recipe.optimizer.beta1, recipe.optimizer.beta2])
+
+    def one(state: Any, t: Any, index: Any, bits: Any) -> Any:
+        # 1 - βᵗ in float32 loses four digits at first
+        first, second = -jnp.expm1((t + 1) * jnp.log(betas))
+        given = _Scalars(recipe.optimizer, (0.001 / first, jnp.sqrt(second)))
+        own, data = replace(recipe, optimizer=given), Data(rows, labels)
+        X, T = columns(own, jnp, data, rows[index], labels[index])
+        after = train_step(own, jnp, state._replace(step=0), X, T, None, bits, 0.001)
+        return after._replace(step=0), t + 1
+
+    compiled = jax.jit(one, donate_argnums=(0, 1))
+
+    def begun() -> Any:
+        state = copied(model.device, model._run.state)
+        return jax.tree.map(jnp.array, state._replace(step=0)), jnp.zeros(())
+
+    rng = np.random.default_rng(1)
+    order = [jnp.asarray(rng.permutation(len(X))[: case.m]) for _ in range(8)]
+    first = float(compiled(*begun(), jnp.arange(case.m), None)[0].loss)
+    bits = bits_for(model.device, network, model.seeds, (), 0, case.m)
+    bits = None if bits is None else jnp.asarray(bits)
+    state = begun()
+
+    def run(n: int) -> None:
+        nonlocal state
+        for i in range(n):
+            state = compiled(*state, order[i % 8], bits)
+
+    return Side(run, lambda: jax.block_until_ready(state)), first
+
+
+class _Scalars:
+    """Adam whose scalars are given, as they are made where the step is compiled."""
+
+    def __init__(self, optimizer: Any, scalars: tuple[Any, ...]) -> None:
+        self.optimizer, self.given = optimizer, scalars
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.optimizer, name)
+
+    def scalars(self, rate: Any, step: int) -> tuple[Any, ...]:
+        return self.given
+
+
 def timed(side: Side, n: int) -> float:
     began = time.perf_counter()
     side.run(n)
@@ -227,32 +295,44 @@ def measure(name: str, rounds: int, device: str) -> dict[str, Any]:
     model = moved(case.make(), device)
     y = rng.integers(0, model.network.sizes[-1], len(X))
     mine, first = ours(model, X, y, case.m)
-    sides = {"mlp_xp": mine}
-    for captured in (False, True) if device == "cuda" else (False,):
-        theirs, expected = torchs(model, case, X, y, captured)
+    sides, makers = {"mlp_xp": mine}, dict[str, Callable[[], tuple[Side, float]]]()
+    for how in ("", "CUDA graph") if device == "cuda" else ("", "compiled"):
+        name_of = f"PyTorch, {how}" if how else "PyTorch"
+        makers[name_of] = partial(torchs, model, case, X, y, how)
+    if device == "cpu" and (len(case.shape) == 1 or name in ("gru", "lstm")):
+        makers["JAX"] = partial(jaxs, model, case, X, y)
+    for side, make in makers.items():
+        sides[side], expected = make()
         if not np.isclose(first, expected, rtol=1e-3):
-            raise AssertionError(f"{name}: the first loss is {first}, PyTorch's {expected}")
-        sides["PyTorch, CUDA graph" if captured else "PyTorch"] = theirs
-    least = AT_ONCE if device == "cuda" else 1
+            raise AssertionError(f"{name}: the first loss is {first}, that of {side} {expected}")
+    return {"case": name, **turns(sides, rounds, AT_ONCE if device == "cuda" else 1)}
+
+
+def turns(sides: dict[str, Side], rounds: int, least: int = 1) -> dict[str, Any]:
+    """All sides in turns: µs a step of the first, and of the others beside it.
+
+    least  steps that are taken at once
+    """
     counts = {}
-    for side_name, side in sides.items():
+    for name, side in sides.items():
         timed(side, max(3, least))
         found = max(1, int(SECONDS / timed(side, max(2, least))))
-        counts[side_name] = -(-found // least) * least
-    times: dict[str, list[float]] = {side_name: [] for side_name in sides}
+        counts[name] = -(-found // least) * least
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
-        for side_name in list(sides) if turn % 2 else reversed(list(sides)):
-            times[side_name].append(timed(sides[side_name], counts[side_name]))
-    rows: dict[str, Any] = {"case": name, "microseconds": 1e6 * statistics.median(times["mlp_xp"])}
-    for side_name in list(sides)[1:]:
-        ratios = [b / a for a, b in zip(times["mlp_xp"], times[side_name], strict=True)]
-        row = {"ratio": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
-        taken = 1e6 * statistics.median(times[side_name])
-        if side_name == "PyTorch":
-            rows |= {"pytorch": taken, **row}
-        else:
-            rows["captured"] = {"microseconds": taken, **row}
-    return rows
+        for name in list(sides) if turn % 2 else reversed(list(sides)):
+            times[name].append(timed(sides[name], counts[name]))
+    first, *others = sides
+    row: dict[str, Any] = {"microseconds": 1e6 * statistics.median(times[first]), "peers": {}}
+    for name in others:
+        ratios = [b / a for a, b in zip(times[first], times[name], strict=True)]
+        row["peers"][name] = {
+            "microseconds": 1e6 * statistics.median(times[name]),
+            "ratio": statistics.median(ratios),
+            "least": min(ratios),
+            "most": max(ratios),
+        }
+    return row
 
 
 def moved(model: Any, device: str) -> Any:
@@ -267,13 +347,23 @@ def moved(model: Any, device: str) -> Any:
 
 def told(row: dict[str, Any]) -> str:
     line = f"{row['case']:32s} {row['microseconds']:10.0f} µs"
-    named = {"PyTorch": {**row, "microseconds": row["pytorch"]}}
-    if "captured" in row:
-        named["as a CUDA graph"] = row["captured"]
-    for name, other in named.items():
-        line += f", {name} {other['microseconds']:.0f}: {other['ratio']:.2f}"
+    for name, other in row["peers"].items():
+        line += f"; {name} {other['microseconds']:.0f}: {other['ratio']:.2f}"
         line += f" ({other['least']:.2f} to {other['most']:.2f})"
     return line
+
+
+def kept(rows: list[dict[str, Any]], path: Path | None, device: str) -> None:
+    """Write what was found, with where."""
+    if path is None:
+        return
+    import torch
+
+    machine = platform.processor() or platform.machine()
+    if device == "cuda":
+        machine = torch.cuda.get_device_name()
+    found = {"machine": machine, "torch": torch.__version__, "rows": rows}
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -282,7 +372,7 @@ def main() -> None:
     )
     parser.add_argument("cases", nargs="*", choices=[[], *CASES], help="all without a name")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch; JAX takes all cores")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -294,12 +384,7 @@ def main() -> None:
         row = measure(name, args.rounds, args.device)
         rows.append(row)
         print(told(row), flush=True)
-    if args.json is not None:
-        machine = platform.processor() or platform.machine()
-        if args.device == "cuda":
-            machine = torch.cuda.get_device_name()
-        found = {"machine": machine, "torch": torch.__version__}
-        args.json.write_text(json.dumps({**found, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    kept(rows, args.json, args.device)
 
 
 if __name__ == "__main__":
