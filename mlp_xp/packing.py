@@ -29,7 +29,7 @@ from .compile.function import Function
 from .compile.predict import Given
 from .compile.program import Plan, Program
 from .compile.scores import forward
-from .compile.step import CompiledStep
+from .compile.step import Batch, CompiledStep
 from .devices import device
 from .estimators_objective import LIKE_SCIKIT_LEARN, share_of_gradient
 from .fast import c_source, native, packed
@@ -149,6 +149,7 @@ def step(recipe: Recipe, m: int, weighted: bool = False) -> Plan:
     n_bits = recipe.network.n_dropped * m
     made(state_of(recipe), np.arange(m), np.zeros(n_bits, np.uint16) if n_bits else None, 0.1)
     (batch,) = made.programs.values()
+    assert isinstance(batch, Batch)
     return batch.program.plan
 
 

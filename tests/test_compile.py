@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_fast_paths import N_SAMPLES, build, sample
+from test_fast_paths import N_SAMPLES, assert_equal_paths, build, sample, specified, walk
 from test_layer_kinds import ROWS, Row
 
 from conftest import tolerance
@@ -21,11 +21,12 @@ from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.layout import Layout, applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.program import Plan, Program
-from mlp_xp.compile.step import Batch, CompiledStep, traced
+from mlp_xp.compile.step import Apart, Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
 from mlp_xp.fast.tracing import Untraceable
+from mlp_xp.fitting import copied
 from mlp_xp.kernels import SPEC
 from mlp_xp.layers import (
     GRU,
@@ -313,6 +314,46 @@ def test_a_steps_graph_is_the_step_in_every_bit(number: int) -> None:
             np.testing.assert_allclose(mine, theirs, **tolerance("float32", 4))
         else:
             np.testing.assert_array_equal(mine, theirs)
+
+
+SEVERAL = [n for n in range(N_SAMPLES) if isinstance(sample(n)["seed"], list)]
+
+
+@pytest.mark.parametrize("number", SEVERAL)
+def test_networks_with_a_program_each_are_trained_as_specified(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlp_xp.compile.step.LARGE", 0)
+    step, model, data, state = _step(sample(number))
+    expected = specified(model, data, state)
+    assert_equal_paths(
+        walk(model, data, copied(model.device, state), step), expected, sample(number)
+    )
+    assert {type(made) for made in step.programs.values()} == {Apart}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("own", [{}, {"normalization": "batch", "dropout": 0.2, "density": 0.5}])
+def test_each_of_several_networks_has_the_bits_that_it_has_alone(
+    own: dict[str, Any], threads: int
+) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.random((70, 40), np.float32), rng.integers(0, 5, 70)
+
+    def trained(seed: Any) -> MLP:
+        made = MLP((40, 64, 32, 5), seed=seed, **own)
+        runtime = native.runtime()
+        before = runtime.use_threads(threads)
+        try:
+            return made.fit(X, y, layout="rows", epochs=3, batch_size=32, progress=False)
+        finally:
+            runtime.use_threads(before)
+
+    several = trained([3, 4, 5])
+    for k, seed in enumerate((3, 4, 5)):
+        alone = trained(seed).parameters
+        for name, array in several.parameters.items():
+            np.testing.assert_array_equal(array[k], alone[name])
 
 
 def _nodes(step: CompiledStep, made: Batch) -> list[Node]:

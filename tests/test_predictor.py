@@ -133,7 +133,7 @@ def asked(predict: Any, X: Any, wanted: Any, times: int, wrong: list[Any]) -> No
         m = 1 + i % X.shape[1]
         found = np.array(predict(X[:, :m]))
         if not np.allclose(found, wanted[:, :m], rtol=1e-4, atol=1e-6):
-            wrong.append(found)
+            wrong.append((i, found.tolist(), wanted[:, :m].tolist()))
 
 
 @pytest.mark.parametrize("native", ["0", "1"])
@@ -168,4 +168,4 @@ def test_threads_may_share_a_predictor(
             worker.join()
     finally:
         sys.setswitchinterval(before)
-    assert len(wrong) == 0
+    assert wrong == []

@@ -83,8 +83,21 @@ class Table:
         raise AssertionError("calls run before they are finished")
 
 
+def each(name: str, tables: Sequence[tuple[int, int]]) -> Calls:
+    """One call of many tables, which threads share out among them."""
+    calls, found = Calls(name), np.array(tables, np.int64)
+    calls.kernel(native.entry(native.runtime(), "each"), found, len(tables), parts=len(tables))
+    calls.finish()
+    return calls
+
+
 class Calls:
-    """Calls in the order they are made, for arrays of one dtype by its name."""
+    """Calls in the order they are made, for arrays of one dtype by its name.
+
+    whole  where the table lies that all of them are, and how many; None of several
+    """
+
+    whole: tuple[int, int] | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -139,4 +152,6 @@ class Calls:
                 words = [[where.get(row[0], row[0]), *row[1:]] for row in table.rows]
                 table.words = np.array(words, np.int64)
                 self.kept.append(table.words)
-                self.calls[place] = partial(run, address(table.words), len(words))
+                where_it_is = (address(table.words), len(words))
+                self.calls[place] = partial(run, *where_it_is)
+                self.whole = where_it_is if len(self.calls) == 1 else None

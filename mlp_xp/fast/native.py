@@ -49,7 +49,7 @@ PRODUCTS = [
     for dtype in ("float32", "float64")
     for bits in (32, 64)
 ]
-ENTRIES = ("run", "use_threads", "gather", *PRODUCTS)  # of the runtime
+ENTRIES = ("run", "use_threads", "each", "gather", *PRODUCTS)  # of the runtime
 
 
 class CannotCompile(RuntimeError):
@@ -300,6 +300,13 @@ def runtime() -> ctypes.CDLL:
         entry(found, name)
     found.run.argtypes, found.run.restype = [ctypes.c_void_p, ctypes.c_longlong], None
     found.use_threads.argtypes, found.use_threads.restype = [ctypes.c_longlong], ctypes.c_longlong
+    return found
+
+
+def threads() -> int:
+    """To how many threads the tables of this thread are shared out."""
+    found: int = runtime().use_threads(1)
+    runtime().use_threads(found)
     return found
 
 

@@ -85,7 +85,7 @@ def predictor(
 
     def predict(rows: Buffer) -> Buffer:
         A = rows.T
-        with asking():
+        with asking(), np.errstate(all="ignore"):  # as compiled ones, which warn of nothing
             for W, b, f in passes:
                 A = np.matmul(W, A)
                 np.add(A, b, out=A)
@@ -117,7 +117,7 @@ def _on_buffers(
     def predict(rows: Buffer) -> Buffer:
         check(rows, layers[0].W.shape[-1], most)
         A, m = rows, rows.shape[0]
-        with asking():
+        with asking(), np.errstate(all="ignore"):
             for (W, b, f), buffer in zip(turned, own.buffers, strict=True):
                 Z = buffer if m == most else buffer[:m]
                 np.matmul(A, W, out=Z)

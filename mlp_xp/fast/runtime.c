@@ -16,6 +16,8 @@ typedef long long I;
 typedef unsigned long long U;
 typedef void Kernel(const I *words, I part, I parts);
 
+static inline I least(I a, I b) { return a < b ? a : b; }
+
 /* MANNERS: pauses for which a thread waits before it offers its core to others, about 3 µs;
    PATIENCE: offers after which a helper goes to sleep, some milliseconds; WORTH: parts of
    calls, each some microseconds of work, for which sleeping helpers are woken, which takes
@@ -189,6 +191,17 @@ void run(const I *table, I calls) {
   atomic_fetch_sub(&running, 1);
 }
 
+/* Tables that know nothing of each other, each worked off by one thread as `run` does it alone:
+   the words after the first two are where (table, calls) stand, and how many of them.  */
+void each(const I *w, I part, I parts) {
+  const I *tables = (const I *)w[2];
+  for (I k = w[3] * part / parts; k < w[3] * (part + 1) / parts; k++)
+    for (I call = 0; call < tables[2 * k + 1]; call++) {
+      const I *words = (const I *)tables[2 * k] + call * WORDS, cut = least(words[1], parts);
+      for (I i = 0; i < cut; i++) ((Kernel *)words[0])(words, i, cut);
+    }
+}
+
 /* out ← data[index]: out, data and index, how many rows, and their bytes.  */
 void gather(const I *w, I part, I parts) {
   char *out = (char *)w[2];
@@ -209,8 +222,6 @@ void gather(const I *w, I part, I parts) {
    pitch, and the rows and columns of `out` that are one call of the function.  */
 
 enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
-
-static I least(I a, I b) { return a < b ? a : b; }
 
 /* How long the longest of a side's parts is: vectors want multiples of 8.  */
 static I stride(I side, I parts) { return (side + 8 * parts - 1) / (8 * parts) * 8; }
