@@ -151,6 +151,17 @@ def pieced() -> bool:
     return libraries()[0].info().get("architecture") in PIECED
 
 
+def racing(itemsize: int) -> bool:
+    """Whether a product of two transposes may be wrong while another thread makes one.
+
+    OpenBLAS's kernel of small ones in float32 for AVX-512
+    (`sgemm_small_kernel_tt_skylakex.c`, as NumPy's wheels bring it in 0.3.31) keeps the places of
+    the columns beyond a multiple of four in an array that all threads share: one in some million
+    calls from eight threads was seen to write where another's belonged.
+    """
+    return itemsize == 4 and pieced()
+
+
 def piece(
     itemsize: int, turned: tuple[bool, bool], shape: tuple[int, int, int], pitches: tuple[int, ...]
 ) -> tuple[int, int]:
