@@ -3,6 +3,7 @@
 #
 #   ci/check.sh            all of it, in a virtual environment of its own
 #   ci/check.sh -k layer   arguments go to pytest
+#   ci/check.sh -n 2       two tests at a time, as CI runs them
 #
 # PYTHON        the interpreter to make the environment from (default python3)
 # MLP_XP_VENV   where the environment lies (default .venv-check)

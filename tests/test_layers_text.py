@@ -61,7 +61,11 @@ LINES: list[tuple[str, tuple[int, ...], list[Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "shape", "expected"), LINES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    ("text", "shape", "expected"),
+    LINES,
+    ids=lambda value: None if isinstance(value, list) else str(value)[:30],
+)
 def test_a_line_is_the_layers_it_names(
     text: str, shape: tuple[int, ...], expected: list[Any]
 ) -> None:
