@@ -230,6 +230,7 @@ class Training:
         self.model, self.client, self.workers = model, client, workers
         self.futures: list[Any] = []
         self.ended: set[int] = set()
+        self.place: Any = None  # the future of the hub, which lives as long
         self.hub: Any = None
         self.coming: Any = None
 
@@ -241,11 +242,11 @@ class Training:
 
         # here, for no other thread may read a model that is being trained
         model, given = self._put(cloudpickle.dumps(self.model)), self._placed(data)
-        hub = submit(Hub, n, actor=True, **alone[0])
+        self.place = submit(Hub, n, actor=True, **alone[0])
         self.futures = [
-            submit(_train, hub, rank, n, model, given, options, **alone[rank]) for rank in range(n)
+            submit(_train, self.place, rank, n, model, given, options, **alone[rank]) for rank in range(n)
         ]
-        self.hub = self._when_there(hub.result)
+        self.hub = self._when_there(self.place.result)
 
     def _placed(self, data: dict[str, Any]) -> dict[str, Any]:
         """Futures in the place of data, inside tuples too; what is Dask's is computed there."""
@@ -364,7 +365,7 @@ def connected(processes: Any) -> Iterator[Any]:
                 f"processes is {processes!r}, but no Dask scheduler answers there ({error}): "
                 "expected the address that `dask scheduler` or `cluster.scheduler_address` says."
             ) from None
-        with client:
+        with client, client.as_current():
             yield client
         return
     if not isinstance(processes, dask.Client) or processes.asynchronous:
@@ -372,7 +373,8 @@ def connected(processes: Any) -> Iterator[Any]:
             f"processes is a {type(processes).__name__} that no other thread can wait for: "
             "expected a distributed.Client that is not asynchronous, or the scheduler's address."
         )
-    yield processes
+    with processes.as_current():  # an actor is asked through the client that is current
+        yield processes
 
 
 def fit(
