@@ -191,6 +191,7 @@ def _train(
 ) -> None:
     """The task of a rank: a copy of the model is trained, and rank 0's is told to the client."""
     distributed().secede()
+    distributed().get_client()  # of this process, for the threads that read a stream, too
     ranks, model = member(rank, size), pickle.loads(pickled)
     link: Any = ranks.link
     with link.joined(hub):
@@ -244,7 +245,8 @@ class Training:
         model, given = self._put(cloudpickle.dumps(self.model)), self._placed(data)
         self.place = submit(Hub, n, actor=True, **alone[0])
         self.futures = [
-            submit(_train, self.place, rank, n, model, given, options, **alone[rank]) for rank in range(n)
+            submit(_train, self.place, rank, n, model, given, options, **alone[rank])
+            for rank in range(n)
         ]
         self.hub = self._when_there(self.place.result)
 
