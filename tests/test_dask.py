@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,9 +15,11 @@ import pytest
 
 from conftest import need
 from mlp_xp import MLP, MLPClassifier, ranks, ranks_dask, stream
+from mlp_xp.cli import main
 from mlp_xp.devices import device
 from mlp_xp.schedules import Schedule
 from ranks_program import CASES, WEIGHTS, X, Y, trained
+from test_ranks import mpiexec, undisturbed  # noqa: F401
 
 
 def cluster(request: pytest.FixtureRequest) -> Iterator[Any]:
@@ -84,9 +87,18 @@ def test_an_address_is_enough_and_a_second_run_gives_the_same_bits(client: Any) 
         ends.append(found._run.state)
         assert found.epochs_trained == 4
         assert found.steps_trained == 20
-    for one, other in zip(*(np.atleast_1d(end.theta, *end.moments) for end in ends), strict=True):
+    for one, other in zip(*((end.theta, *end.moments) for end in ends), strict=True):
         assert np.array_equal(one, other)
     found.fit(X, Y, **options())  # it goes on here
+
+
+def test_workers_and_ranks_of_mpi_end_with_the_same_bits(
+    client: Any,
+    undisturbed: dict[str, np.ndarray],  # noqa: F811
+) -> None:
+    found = model().fit(X, Y, **options(processes=client) | {"epochs": 8})
+    assert np.array_equal(found._run.state.theta, undisturbed["theta"])
+    assert np.array_equal(found.history["loss"], undisturbed["loss"])
 
 
 def test_dask_arrays_and_frames_are_computed_by_the_workers(client: Any) -> None:
@@ -127,7 +139,7 @@ def test_a_stream_is_read_by_the_workers(client: Any, tmp_path: Path, kind: str)
     np.save(tmp_path / "X.npy", rows)
     np.save(tmp_path / "y.npy", labels)
     if kind == "array":
-        arrays = (dask.array.from_array(a, chunks=100).persist() for a in (rows, labels))
+        arrays = (dask.array.from_array(a, chunks=70).persist() for a in (rows, labels))
         data = stream(*arrays, memory="60kB")
     elif kind == "frame":
         table = pandas.DataFrame(rows, columns=[f"x{i}" for i in range(12)]).assign(y=labels)
@@ -204,6 +216,21 @@ def test_a_worker_that_is_killed_ends_the_training(doomed: Any, rank: int) -> No
     assert found.steps_trained == (0 if rank == 0 else 7)
     doomed.wait_for_workers(2, timeout=60)
     same(model().fit(X, Y, **options(processes=doomed)), model().fit(X, Y, **options()))
+
+
+def test_the_command_trains_on_a_cluster(
+    client: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model.safetensors"
+    line = ["train", "--epochs", "2", "--hidden", "8", "--json", "--out", str(out)]
+    assert main([*line, "--processes", client.scheduler.address]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == str(out)
+    assert MLP.load(out).epochs_trained == 2
+    assert main([*line, "--processes", "four"]) == 2
+    assert (
+        "'four', but expected mpi, or a Dask scheduler's address"
+        in json.loads(capsys.readouterr().out)["error"]
+    )
 
 
 def test_searches_of_scikit_learn_run_on_the_cluster(client: Any) -> None:
