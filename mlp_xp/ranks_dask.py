@@ -154,12 +154,11 @@ class Cluster:
         here = self.here
         answer = getattr(here.hub, method)(*args)
         while True:
-            try:
+            task = here.worker.state.tasks.get(here.key)
+            if task is None or task.state == "cancelled":
+                raise Ended
+            with suppress(TimeoutError):
                 return answer.result(timeout=LOOK)
-            except TimeoutError:
-                task = here.worker.state.tasks.get(here.key)
-                if task is None or task.state == "cancelled":
-                    raise Ended from None
 
     def _exchanged(self, what: str, value: Any) -> Any:
         self.here.number += 1
@@ -194,7 +193,7 @@ def _train(
     distributed().get_client()  # of this process, for the threads that read a stream, too
     ranks, model = member(rank, size), pickle.loads(pickled)
     link: Any = ranks.link
-    with link.joined(hub):
+    with link.joined(hub), suppress(Ended):
         wanted = options.pop("wanted")
         if rank == 0 and wanted:
             options["callbacks"] = lambda model, epoch: link.call(
@@ -210,9 +209,8 @@ def _train(
             model.fit(**data, **options, progress=False, processes=ranks)
             good = True
         finally:
-            with suppress(Ended):
-                reached = (_brought(model), model.layout) if rank == 0 else None
-                link.call("tell", "ended", rank, good, reached)
+            reached = (_brought(model), model.layout) if rank == 0 else None
+            link.call("tell", "ended", rank, good, reached)
 
 
 def _brought(model: Any) -> Run:
@@ -230,7 +228,7 @@ class Training:
     def __init__(self, model: Any, client: Any, workers: Sequence[str]) -> None:
         self.model, self.client, self.workers = model, client, workers
         self.futures: list[Any] = []
-        self.ended: set[int] = set()
+        self.ended: dict[int, bool] = {}  # ranks, and whether they came to their end
         self.place: Any = None  # the future of the hub, which lives as long
         self.hub: Any = None
         self.coming: Any = None
@@ -295,8 +293,14 @@ class Training:
             if rank not in self.ended and future.status not in ("pending", "finished"):
                 raise Ended
 
+    def _trains(self, rank: int) -> bool:
+        return rank not in self.ended and self.futures[rank].status == "pending"
+
     def watch(self, heard: dict[str, Callable[..., Any]]) -> None:
-        """Do what the training asks for, until all ranks have ended."""
+        """Do what the training asks for, until all ranks have ended; `Ended` if not by themselves.
+
+        heard  what to call for each thing that the hub tells
+        """
         while len(self.ended) < len(self.workers):
             what, *given = self._when_there(self._next)
             if what == "ended":
@@ -305,6 +309,8 @@ class Training:
                 answer = heard[what](*given)
                 if what == "epoch":
                     self._when_there(self.hub.answer(answer).result)
+        if not all(self.ended.values()):
+            raise Ended
 
     def _next(self, timeout: float) -> Any:
         """What the hub has to tell, each once."""
@@ -314,7 +320,7 @@ class Training:
         return found
 
     def _rank_ended(self, rank: int, good: bool, reached: tuple[Run, Any] | None) -> None:
-        self.ended.add(rank)
+        self.ended[rank] = good
         if reached is not None:
             run, self.model.layout = reached
             self.take(run)
@@ -331,28 +337,32 @@ class Training:
         until = time.monotonic() + PATIENCE
         with suppress(Exception):  # the hub may be lost
             self.hub.end().result(timeout=LOOK)
-            while 0 not in self.ended and time.monotonic() < until:
+            while self._trains(0) and time.monotonic() < until:
                 with suppress(TimeoutError):
                     what, *given = self._next(LOOK)
                     if what == "ended":
                         self._rank_ended(*given)
+            if self.coming is not None:  # so that nobody waits at the hub any more
+                self.hub.tell("over").result(timeout=LOOK)
 
-    def raise_first(self) -> None:
-        """Raise the error of the first rank that has one, naming it where others have none."""
+    def failure(self) -> BaseException:
+        """The error of the first rank that has one, which is named where others have none."""
         failed: dict[int, BaseException] = {}
         for rank, future in enumerate(self.futures):
-            try:
-                future.result(timeout=PATIENCE)
-            except Ended:
-                pass
-            except BaseException as error:
-                failed[rank] = error
-        if failed:
-            rank = min(failed)
-            if len(failed) < len(self.futures):
-                whose = f"rank {rank} of {len(self.futures)}, the Dask worker {self.workers[rank]}"
-                failed[rank].add_note(f"That was {whose}, and ended the training on all.")
-            raise failed[rank]
+            with suppress(TimeoutError):
+                error = future.exception(timeout=PATIENCE)
+                if error is not None:
+                    failed[rank] = error.with_traceback(future.traceback())
+        if not failed:
+            return Ended(
+                f"The training was ended on the Dask cluster at {self.client.scheduler.address}: "
+                "its tasks were cancelled there, or its workers restarted. Call fit again."
+            )
+        n, rank = len(self.futures), min(failed)
+        if len(failed) < n:
+            whose = f"rank {rank} of {n}, the Dask worker {self.workers[rank]}"
+            failed[rank].add_note(f"That was {whose}, and ended the training on all.")
+        return failed[rank]
 
 
 @contextmanager
@@ -451,9 +461,10 @@ def fit(
             }
             try:
                 training.begin(data, options)
-                with suppress(Ended):
-                    training.watch(heard)
-                training.raise_first()
+                training.watch(heard)
+            except Ended:
+                training.stop()
+                raise training.failure() from None
             except BaseException:
                 training.stop()
                 raise
