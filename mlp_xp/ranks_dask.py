@@ -51,7 +51,7 @@ class WorkerLost(ConnectionError):
 
 
 class Ended(RuntimeError):
-    """The training was ended elsewhere, while this rank waited for the others."""
+    """The training was ended by something else than this rank."""
 
 
 def distributed() -> Any:
@@ -186,27 +186,45 @@ def member(rank: int, size: int) -> Ranks:
 
 
 def _train(
-    hub: Any, rank: int, size: int, pickled: bytes, data: dict[str, Any], options: dict[str, Any]
+    hub: Any,
+    rank: int,
+    size: int,
+    pickled: bytes,
+    data: dict[str, Any],
+    options: dict[str, Any],
+    checkpoint: Any,
+    wanted: str,
 ) -> None:
-    """The task of a rank: a copy of the model is trained, and rank 0's is told to the client."""
+    """The task of a rank: a copy of the model is trained, and rank 0's is told to the client.
+
+    data, options  what `fit` is given
+    wanted         what rank 0 tells after every epoch: "nothing", "numbers", or "state" too
+    """
     distributed().secede()
     distributed().get_client()  # of this process, for the threads that read a stream, too
     ranks, model = member(rank, size), pickle.loads(pickled)
     link: Any = ranks.link
     with link.joined(hub), suppress(Ended):
-        wanted = options.pop("wanted")
-        if rank == 0 and wanted:
-            options["callbacks"] = lambda model, epoch: link.call(
-                "ask", "epoch", epoch, _brought(model) if "state" in wanted else None
-            )
-        if rank == 0 and isinstance(options["checkpoint"], Checkpoints):
+
+        def epoch_ended(model: Any, epoch: Epoch) -> Any:
+            run = _brought(model) if wanted == "state" else None
+            return link.call("ask", "epoch", epoch, run)
+
+        if rank == 0 and isinstance(checkpoint, Checkpoints):
             tell = partial(link.call, "tell")
-            options["checkpoint"] = Checkpoints(
-                options["checkpoint"].folder, partial(tell, "goes on"), partial(tell, "warns")
+            checkpoint = Checkpoints(
+                checkpoint.folder, partial(tell, "goes on"), partial(tell, "warns")
             )
         good = False
         try:
-            model.fit(**data, **options, progress=False, processes=ranks)
+            model.fit(
+                **data,
+                **options,
+                callbacks=() if wanted == "nothing" else epoch_ended,
+                checkpoint=checkpoint,
+                progress=False,
+                processes=ranks,
+            )
             good = True
         finally:
             reached = (_brought(model), model.layout) if rank == 0 else None
@@ -233,17 +251,20 @@ class Training:
         self.hub: Any = None
         self.coming: Any = None
 
-    def begin(self, data: dict[str, Any], options: dict[str, Any]) -> None:
-        """Hand the data out, and start a task on every worker."""
-        submit, n = partial(self.client.submit, pure=False, retries=0), len(self.workers)
-        alone = [{"workers": [worker], "allow_other_workers": False} for worker in self.workers]
+    def begin(self, data: dict[str, Any], *more: Any) -> None:
+        """Hand the data out, and start a task on every worker.
+
+        more  what else `_train` takes
+        """
         import cloudpickle  # which Dask needs
 
+        submit, n = partial(self.client.submit, pure=False, retries=0), len(self.workers)
+        alone = [{"workers": [worker], "allow_other_workers": False} for worker in self.workers]
         # here, for no other thread may read a model that is being trained
         model, given = self._put(cloudpickle.dumps(self.model)), self._placed(data)
         self.place = submit(Hub, n, actor=True, **alone[0])
         self.futures = [
-            submit(_train, self.place, rank, n, model, given, options, **alone[rank])
+            submit(_train, self.place, rank, n, model, given, *more, **alone[rank])
             for rank in range(n)
         ]
         self.hub = self._when_there(self.place.result)
@@ -345,6 +366,10 @@ class Training:
             if self.coming is not None:  # so that nobody waits at the hub any more
                 self.hub.tell("over").result(timeout=LOOK)
 
+    def release(self) -> None:
+        """Let go of all that is the training's on the cluster, whatever runs of it."""
+        self.client.cancel([*self.futures, *([] if self.place is None else [self.place])])
+
     def failure(self) -> BaseException:
         """The error of the first rank that has one, which is named where others have none."""
         failed: dict[int, BaseException] = {}
@@ -382,8 +407,8 @@ def connected(processes: Any) -> Iterator[Any]:
         return
     if not isinstance(processes, dask.Client) or processes.asynchronous:
         raise TypeError(
-            f"processes is a {type(processes).__name__} that no other thread can wait for: "
-            "expected a distributed.Client that is not asynchronous, or the scheduler's address."
+            f"processes is {processes!r}, but expected a distributed.Client that is not "
+            "asynchronous, or the scheduler's address."
         )
     with processes.as_current():  # an actor is asked through the client that is current
         yield processes
@@ -416,8 +441,8 @@ def fit(
         place = Checkpoints(checkpoint)
     if isinstance(place, Checkpoints):
         checkpoint = Checkpoints(os.path.abspath(place.folder))
-    wanted = {*(("epoch",) if progress else ()), *(("epoch", "state") if called else ())}
-    options |= {"epochs": epochs, "checkpoint": checkpoint, "wanted": wanted}
+    wanted = "state" if called else "numbers" if progress else "nothing"
+    options["epochs"] = epochs
     data = {
         "X": X,
         "Y": Y,
@@ -460,7 +485,7 @@ def fit(
                 "warns": warns,
             }
             try:
-                training.begin(data, options)
+                training.begin(data, options, checkpoint, wanted)
                 training.watch(heard)
             except Ended:
                 training.stop()
@@ -469,8 +494,8 @@ def fit(
                 training.stop()
                 raise
             finally:
-                client.cancel(training.futures)
+                training.release()
     return model
 
 
-__all__ = ["WorkerLost", "fit"]
+__all__ = ["Ended", "WorkerLost", "fit"]
