@@ -168,12 +168,14 @@ class Cluster:
         found: npt.NDArray[Any] = self._exchanged("total", x)
         return found
 
+    # objects as bytes, for workers of one process would share what is in them
+
     def all(self, value: Any) -> list[Any]:
-        found: list[Any] = self._exchanged("all", value)
-        return found
+        return [pickle.loads(one) for one in self._exchanged("all", pickle.dumps(value))]
 
     def first(self, value: Any) -> Any:
-        return self._exchanged("first", value if self.rank == 0 else None)
+        own = pickle.dumps(value) if self.rank == 0 else None
+        return pickle.loads(self._exchanged("first", own))
 
     def failed(self, error: BaseException, traced: bool) -> None:
         """Nothing: the client hears of it from the task, and ends the others."""

@@ -80,6 +80,16 @@ def test_workers_train_as_one_process_does(client: Any, case: str) -> None:
         np.testing.assert_allclose(found[name], expected, rtol=1e-10, atol=1e-10, err_msg=name)
 
 
+def test_three_workers_may_be_threads_of_one_process(request: pytest.FixtureRequest) -> None:
+    distributed = need(request, "distributed")
+    options_ = {"n_workers": 3, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with (
+        distributed.LocalCluster(processes=False, **options_) as local,
+        distributed.Client(local) as client,
+    ):
+        same(model().fit(X, Y, **options(processes=client)), model().fit(X, Y, **options()))
+
+
 def test_an_address_is_enough_and_a_second_run_gives_the_same_bits(client: Any) -> None:
     ends = []
     for processes in (client, client.scheduler.address):
