@@ -27,6 +27,8 @@ from .schedules import Plateau, ReduceOnPlateau, Schedule
 from .training import CHUNK, Data, Recipe, Step, bits_for, pieces, scorer, stepper
 from .types import Array, State
 
+EPOCHS = 20  # of a call of `fit` that names no number
+
 
 class TrainingDiverged(FloatingPointError):
     """The loss or the weights stopped being finite; the model keeps the last good weights."""
@@ -499,11 +501,14 @@ def _columns() -> int | None:
     return 80 if found == 0 else found
 
 
-def progress_bar(n_steps: int, shown: bool, last: int | None = None, done: int = 0) -> Any:
+def progress_bar(
+    n_steps: int, shown: bool, last: int | None = None, done: int = 0, unit: str = "step"
+) -> Any:
     """A tqdm bar on standard error or in a notebook, or nothing; imported only when shown.
 
     last  number of the last epoch, where it is known
     done  steps of an earlier process
+    unit  what is counted
 
     On a narrow terminal epoch and loss come before everything else, for tqdm cuts a line at
     its end.
@@ -531,7 +536,7 @@ def progress_bar(n_steps: int, shown: bool, last: int | None = None, done: int =
     return Bar(
         total=n_steps,
         initial=done,
-        unit="step",
+        unit=unit,
         file=sys.stderr,
         ncols=ncols,
         bar_format=layout,

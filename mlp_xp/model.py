@@ -23,7 +23,7 @@ from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
 from .exchange import given_back
-from .fitting import Callback, EarlyStopping, Plan, Run, copied, moved, train
+from .fitting import EPOCHS, Callback, EarlyStopping, Plan, Run, copied, moved, train
 from .guard import changes, trains, turn
 from .initializers import Initializer
 from .kernels import at_precision
@@ -262,7 +262,7 @@ class Model:
         X: Any,
         Y: Any = None,
         *,
-        epochs: int = 20,
+        epochs: int = EPOCHS,
         batch_size: int | None = None,
         validation_data: tuple[Any, ...] | Stream | None = None,
         sample_weight: Any = None,
@@ -274,7 +274,7 @@ class Model:
         layout: Layout | None = None,
         checkpoint: str | os.PathLike[str] | Checkpoints | None = None,
         every: float = 30.0,
-        processes: str | None = None,
+        processes: Any = None,
     ) -> Self:
         """Train on examples X (n_features, m) with targets Y, or on a `Stream`; returns the model.
 
@@ -296,7 +296,9 @@ class Model:
         every            seconds between two checkpoints, at least; 0: after every epoch
         processes        "mpi": the processes that `mpiexec` started share every batch (`ranks`);
                          the result is on all of them, rank 0 alone shows progress, calls
-                         callbacks and keeps checkpoints. None: this process alone
+                         callbacks and keeps checkpoints. A Dask scheduler's address, such as
+                         "tcp://host:8786", or a `distributed.Client`: all workers of that cluster
+                         do, and the result is here (`ranks_dask`). None: this process alone
 
         A second call goes on where the first ended, with the optimiser's moments. Meanwhile
         callbacks may ask the model, and other threads are refused (`guard.ModelBusy`). Raises

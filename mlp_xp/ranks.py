@@ -1,4 +1,6 @@
-"""Data-parallel training: several processes that MPI connects, the ranks, share every batch.
+"""Data-parallel training: several processes, the ranks, share every batch.
+
+They are connected by MPI, or are workers of a Dask cluster (`ranks_dask`): each is a `Link`.
 
 Each rank has all examples and the same state. Of a batch of m it computes the examples
 [r m / n, (r + 1) m / n); then the flat gradient, the loss and the weights are summed over the
@@ -15,12 +17,12 @@ The formulas are the specification's. `over` gives a kernel set of it in which
 Under the compiler's tracer an exchange is an opaque call in the traced step (`Graph.opaque`).
 
 Sums are taken in the order of the ranks, so that as many ranks give the same bits in every run
-and with every MPI: MPI_Allreduce leaves order and grouping to the algorithm that an
-implementation picks by size and network. Small arrays go whole to every rank (MPI_Allgather).
-Of large ones each rank sums one part (MPI_Alltoall) and gives it to all (MPI_Allgather), as in
-Rabenseifner's algorithm: 2 (n - 1) / n of the array in and out, the least there can be
-(Thakur, Rabenseifner & Gropp 2005, "Optimization of Collective Communication Operations in
-MPICH", §4.5).
+and however they are connected: MPI_Allreduce leaves order and grouping to the algorithm that an
+implementation picks by size and network. With MPI small arrays go whole to every rank
+(MPI_Allgather). Of large ones each rank sums one part (MPI_Alltoall) and gives it to all
+(MPI_Allgather), as in Rabenseifner's algorithm: 2 (n - 1) / n of the array in and out, the least
+there can be (Thakur, Rabenseifner & Gropp 2005, "Optimization of Collective Communication
+Operations in MPICH", §4.5).
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial, wraps
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -56,31 +58,49 @@ class RanksDiffer(ValueError):
     """Ranks that were given different trainings."""
 
 
-class Ranks:
-    """The processes of one MPI job, and this one's number among them, from 0."""
+class Link(Protocol):
+    """How a rank is connected to the others; every call is one that all of them make.
 
-    def __init__(self, mpi: Any) -> None:
-        self.comm, self.errors = mpi.COMM_WORLD.Dup(), mpi.COMM_WORLD.Dup()
-        self.rank, self.size = int(self.comm.Get_rank()), int(self.comm.Get_size())
+    rank, size  this one's number, from 0, and how many there are
+    """
+
+    rank: int
+    size: int
+
+    def total(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The sum of the ranks' arrays x (n,), in the order of the ranks, on all of them."""
+        ...
+
+    def all(self, value: Any) -> list[Any]:
+        """What each rank gives, in the order of the ranks, on all of them."""
+        ...
+
+    def first(self, value: Any) -> Any:
+        """What rank 0 has, on all ranks."""
+        ...
+
+    def failed(self, error: BaseException, traced: bool) -> None:
+        """What comes of an error that left a training, or a command, on this rank.
+
+        traced  whether it matters where the error came from
+        """
+        ...
+
+
+class Ranks:
+    """The processes that share a training, and this one's number among them, from 0."""
+
+    def __init__(self, link: Link) -> None:
+        self.link, self.rank, self.size = link, link.rank, link.size
         self.depth = 0
 
     def total(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The sum of the ranks' arrays x, in the order of the ranks, on all of them."""
-        flat, n = np.ascontiguousarray(x).reshape(-1), self.size
-        if n == 2 or flat.nbytes <= SMALL:
-            parts = np.empty((n, flat.size), flat.dtype)
-            self.comm.Allgather(flat, parts)
-            return _in_order(parts).reshape(x.shape)
-        whole = np.zeros((n, -(-flat.size // n)), flat.dtype)
-        whole.reshape(-1)[: flat.size] = flat
-        parts = np.empty_like(whole)
-        self.comm.Alltoall(whole, parts)
-        self.comm.Allgather(_in_order(parts), whole)
-        return whole.reshape(-1)[: flat.size].reshape(x.shape)
+        return self.link.total(np.ascontiguousarray(x).reshape(-1)).reshape(x.shape)
 
     def first(self, value: Any) -> Any:
         """What rank 0 has, on all ranks."""
-        return self.comm.bcast(value, root=0)
+        return self.link.first(value)
 
     # -- one training ----------------------------------------------------------
 
@@ -94,7 +114,7 @@ class Ranks:
 
         own = {"mlp_xp": __version__, **circumstances(device), **recipe}
         told = {name: str(value) for name, value in own.items()}
-        others = self.comm.allgather(told)
+        others = self.link.all(told)
         for rank, other in enumerate(others):
             what = "; ".join(
                 f"{name} is {short(others[0].get(name))} on rank 0, but {short(other.get(name))} "
@@ -145,7 +165,7 @@ class Ranks:
 
     @contextmanager
     def together(self, said: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-        """An error inside that not all ranks have ends all of them, naming the rank.
+        """An error inside that not all ranks have ends all of them: see `Link.failed`.
 
         said  errors whose words are enough, without where they came from
         """
@@ -153,20 +173,52 @@ class Ranks:
         try:
             yield
         except BaseException as error:
-            if self.depth == 1 and not self._met():
-                self._abort(error, traced=not isinstance(error, said))
+            if self.depth == 1:
+                self.link.failed(error, traced=not isinstance(error, said))
             raise
         finally:
             self.depth -= 1
 
-    def _met(self) -> bool:
-        """Whether all ranks come here, soon."""
+    def silence(self) -> None:
+        """Of ranks other than 0 nothing is printed any more."""
+        if self.rank > 0:
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+class Mpi:
+    """A `Link` of the processes of one MPI job."""
+
+    def __init__(self, mpi: Any) -> None:
+        self.comm, self.errors = mpi.COMM_WORLD.Dup(), mpi.COMM_WORLD.Dup()
+        self.rank, self.size = int(self.comm.Get_rank()), int(self.comm.Get_size())
+
+    def total(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        n = self.size
+        if n == 2 or x.nbytes <= SMALL:
+            parts = np.empty((n, x.size), x.dtype)
+            self.comm.Allgather(x, parts)
+            return in_order(parts)
+        whole = np.zeros((n, -(-x.size // n)), x.dtype)
+        whole.reshape(-1)[: x.size] = x
+        parts = np.empty_like(whole)
+        self.comm.Alltoall(whole, parts)
+        self.comm.Allgather(in_order(parts), whole)
+        return whole.reshape(-1)[: x.size]
+
+    def all(self, value: Any) -> list[Any]:
+        found: list[Any] = self.comm.allgather(value)
+        return found
+
+    def first(self, value: Any) -> Any:
+        return self.comm.bcast(value, root=0)
+
+    def failed(self, error: BaseException, traced: bool) -> None:
+        """End all processes, naming this rank, unless all come here soon."""
         request, until = self.errors.Ibarrier(), time.monotonic() + PATIENCE
         while not request.Test():
             if time.monotonic() > until:
-                return False
+                self._abort(error, traced)
             time.sleep(0.01)
-        return True
 
     def _abort(self, error: BaseException, traced: bool) -> NoReturn:
         out = sys.__stderr__
@@ -178,13 +230,8 @@ class Ranks:
         self.comm.Abort(1)
         raise AssertionError("MPI_Abort returned")
 
-    def silence(self) -> None:
-        """Of ranks other than 0 nothing is printed any more."""
-        if self.rank > 0:
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
-
-def _in_order(parts: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def in_order(parts: Sequence[npt.NDArray[Any]] | npt.NDArray[Any]) -> npt.NDArray[Any]:
     """parts[0] + parts[1] + …, one after the other."""
     found: npt.NDArray[Any] = parts[0].copy()
     for part in parts[1:]:
@@ -203,7 +250,7 @@ def world() -> Ranks:
             "pip install 'mlp_xp[mpi]'",
             name="mpi4py",
         ) from None
-    return Ranks(MPI)
+    return Ranks(Mpi(MPI))
 
 
 def launched() -> bool:
@@ -218,16 +265,26 @@ def is_first() -> bool:
 
 def find(processes: Any, device: Device) -> Ranks | None:
     """The ranks of a training's `processes`; None for this process alone."""
-    if processes is None:
-        return None
-    if processes != "mpi":
-        raise ValueError(f"processes is {processes!r}, but expected 'mpi' or None.")
+    if processes is None or isinstance(processes, Ranks):
+        return processes
+    if processes != "mpi" and not on_cluster(processes):
+        raise ValueError(
+            f"processes is {processes!r}, but expected 'mpi', a Dask scheduler's address, such as "
+            "'tcp://host:8786', a distributed.Client or None."
+        )
     if device.name.partition(":")[0] == "cuda":
         raise ValueError(
-            f"processes is 'mpi', but the device is {device.name!r}: expected 'cpu'. Steps on "
-            "CUDA have kernels of their own, which no other process takes part in."
+            f"processes is {processes!r}, but the device is {device.name!r}: expected 'cpu'. Steps "
+            "on CUDA have kernels of their own, which no other process takes part in."
         )
-    return world()
+    return world() if processes == "mpi" else None
+
+
+def on_cluster(processes: Any) -> bool:
+    """Whether a training's `processes` are the workers of a Dask cluster."""
+    if isinstance(processes, str):
+        return "://" in processes
+    return type(processes).__module__.partition(".")[0] == "distributed"
 
 
 def shares(method: F) -> F:
@@ -235,11 +292,16 @@ def shares(method: F) -> F:
 
     @wraps(method)
     def inside(self: Any, *args: Any, **kwargs: Any) -> Any:
-        ranks = find(kwargs.get("processes"), self.device)
-        if ranks is None:
-            return method(self, *args, **kwargs)
-        with ranks.together():
-            return method(self, *args, **kwargs)
+        processes = kwargs.get("processes")
+        ranks = find(processes, self.device)
+        if ranks is not None:
+            with ranks.together():
+                return method(self, *args, **kwargs)
+        if processes is not None:
+            from .ranks_dask import fit
+
+            return fit(self, *args, **kwargs)
+        return method(self, *args, **kwargs)
 
     return cast(F, inside)
 
@@ -298,4 +360,4 @@ def over(ranks: Ranks, kernels: Kernels, device: Device) -> Kernels:
     )
 
 
-__all__ = ["Ranks", "RanksDiffer", "find", "is_first", "launched", "shares", "world"]
+__all__ = ["Link", "Ranks", "RanksDiffer", "find", "is_first", "launched", "shares", "world"]

@@ -73,7 +73,7 @@ def train(args: Arguments) -> dict[str, Any]:
     """
     if args.processes is None and ranks.launched():
         args.processes = "mpi"
-    if args.processes is None:
+    if args.processes != "mpi":
         return _train(args)
     everyone = ranks.world()
     everyone.silence()

@@ -15,6 +15,7 @@ from .losses import LOSSES
 from .network import AXES
 from .optimizers import OPTIMIZERS
 from .preparation import SCALES
+from .ranks import on_cluster
 from .schedules import SCHEDULES
 
 OUT = "model.safetensors"
@@ -130,6 +131,14 @@ def seconds(text: str) -> float:
     except ValueError:
         message = f"{text!r}, but expected a number of seconds, 0 or more."
         raise argparse.ArgumentTypeError(message) from None
+
+
+def processes(text: str) -> str:
+    if text != "mpi" and not on_cluster(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}, but expected mpi, or a Dask scheduler's address, such as tcp://host:8786."
+        )
+    return text
 
 
 def widths(text: str) -> tuple[int, ...]:
@@ -263,11 +272,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "SECONDS",
         f"between two checkpoints, at least; 0: after every epoch (default: {EVERY:g})",
     )
-    of.name(
+    of.value(
         "--processes",
-        ("mpi",),
-        "share every batch among the processes that mpiexec has started (default where it is "
-        "seen to have started several)",
+        processes,
+        "WHICH",
+        "share every batch among the processes that mpiexec has started: mpi (default where it is "
+        "seen to have started several), or among the workers of a Dask cluster: the scheduler's "
+        "address, such as tcp://host:8786",
     )
 
     of = Options(parser, "output")

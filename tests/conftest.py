@@ -40,6 +40,7 @@ REQUIRABLE = (
     "skl2onnx",
     "jax",
     "dask",
+    "distributed",
     "pyarrow",
     "zarr",
     "h5py",

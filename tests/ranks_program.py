@@ -79,7 +79,7 @@ def cases(folder: Path) -> None:
     everyone, found = ranks.world(), {}
     for case in (*CASES, "images", "stream"):
         first, second = trained(case, "mpi"), trained(case, "mpi")
-        ends = everyone.comm.allgather([digest(end.values()) for end in (first, second)])
+        ends = everyone.link.all([digest(end.values()) for end in (first, second)])
         assert len({end for pair in ends for end in pair}) == 1, f"{case}: {ends}"
         found |= {f"{case}/{name}": array for name, array in first.items()}
     for size in (1, 7, 10_007):

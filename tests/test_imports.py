@@ -55,6 +55,7 @@ ORDER = [
     "export",
     "checkpoints",
     "checkpoints_models",
+    "ranks_dask",
     "estimators_objective",
     "packing",
     "estimators_arrays",
@@ -124,7 +125,7 @@ def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
         "mlp": {"description"},
         "sequential": {"description"},
         "devices": {"fast", "compile"},
-        "ranks": {"checkpoints"},
+        "ranks": {"checkpoints", "ranks_dask"},
     }
     assert later <= allowed.get(path.stem, set())
 

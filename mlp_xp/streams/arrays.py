@@ -11,7 +11,7 @@ import numpy as np
 
 from ..extras import missing
 from ..readers import NUMPY_ERRORS, DataError, Rows, listed
-from .source import UNIT, Files, Raw, Source, in_words, unreadable
+from .source import UNIT, Files, Raw, Source, computed, in_words, unreadable
 
 MOST_UNITS = 1 << 24
 EXAMPLES = ("X", "x", "data", "features")  # what the examples of a group are called
@@ -67,7 +67,7 @@ def _later_header(file: Any) -> Any:
 
 
 class DaskArray:
-    """A Dask array, computed block by block in this process."""
+    """A Dask array, computed block by block."""
 
     def __init__(self, array: Any) -> None:
         self.array, self.shape, self.dtype = array, tuple(array.shape), array.dtype
@@ -79,7 +79,7 @@ class DaskArray:
         self.blocks = tuple(int(n) for n in array.chunks[0])
 
     def __getitem__(self, rows: slice) -> Rows:
-        return np.asarray(self.array[rows].compute(scheduler="synchronous"))
+        return np.asarray(computed(self.array[rows]))
 
 
 class Arrays(Source):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -138,6 +140,15 @@ def not_finite(source: Source, rows: Rows, start: int) -> DataError | None:
         f"{at(source.name, start + i, source.column(j))}: a feature is {rows[i, j]}, but expected "
         "finite numbers. Remove such rows or fill them in before, or leave the column out."
     )
+
+
+def computed(collection: Any) -> Any:
+    """What a Dask collection holds: by the cluster of the client there is, else in this process."""
+    distributed, where = sys.modules.get("distributed"), cast(Any, "synchronous")
+    if distributed is not None:
+        with suppress(ValueError):  # there is no client
+            where = distributed.get_client()
+    return collection.compute(scheduler=where)
 
 
 def unreadable(name: str, what: str, error: BaseException) -> DataError:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..extras import missing
 from ..readers import DataError, Rows, listed
-from .source import Files, Raw, Source, at, in_words, unreadable
+from .source import Files, Raw, Source, at, computed, in_words, unreadable
 
 INSTEAD = (
     "a stream takes numbers. Write it as numbers, leave it out with drop=, or, where the table "
@@ -279,7 +279,7 @@ def _cells(name: str, column: str, cells: Any, start: int, width: int) -> Rows:
 
 
 class Frames(Source):
-    """A data frame of Dask, computed partition by partition in this process.
+    """A data frame of Dask, computed partition by partition.
 
     limit  bytes of what may be read at once
     """
@@ -310,7 +310,7 @@ class Frames(Source):
         self.dtype = np.result_type(*(_plain(kinds[column]) for column in self.features))
         self.width, self.weighted = len(self.features), weight is not None
         self.n_targets = None if not target else () if len(target) == 1 else (len(target),)
-        lengths = frame.map_partitions(len).compute(scheduler="synchronous")
+        lengths = computed(frame.map_partitions(len))
         self.parts = [i for i, n in enumerate(lengths) if n]
         self.sizes = [int(n) for n in lengths if n]
         self.starts = np.concatenate([[0], np.cumsum(self.sizes)])
@@ -320,7 +320,7 @@ class Frames(Source):
     def read(self, unit: int, most: int) -> Iterator[Raw]:
         number, start = self.parts[unit], int(self.starts[unit])
         try:
-            frame = self.frame.partitions[number].compute(scheduler="synchronous")
+            frame = computed(self.frame.partitions[number])
         except MemoryError:
             raise
         except Exception as error:  # whatever the tasks of a graph raise
