@@ -269,11 +269,11 @@ class CupyStep:
             program.run()
             self.moved(program, 1)
 
-    def fetch(self, X: Array) -> None:
-        """The batch at hand as columns, of rows that are not whole on the device."""
-        rows = X.swapaxes(-1, -2)
-        if not (self.feeding and self.feed and self.feed.give(self.start, X.shape[-1], rows)):
-            rows[...] = self.data.rows[self.index].toarray()
+    def fetch(self, X: Array, first: int = 0) -> None:
+        """Of the batch at hand as many examples as X has columns, of rows on the host."""
+        rows, m = X.swapaxes(-1, -2), X.shape[-1]
+        if not (self.feeding and self.feed and self.feed.give(self.start + first, m, rows)):
+            rows[...] = self.data.rows[self.index[..., first : first + m]].toarray()
 
     @property
     def rate(self) -> Any:
