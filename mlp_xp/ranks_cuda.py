@@ -14,6 +14,7 @@ ncclRecv in one group), adds it up and gives it to all (ncclAllGather).
 
 from __future__ import annotations
 
+import ctypes
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -170,16 +171,14 @@ def connect(votes: Callable[[Any], list[Any]], rank: int, device: Device) -> Sum
     import cupy
     from cupy.cuda import nccl
 
-    from .fast.device import driver_version
-
+    runtime = cupy.cuda.runtime
     if not nccl.available:
-        major = 13 if driver_version() >= 13_000 else 12
+        major = runtime.runtimeGetVersion() // 1000
         raise ImportError(
             "Training on several GPUs needs NCCL, which CuPy does not find: "
             f"pip install nvidia-nccl-cu{major}, for cupy-cuda{major}x",
             name="nccl",
         )
-    runtime = cupy.cuda.runtime
     with device.active():
         own = (platform.node(), runtime.deviceGetPCIBusId(runtime.getDevice()))
         gpus = votes((own, runtime.getDeviceCount()))
@@ -194,7 +193,11 @@ def connect(votes: Callable[[Any], list[Any]], rank: int, device: Device) -> Sum
         key = tuple(theirs for theirs, _ in gpus)
         if key not in _MADE:
             unique = votes(nccl.get_unique_id() if rank == 0 else None)[0]
-            _MADE[key] = Sums(nccl.NcclCommunicator(len(gpus), unique, rank))
+            communicator = nccl.NcclCommunicator(len(gpus), unique, rank)
+            # it ends with the process: to destroy it would be to wait for the other ranks, and
+            # for graphs that hold its calls, while the interpreter takes all apart
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(communicator))
+            _MADE[key] = Sums(communicator)
     return _MADE[key]
 
 

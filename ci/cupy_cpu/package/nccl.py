@@ -10,6 +10,7 @@ import ctypes
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Connection, Listener
@@ -224,8 +225,10 @@ class NcclCommunicator:
                             raise OSError("a message is shorter than expected")
             for then in work.after:
                 then()
-        except (OSError, EOFError, ValueError):  # a peer is gone, or sends something else
+        except Exception as error:  # a peer is gone, or sends something else
             self._error = 6
+            if not isinstance(error, EOFError | ConnectionError):
+                traceback.print_exc()
             threading.Event().wait()
 
     def _copy(self, work: _Work) -> None:
