@@ -12,7 +12,8 @@ The formulas are the specification's. `over` gives a kernel set of it in which
     means        of batch normalisation, forward and backward, are over all ranks
     whole_batch  sums over the ranks, and divides by the weight of the batch
 
-Under the compiler's tracer an exchange is an opaque call in the traced step (`Graph.opaque`).
+Under the compiler's tracer an exchange is an opaque call in the traced step (`Graph.opaque`):
+of MPI on the CPU, on CUDA of NCCL (`ranks_cuda`).
 
 Sums are taken in the order of the ranks, so that as many ranks give the same bits in every run
 and with every MPI: MPI_Allreduce leaves order and grouping to the algorithm that an

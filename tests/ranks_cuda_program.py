@@ -1,7 +1,7 @@
 """What each rank of `test_ranks_cuda.py` runs: python ranks_cuda_program.py WHAT FOLDER.
 
 cases     every case, twice; what it ends with in FOLDER/<number of ranks>.npz
-stream    the same of a file that does not fit into memory, once
+stream    of a file, and of rows, that do not fit; the ends in FOLDER/stream.npz and host.npz
 counts    what a step asks of the device, on rank 0 as JSON in FOLDER/counts.json
 errors    trainings that cannot be; what this rank says of each as JSON in FOLDER/<rank>.json
 disagree  captures fail on the last rank; why this one does not replay in FOLDER/<rank>.txt
@@ -25,13 +25,18 @@ import numpy as np
 from mlp_xp import MLP, checks, ranks
 from mlp_xp.devices import device as find_device
 from mlp_xp.training import bits_for
-from ranks_program import M, X, Y, cases, streamed
+from ranks_program import M, X, Y, cases, streamed, trained
 
 
 def stream(folder: Path) -> None:
-    found = streamed("mpi", "cuda")
+    from mlp_xp.fast import upload
+
+    found = streamed("mpi", "cuda", 10)
+    upload.fits = lambda *_: False
+    host = trained("weights", "mpi", "cuda")
     if ranks.is_first():
         np.savez(folder / "stream.npz", **found)
+        np.savez(folder / "host.npz", **host)
 
 
 def counts(folder: Path) -> None:

@@ -64,11 +64,11 @@ def trained(case: str, processes: str | None, device: str = "cpu") -> dict[str, 
     return {"theta": get(state.theta), "running": get(state.running), **told}
 
 
-def streamed(processes: str | None, device: str) -> dict[str, np.ndarray]:
+def streamed(processes: str | None, device: str, times: int = 40) -> dict[str, np.ndarray]:
     """Of a file that does not fit into the memory given; each process has its own."""
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, "X.npy"), np.tile(X.T, (40, 1)))
-        np.save(Path(folder, "y.npy"), np.tile(Y, 40))
+        np.save(Path(folder, "X.npy"), np.tile(X.T, (times, 1)))
+        np.save(Path(folder, "y.npy"), np.tile(Y, times))
         data = stream(Path(folder, "X.npy"), target=Path(folder, "y.npy"), memory="60kB")
         options: dict[str, Any] = {"dtype": "float64", "seed": 3, "device": device}
         model = MLP((12, 16, 4), normalization="batch", **options)

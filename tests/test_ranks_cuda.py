@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import test_ranks
 
-from ranks_program import CASES, trained
+from ranks_program import CASES, streamed, trained
 
 PROGRAM = str(Path(__file__).with_name("ranks_cuda_program.py"))
 mpiexec = test_ranks.mpiexec
@@ -67,14 +67,17 @@ def test_ranks_on_gpus_train_as_one_process_does(ends: dict[str, np.ndarray], ca
         np.testing.assert_allclose(found, expected, rtol=near, atol=near, err_msg=name)
 
 
-def test_ranks_on_gpus_stream_as_one_process_does(
+def test_data_that_do_not_fit_on_gpus_are_trained_on_as_by_one_process(
     mpiexec: str, emulated: bool, tmp_path: Path
 ) -> None:
     done = launch(mpiexec, emulated, 2, "stream", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    found = np.load(tmp_path / "stream.npz")
-    for name, expected in trained("stream", None).items():
-        np.testing.assert_allclose(found[name], expected, rtol=1e-10, atol=1e-10, err_msg=name)
+    ends = {"stream": streamed(None, "cpu", 10), "host": trained("weights", None)}
+    for kind, end in ends.items():
+        found = np.load(tmp_path / f"{kind}.npz")
+        for name, expected in end.items():
+            near = {"rtol": 1e-10, "atol": 1e-10, "err_msg": f"{kind} {name}"}
+            np.testing.assert_allclose(found[name], expected, **near)
 
 
 def test_steps_exchange_on_the_device_eager_and_captured(

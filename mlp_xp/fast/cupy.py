@@ -164,8 +164,8 @@ class CupyStep:
         self._point(
             _Epoch(index, list(rates), cupy.asarray(table), self._losses(len(rates))), state
         )
-
-        if order is not None and isinstance(self.data.rows, HostRows):
+        whole = type(self.recipe) is Recipe  # what shares a batch fetches its part as it comes
+        if order is not None and isinstance(self.data.rows, HostRows) and whole:
             if self.feed is None or not self.feed.takes(self.data.rows, order, batch_size):
                 self.feed = Feed(self.data.rows, order.shape[:-1], batch_size)
             self.feed.begin(order)
