@@ -13,7 +13,7 @@ The formulas are the specification's. `over` gives a kernel set of it in which
     whole_batch  sums over the ranks, and divides by the weight of the batch
 
 Under the compiler's tracer an exchange is an opaque call in the traced step (`Graph.opaque`):
-of MPI on the CPU, on CUDA of NCCL (`ranks_cuda`).
+of MPI on the CPU, of NCCL on CUDA (`ranks_cuda`).
 
 Sums are taken in the order of the ranks, so that as many ranks give the same bits in every run
 and with every MPI: MPI_Allreduce leaves order and grouping to the algorithm that an
@@ -65,7 +65,7 @@ class Ranks:
         self.comm, self.errors = mpi.COMM_WORLD.Dup(), mpi.COMM_WORLD.Dup()
         self.rank, self.size = int(self.comm.Get_rank()), int(self.comm.Get_size())
         self.depth = 0
-        self.sums: ranks_cuda.Sums | None = None  # of what lies on GPUs
+        self.sums: Any = None  # of what lies on GPUs: `ranks_cuda.connect`
 
     def total(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The sum of the ranks' arrays x, in the order of the ranks, on all of them."""
@@ -255,9 +255,7 @@ def shares(method: F) -> F:
 
 
 @cache  # the same set for the same arguments: compiled steps are told apart by it
-def over(
-    ranks: Ranks, kernels: Kernels, device: Device, sums: ranks_cuda.Sums | None = None
-) -> Kernels:
+def over(ranks: Ranks, kernels: Kernels, device: Device, sums: Any = None) -> Kernels:
     """A kernel set for this rank's share of a batch, whose sums are over all ranks.
 
     sums  of what lies on GPUs; None: it goes through the host

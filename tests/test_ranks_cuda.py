@@ -1,4 +1,4 @@
-"""Ranks with a GPU each train as one process does: `mlp_xp.ranks_cuda`."""
+"""Ranks with a GPU each train as one process does: `mlp_xp.ranks_cuda`, `compile.cuda_sums`."""
 
 from __future__ import annotations
 

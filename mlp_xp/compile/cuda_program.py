@@ -17,11 +17,11 @@ from ..fast.cublas import Cublas
 from ..fast.cublas import Product as Multiplication
 from ..fast.launches import THREADS, Launch, blocks, compile_together
 from ..fast.products import in_bfloat16, transposed
-from ..ranks_cuda import Sums
 from ..types import Array
 from .cuda_loops import finished
 from .cuda_plan import CudaPlan
 from .cuda_products import CudaKernel
+from .cuda_sums import Sums
 from .fuse import Call, Item, Place, Product
 from .graph import Node, Opaque
 from .layout import Layout, reshaped

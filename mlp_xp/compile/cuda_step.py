@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -24,8 +24,7 @@ from ..fast.cupy import CupyStep
 from ..fast.graph import GraphError, GraphStep
 from ..fast.launches import THREADS, Launch, blocks, warn
 from ..fast.tracing import Untraceable
-from ..kernels import SPEC, at_precision
-from ..ranks_cuda import Shared
+from ..kernels import SPEC, Kernels, at_precision
 from ..training import Data, Recipe, batch, train_step
 from ..types import Array, State
 from .cuda_plan import CudaPlan
@@ -34,6 +33,31 @@ from .program import planned
 from .step import DTYPES, StepPlan, key_of, traced
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shared(Recipe):
+    """A recipe of which a rank computes its share of every batch.
+
+    rank, size  this one's number, and how many there are
+    summed      the specification's kernels with sums over all ranks, for the tracer
+    votes       what each rank says, on all of them: a host's value → a list
+    """
+
+    rank: int = 0
+    size: int = 1
+    summed: Kernels = SPEC
+    votes: Callable[[Any], list[Any]] = lambda value: [value]
+
+    def share(self, m: int) -> slice:
+        """This rank's of a batch of m examples: all of them where there are fewer than ranks."""
+        if m < self.size:
+            return slice(0, m)
+        return slice(self.rank * m // self.size, (self.rank + 1) * m // self.size)
+
+    def own(self, m: int) -> Kernels:
+        """The specification's kernels for its share of a batch of m examples."""
+        return SPEC if m < self.size else self.summed
 
 
 class TracedProgram:
@@ -206,4 +230,4 @@ def stepper(recipe: Recipe, device: Device, data: Data, graph: Any) -> CupyStep 
     return CupyStep(recipe, device, data, TracedProgram)
 
 
-__all__ = ["TracedProgram", "stepper"]
+__all__ = ["Shared", "TracedProgram", "stepper"]
