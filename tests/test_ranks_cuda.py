@@ -128,3 +128,16 @@ def test_ranks_that_disagree_on_a_graph_all_stay_eager(
     assert done.returncode == 0, done.stderr
     for rank in (0, 1):
         assert (tmp_path / f"{rank}.txt").read_text() == "on rank 1: no graph here"
+
+
+def test_cuda_is_a_gpu_of_its_own_for_each_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlp_xp.fast.device import LOCAL_RANK, _usual
+
+    for name in LOCAL_RANK:
+        monkeypatch.delenv(name, raising=False)
+    assert _usual(0, 4) == 0
+    monkeypatch.setenv("SLURM_LOCALID", "5")
+    assert _usual(0, 4) == 1
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "2")
+    assert _usual(0, 4) == 2
+    assert _usual(3, 4) == 3  # the caller's
