@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python bench/ranks.py
     OMP_NUM_THREADS=1 mpiexec -n 2 --bind-to core python bench/ranks.py
+    mpiexec -n 2 python bench/ranks.py --device cuda
     python bench/ranks.py --model --rate 50e9 --latency 2e-6 --bandwidth 10e9
 
 Measures steps of a dense network in float32 and the exchange of its gradient, and prints the
@@ -97,22 +98,26 @@ def timed(what: Callable[[], object], times: int) -> tuple[float, float]:
     return min(found), float(np.median(found))
 
 
-def measure(sizes: tuple[int, ...], m: int, times: int) -> None:
+def measure(sizes: tuple[int, ...], m: int, times: int, device: str) -> None:
     """A step on this process, or on all ranks if a launcher started several."""
     random = np.random.default_rng(0)
     rows = random.normal(size=(4 * m, sizes[0])).astype(np.float32)
     data = Data(rows, random.integers(0, sizes[-1], 4 * m))
-    model = MLP(sizes, seed=0)
+    model = MLP(sizes, seed=0, device=device)
+    on = model.device
     everyone = ranks.world() if ranks.launched() else None
+    if everyone is not None:
+        everyone.check(on, {})
     make = stepper if everyone is None else everyone.stepper
-    step, index = make(model._recipe, model.device, data), np.arange(m)
-    state = copied(model.device, model._run.state)
+    step, index = make(model._recipe, on, Data(*map(on.put, data[:2]))), on.put(np.arange(m))
+    state = copied(on, model._run.state)
 
     def one() -> None:
         nonlocal state
         state = step(state, index, None, 1e-3)
+        on.synchronize()
 
-    with model.network.threads(model.device, m):
+    with on.active(), model.network.threads(on, m):
         least, median = timed(one, times)
     if ranks.is_first():
         n = 1 if everyone is None else everyone.size
@@ -120,7 +125,14 @@ def measure(sizes: tuple[int, ...], m: int, times: int) -> None:
         print(f"{n} ranks, {sizes}, batch {m}, {gflop:.3f} GFLOP: {least:.3f} ms, {median:.3f}")
     if everyone is not None:
         g = np.ones(parameters(sizes), np.float32)
-        least, median = timed(lambda: everyone.total(g), times)
+        total, given = everyone.sums or everyone.total, on.put(g)
+
+        def exchanged() -> None:
+            total(given)
+            on.synchronize()
+
+        with on.active():
+            least, median = timed(exchanged, times)
         if everyone.rank == 0:
             print(f"exchange of {g.nbytes / 1e6:.2f} MB: {least:.3f} ms, {median:.3f}")
 
@@ -130,6 +142,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="784,512,512,10")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--times", type=int, default=100)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--model", action="store_true")
     parser.add_argument("--rate", type=float, default=50e9, metavar="FLOP/S")
     parser.add_argument("--latency", type=float, default=2e-6, metavar="SECONDS")
@@ -141,7 +154,7 @@ def main() -> None:
         machine = Machine(args.rate, args.latency, args.bandwidth, args.memory)
         table(sizes, args.batch, machine)
     else:
-        measure(sizes, args.batch, args.times)
+        measure(sizes, args.batch, args.times, args.device)
 
 
 if __name__ == "__main__":

@@ -173,8 +173,9 @@ DEVICES: dict[str, Callable[[], Device]] = {"cpu": _cpu, "cuda": _cuda}
 def device(name: str | Device, *, graph: bool | str = "auto") -> Device:
     """The device of that name; a `Device` is itself.
 
-    name   "cpu"; "cuda", CuPy's current device; "cuda:1", that number; "auto", a CUDA device
-           where one can run, else the CPU
+    name   "cpu"; "cuda", CuPy's current device, and among processes of MPI on a machine one of
+           its own for each; "cuda:1", that number; "auto", a CUDA device where one can run, else
+           the CPU
     graph  on CUDA: whether whole training steps are captured and replayed. "auto": where
            replay has proved itself on the network in hand; True: or else an error
     """

@@ -14,7 +14,8 @@ The formulas are the specification's. `over` gives a kernel set of it in which
     means        of batch normalisation, forward and backward, are over all ranks
     whole_batch  sums over the ranks, and divides by the weight of the batch
 
-Under the compiler's tracer an exchange is an opaque call in the traced step (`Graph.opaque`).
+Under the compiler's tracer an exchange is an opaque call in the traced step (`Graph.opaque`):
+of MPI on the CPU, of NCCL on CUDA (`ranks_cuda`).
 
 Sums are taken in the order of the ranks, so that as many ranks give the same bits in every run
 and however they are connected: MPI_Allreduce leaves order and grouping to the algorithm that an
@@ -40,9 +41,10 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
+from . import ranks_cuda
 from .devices import Device, circumstances
 from .fitting import Best, Rates, Run, moved
-from .kernels import Kernels
+from .kernels import SPEC, Kernels
 from .losses import Loss
 from .training import Recipe, Step, stepper
 from .types import Array, Namespace, State
@@ -93,6 +95,7 @@ class Ranks:
     def __init__(self, link: Link) -> None:
         self.link, self.rank, self.size = link, link.rank, link.size
         self.depth = 0
+        self.sums: Any = None  # of what lies on GPUs: `ranks_cuda.connect`
 
     def total(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The sum of the ranks' arrays x, in the order of the ranks, on all of them."""
@@ -113,6 +116,8 @@ class Ranks:
         from .checkpoints import short
 
         own = {"mlp_xp": __version__, **circumstances(device), **recipe}
+        if ranks_cuda.is_cuda(device):
+            own |= ranks_cuda.told(device)
         told = {name: str(value) for name, value in own.items()}
         others = self.link.all(told)
         for rank, other in enumerate(others):
@@ -127,6 +132,9 @@ class Ranks:
                     f"The ranks were given different trainings: {what}. Expected the same call "
                     "with the same data, seed and libraries on every rank."
                 )
+        self.sums = None
+        if ranks_cuda.is_cuda(device):
+            self.sums = ranks_cuda.connect(self.link.all, self.rank, device)
 
     def begin(self, device: Device, run: Run, rates: Rates, best: Best | None, over: bool) -> bool:
         """Bring every rank to where rank 0 begins, perhaps from a checkpoint; whether over."""
@@ -144,6 +152,10 @@ class Ranks:
 
     def stepper(self, recipe: Recipe, device: Device, data: Any) -> Step:
         """A `training.Step` that takes whole batches and computes this rank's share of them."""
+        if self.sums is not None:
+            summed, votes = over(self, SPEC, device, self.sums), self.link.all
+            of = {"rank": self.rank, "size": self.size, "summed": summed, "votes": votes}
+            return cast(Step, ranks_cuda.stepper(recipe, device, data, **of))
         shared = replace(recipe, kernels=over(self, recipe.kernels, device))
         whole, mine = (stepper(each, device, data) for each in (recipe, shared))
         rank, size, dropped = self.rank, self.size, recipe.network.n_dropped
@@ -272,10 +284,10 @@ def find(processes: Any, device: Device) -> Ranks | None:
             f"processes is {processes!r}, but expected 'mpi', a Dask scheduler's address, such as "
             "'tcp://host:8786', a distributed.Client or None."
         )
-    if device.name.partition(":")[0] == "cuda":
+    if processes != "mpi" and ranks_cuda.is_cuda(device):
         raise ValueError(
-            f"processes is {processes!r}, but the device is {device.name!r}: expected 'cpu'. Steps "
-            "on CUDA have kernels of their own, which no other process takes part in."
+            f"processes is {processes!r}, but the device is {device.name!r}: expected 'cpu' on a "
+            "cluster of Dask, or 'mpi', whose ranks have a GPU each."
         )
     return world() if processes == "mpi" else None
 
@@ -310,15 +322,20 @@ def shares(method: F) -> F:
 
 
 @cache  # the same set for the same arguments: compiled steps are told apart by it
-def over(ranks: Ranks, kernels: Kernels, device: Device) -> Kernels:
-    """A kernel set for this rank's share of a batch, whose sums are over all ranks."""
+def over(ranks: Ranks, kernels: Kernels, device: Device, sums: Any = None) -> Kernels:
+    """A kernel set for this rank's share of a batch, whose sums are over all ranks.
+
+    sums  of what lies on GPUs; None: it goes through the host
+    """
 
     def on_host(x: Array) -> Array:
         return device.put(ranks.total(device.get(x)))
 
     def total(xp: Namespace, x: Array) -> Array:
         opaque = getattr(xp, "opaque", None)
-        return on_host(x) if opaque is None else opaque(ranks.total, x)
+        if opaque is not None:
+            return opaque(sums or ranks.total, x)
+        return on_host(x) if sums is None else sums(x)
 
     def score(
         xp: Namespace, loss: Loss, S: Array, T: Array, weights: Array | None

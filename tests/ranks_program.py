@@ -44,41 +44,43 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def trained(case: str, processes: str | None) -> dict[str, np.ndarray]:
+def trained(case: str, processes: str | None, device: str = "cpu") -> dict[str, np.ndarray]:
     """What a training ends with."""
     if case == "images":
         layers = [Conv2d(4, kernel=3), BatchNorm(), Activation("tanh"), MaxPool(2), Flatten()]
-        model: Any = Sequential(
-            (2, 6, 6), [*layers, Dropout(0.3), Dense(4)], dtype="float64", seed=1
-        )
+        options: dict[str, Any] = {"dtype": "float64", "seed": 1, "device": device}
+        model: Any = Sequential((2, 6, 6), [*layers, Dropout(0.3), Dense(4)], **options)
         given, fit = IMAGES, {"layout": "rows"}
     elif case == "stream":
-        return streamed(processes)
+        return streamed(processes, device)
     else:
         options, fit = CASES[case]
-        options = {"dtype": "float64", "seed": 3, **options}
+        options = {"dtype": "float64", "seed": 3, "device": device, **options}
         model, given = MLP((12, options.pop("hidden", 16), 8, 4), **options), X
     model.fit(given, Y, epochs=4, batch_size=20, progress=False, processes=processes, **fit)
     state, history = model._run.state, model.history
     told = {name: np.asarray(history[name]) for name in history if name != "seconds"}
-    return {"theta": state.theta, "running": state.running, **told}
+    get = model.device.get
+    return {"theta": get(state.theta), "running": get(state.running), **told}
 
 
-def streamed(processes: str | None) -> dict[str, np.ndarray]:
+def streamed(processes: str | None, device: str, times: int = 40) -> dict[str, np.ndarray]:
     """Of a file that does not fit into the memory given; each process has its own."""
     with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder, "X.npy"), np.tile(X.T, (40, 1)))
-        np.save(Path(folder, "y.npy"), np.tile(Y, 40))
+        np.save(Path(folder, "X.npy"), np.tile(X.T, (times, 1)))
+        np.save(Path(folder, "y.npy"), np.tile(Y, times))
         data = stream(Path(folder, "X.npy"), target=Path(folder, "y.npy"), memory="60kB")
-        model = MLP((12, 16, 4), normalization="batch", dtype="float64", seed=3)
+        options: dict[str, Any] = {"dtype": "float64", "seed": 3, "device": device}
+        model = MLP((12, 16, 4), normalization="batch", **options)
         model.fit(data, epochs=2, batch_size=50, progress=False, processes=processes)
-    return {"theta": model._run.state.theta, "loss": np.asarray(model.history["loss"])}
+    theta = model.device.get(model._run.state.theta)
+    return {"theta": theta, "loss": np.asarray(model.history["loss"])}
 
 
-def cases(folder: Path) -> None:
+def cases(folder: Path, device: str = "cpu", *more: str) -> None:
     everyone, found = ranks.world(), {}
-    for case in (*CASES, "images", "stream"):
-        first, second = trained(case, "mpi"), trained(case, "mpi")
+    for case in (*CASES, "images", *more):
+        first, second = (trained(case, "mpi", device) for _ in range(2))
         ends = everyone.link.all([digest(end.values()) for end in (first, second)])
         assert len({end for pair in ends for end in pair}) == 1, f"{case}: {ends}"
         found |= {f"{case}/{name}": array for name, array in first.items()}
@@ -87,9 +89,18 @@ def cases(folder: Path) -> None:
         expected = arrays[0].copy()
         for array in arrays[1:]:
             expected += array
-        assert np.array_equal(everyone.total(arrays[everyone.rank]), expected)
+        assert np.array_equal(summed(everyone, arrays[everyone.rank]), expected)
     if everyone.rank == 0:
         np.savez(folder / f"{everyone.size}.npz", **found)
+
+
+def summed(everyone: ranks.Ranks, x: np.ndarray) -> np.ndarray:
+    """By MPI, or where a training on GPUs went before, by NCCL."""
+    if everyone.sums is None:
+        return everyone.total(x)
+    import cupy
+
+    return cupy.asnumpy(everyone.sums(cupy.asarray(x)))
 
 
 def train(folder: Path, ends: Any = None) -> None:
@@ -138,7 +149,7 @@ def main(what: str, place: str, rank: str = "0", epoch: str = "0") -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if what == "cases":
-        cases(folder)
+        cases(folder, "cpu", "stream")
     elif what == "differ":
         own = ranks.world().rank
         try:

@@ -35,6 +35,7 @@ ORDER = [
     "compile",
     "passes",
     "fitting",
+    "ranks_cuda",
     "ranks",
     "cells",
     "columns",

@@ -183,10 +183,13 @@ def build_system(tree: Tree) -> None:
 
 
 def our_files(tree: Tree) -> None:
-    """The headers that kernels include, and the package cupy_cpu."""
+    """The headers that kernels include, the package cupy_cpu, and its NCCL as CuPy's."""
     shutil.copytree(HERE / "device", tree.root / "cupy/_core/include/cupy/_cupycpu")
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(HERE / "package", tree.root / "cupy_cpu", ignore=ignore)
+    nccl = tree.root / "cupy_backends/cuda/libs/nccl.pyx"
+    nccl.unlink()
+    nccl.with_suffix(".py").write_text("from cupy_cpu.nccl import *\n")
 
 
 def main() -> None:

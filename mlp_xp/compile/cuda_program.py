@@ -1,7 +1,7 @@
 """A fused graph on a CuPy device: launches on memory that is made once, in order.
 
 Its loops and small products are kernels of ours, its large products cuBLAS's. All of it can be
-captured as a CUDA graph, but for what calls CuPy's own functions.
+captured as a CUDA graph, sums over several GPUs too, but for what calls CuPy's own functions.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from ..types import Array
 from .cuda_loops import finished
 from .cuda_plan import CudaPlan
 from .cuda_products import CudaKernel
+from .cuda_sums import Sums
 from .fuse import Call, Item, Place, Product
-from .graph import Node
+from .graph import Node, Opaque
 from .layout import Layout, reshaped
 from .program import size_of
 
@@ -140,6 +141,9 @@ class CudaProgram:
     def _call(self, item: Call) -> None:
         out, function = self.array(self.fusion.place(item.node)), item.node.param
         arrays = [self.array(place) for place in item.operands]
+        if isinstance(function, Opaque) and isinstance(function.function, Sums):
+            self.calls += function.function.calls(arrays[0], out)
+            return
 
         def call() -> None:  # NumPy's functions hand CuPy's arrays over to CuPy's own
             out[...] = function(*arrays)

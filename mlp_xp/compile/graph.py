@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -328,10 +328,17 @@ class Graph:
         It is not called before the program runs, and then in the order of the trace.
         """
         before = () if self._last is None else (self._last,)
-        self._last = self._node(
-            "call", (x, *before), x.shape, x.kind, lambda x, *_: function(x), function
-        )
+        self._last = self._node("call", (x, *before), x.shape, x.kind, Opaque(function), function)
         return self._last
+
+
+class Opaque(NamedTuple):
+    """What an opaque node calls, whatever it comes after."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, x: Any, *_: Any) -> Any:
+        return self.function(x)
 
 
 def _name(dtype: Any, usual: str) -> str:

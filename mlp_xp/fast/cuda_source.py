@@ -46,18 +46,21 @@ MAX_SCALARS = 8
 
 
 def gather(dtype: str) -> Source:
-    """The batch's examples as columns (n, m); a block turns 32 of 32 features."""
+    """m of the batch's examples, from its `first`, as columns (n, m); a block turns 32 of 32
+    features."""
     body = """
   __shared__ T turned[32][33];
   const I k = blockIdx.z, i0 = blockIdx.x * (I)32, j0 = blockIdx.y * (I)32;
   const int x = threadIdx.x % 32, y = threadIdx.x / 32;
-  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start;
+  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start + first;
   for (int q = y; q < 32; q += blockDim.x / 32)
     if (j0 + q < m && i0 + x < n) turned[q][x] = rows[order[j0 + q] * n + i0 + x];
   __syncthreads();
   for (int q = y; q < 32; q += blockDim.x / 32)
     if (i0 + q < n && j0 + x < m) X[(k * n + i0 + q) * m + j0 + x] = turned[x][q];"""
-    return source("gather", dtype, "T* X, const T* rows, const Inbox* inbox, I n, I m", body)
+    return source(
+        "gather", dtype, "T* X, const T* rows, const Inbox* inbox, I first, I n, I m", body
+    )
 
 
 def weigh(dtype: str) -> Source:
@@ -102,11 +105,12 @@ def draw_bits(dtype: str) -> Source:
 
 
 def take_batch(dtype: str, labelled: bool) -> Source:
-    """Targets and weights of the batch's examples, and the step's scalars, (n, networks)."""
+    """Targets and weights of m of the batch's examples, from its `first`, and the step's scalars,
+    (n, networks)."""
     kind = "I" if labelled else "T"
     body = f"""
   const I k = blockIdx.y, e = blockIdx.x * (I)blockDim.x + threadIdx.x;
-  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start;
+  const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start + first;
   const {kind}* const there = (const {kind}*)all_targets;
   if (e < m * width)
     (({kind}*)targets)[k * m * width + e] = there[order[e / width] * width + e % width];
@@ -114,7 +118,7 @@ def take_batch(dtype: str, labelled: bool) -> Source:
   const T* const table = (const T*)inbox->table + inbox->row * networks * n;
   if (k == 0 && e < networks * n) scalars[e] = table[e % networks * n + e / networks];"""
     parameters = (
-        "const Inbox* inbox, void* targets, const void* all_targets, I width, T* weights, "
+        "const Inbox* inbox, I first, void* targets, const void* all_targets, I width, T* weights, "
         "const T* all_weights, T* scalars, I n, I networks, I m"
     )
     return source("take_batch", dtype, parameters, body)

@@ -164,8 +164,8 @@ class CupyStep:
         self._point(
             _Epoch(index, list(rates), cupy.asarray(table), self._losses(len(rates))), state
         )
-
-        if order is not None and isinstance(self.data.rows, HostRows):
+        whole = type(self.recipe) is Recipe  # what shares a batch fetches its part as it comes
+        if order is not None and isinstance(self.data.rows, HostRows) and whole:
             if self.feed is None or not self.feed.takes(self.data.rows, order, batch_size):
                 self.feed = Feed(self.data.rows, order.shape[:-1], batch_size)
             self.feed.begin(order)
@@ -269,11 +269,11 @@ class CupyStep:
             program.run()
             self.moved(program, 1)
 
-    def fetch(self, X: Array) -> None:
-        """The batch at hand as columns, of rows that are not whole on the device."""
-        rows = X.swapaxes(-1, -2)
-        if not (self.feeding and self.feed and self.feed.give(self.start, X.shape[-1], rows)):
-            rows[...] = self.data.rows[self.index].toarray()
+    def fetch(self, X: Array, first: int = 0) -> None:
+        """Of the batch at hand as many examples as X has columns, of rows on the host."""
+        rows, m = X.swapaxes(-1, -2), X.shape[-1]
+        if not (self.feeding and self.feed and self.feed.give(self.start + first, m, rows)):
+            rows[...] = self.data.rows[self.index[..., first : first + m]].toarray()
 
     @property
     def rate(self) -> Any:

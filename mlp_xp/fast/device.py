@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,13 @@ from ..extras import cure
 from ..types import Array
 
 OLDEST_DRIVER = 12_000  # CUDA 12.0, the least that CuPy 14 takes
+# number of this process on its node, as Open MPI, MPICH and Intel MPI, MVAPICH and Slurm say it
+LOCAL_RANK = (
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+    "SLURM_LOCALID",
+)
 INSUFFICIENT_DRIVER, NO_DEVICE = 35, 100  # cudaError_t
 
 
@@ -131,6 +139,15 @@ def _bytes(n: int) -> str:
     return f"{n} bytes"
 
 
+def _usual(current: int, count: int) -> int:
+    """The device of "cuda": CuPy's current one; of its own to each process of MPI on a node.
+
+    One that the caller has made current stays.
+    """
+    local = next((os.environ[name] for name in LOCAL_RANK if name in os.environ), "")
+    return int(local) % count if current == 0 and local.isdecimal() else current
+
+
 def cuda(number: int | None, graph: Any = "auto") -> Device:
     """The row of CUDA device `number`, or of CuPy's current device."""
     cupy = _cupy()
@@ -147,7 +164,7 @@ def cuda(number: int | None, graph: Any = "auto") -> Device:
             f"expected cuda:0{'' if count == 1 else f' … cuda:{count - 1}'}."
         )
     name = "cuda" if number is None else f"cuda:{number}"
-    home = cupy.cuda.runtime.getDevice() if number is None else number
+    home = _usual(cupy.cuda.runtime.getDevice(), count) if number is None else number
 
     @contextmanager
     def active() -> Iterator[None]:

@@ -21,7 +21,8 @@ import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 import cupy
 import numpy as np
@@ -36,6 +37,7 @@ from .program import Program
 
 TAKES = gate.READ
 STEPS = 10  # of the proof, at least
+T = TypeVar("T")
 log = logging.getLogger("mlp_xp")
 
 
@@ -89,7 +91,10 @@ class GraphStep(CupyStep):
 
     graph   True, or "auto": where replay cannot be had, an error or a line in the log
     failed  why a program stays eager
+    faults  of a proof, for which it does
     """
+
+    faults: ClassVar[tuple[type[Exception], ...]] = (RuntimeError, NotImplementedError, MemoryError)
 
     def __init__(
         self,
@@ -101,6 +106,10 @@ class GraphStep(CupyStep):
     ) -> None:
         super().__init__(recipe, device, data, kind)
         self.graph, self.failed = graph, ""
+
+    def agreed(self, make: Callable[[], T]) -> T:
+        """What `make` gives, or its error; where several processes replay, that of one is all's."""
+        return make()
 
     def launch(self, program: Launches, count: int) -> None:
         if self.given:  # bits from elsewhere: the captured step would draw its own
@@ -122,7 +131,7 @@ class GraphStep(CupyStep):
         """The program as a graph that equals it, or None with the reason in the log."""
         try:
             return prove(self, program, count)
-        except (RuntimeError, NotImplementedError, MemoryError) as error:
+        except self.faults as error:
             self.failed = str(error) or type(error).__name__
             self.cublas.follow(cupy.cuda.get_current_stream().ptr)
             if self.graph is True:
@@ -134,13 +143,12 @@ class GraphStep(CupyStep):
             return None
 
 
-def prove(step: CupyStep, program: Launches, count: int) -> Replay:
+def prove(step: GraphStep, program: Launches, count: int) -> Replay:
     """Capture `count` steps; replayed they must equal eager ones, or `GraphError`.
 
     Steps are wholly determined, so equal means equal bits. Leaves every number as it was.
     """
-    if not program.replayable:
-        raise GraphError("rows come from the host, or the specification computes a part")
+    step.agreed(partial(_replayable, program))
     kept = (step.theta, step.running, *step.moments, step.inbox, step.now, program.bits)
     before = [array.copy() for array in kept]
     place = step.epoch, step.start, step.row, step.number, step.index
@@ -160,17 +168,26 @@ def prove(step: CupyStep, program: Launches, count: int) -> Replay:
     try:
         step.cublas.follow(stream.ptr)
         eager = outcome(program.run, rounds * count)
-        replay = Replay(step, program, count)
+        replay = step.agreed(lambda: Replay(step, program, count))
         replayed = outcome(replay, rounds)
-        for mine, theirs in zip(replayed, eager, strict=True):
-            if mine.dtype != np.int64 and not bool(cupy.array_equal(mine, theirs, equal_nan=True)):
-                difference = float(cupy.nanmax(cupy.abs(mine.astype("f8") - theirs)))
-                raise GraphError(f"replayed steps differ from eager ones, by {difference:.3g}")
+        step.agreed(lambda: _equal(replayed, eager))
     finally:
         put_back()
         step.epoch, step.start, step.row, step.number, step.index = place
         step.cublas.follow(stream.ptr)
     return replay
+
+
+def _replayable(program: Launches) -> None:
+    if not program.replayable:
+        raise GraphError("rows come from the host, or the specification computes a part")
+
+
+def _equal(replayed: list[Array], eager: list[Array]) -> None:
+    for mine, theirs in zip(replayed, eager, strict=True):
+        if mine.dtype != np.int64 and not bool(cupy.array_equal(mine, theirs, equal_nan=True)):
+            difference = float(cupy.nanmax(cupy.abs(mine.astype("f8") - theirs)))
+            raise GraphError(f"replayed steps differ from eager ones, by {difference:.3g}")
 
 
 def _announce(step: CupyStep, program: Launches, count: int) -> None:

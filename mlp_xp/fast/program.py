@@ -126,7 +126,7 @@ class Program(Products):
             self.calls.append(lambda: step.fetch(self.X))
             self.replayable = False
         elif not whole:
-            arguments: tuple[Any, ...] = (self.X, data.rows, step.inbox, n_in, m)
+            arguments: tuple[Any, ...] = (self.X, data.rows, step.inbox, 0, n_in, m)
             tiles = (blocks(n_in, 32), blocks(m, 32), networks)
             self.calls.append(Launch(cuda.gather(self.dtype), tiles, (THREADS,), *arguments))
         if data.weights is not None:
