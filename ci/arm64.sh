@@ -69,5 +69,7 @@ print(platform.machine(), platform.python_version(), "NumPy", np.__version__, pa
 assert platform.machine() == "aarch64"
 assert native.runtime() is not None, "the runtime did not compile"
 END
-if [ $# = 0 ]; then set -- tests/test_native.py; fi
+if [ $# = 0 ]; then # without one that compiles for x86-64, and one whose threads outnumber qemu's
+    set -- tests/test_native.py -k 'not many_threads_on_few_cores and not (trouble and without and entry)'
+fi
 "$root/python" -m pytest -q -p no:cacheprovider "$@"
