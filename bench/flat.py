@@ -58,10 +58,10 @@ _kept: dict[str, Any] = {}
 
 
 def predictions(random: np.random.Generator, device: str) -> None:
-    """1,000 predictions of one to 100 rows by a model and its predictor."""
+    """3,500 predictions of one to 100 rows by a model and its predictor."""
     model = _kept.setdefault("model", _model(np.random.default_rng(0), device))
     predict = _kept.setdefault("predictor", model.predictor(100))
-    for _ in range(1000):
+    for _ in range(3500):
         X = model.device.put(random.normal(size=(30, random.integers(1, 100))).astype("float32"))
         predict(X)
         if random.random() < 0.1:

@@ -29,12 +29,8 @@ def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any
     """Rows on the device, and y on the host."""
     for name, value in (("X", X), ("y", y)):
         unmasked(name, value)
-        kind = getattr(getattr(value, "dtype", None), "kind", "")
-        if kind in ("M", "m") and (name == "X" or est._is_regressor):
-            raise TypeError(
-                f"{name} has dtype {value.dtype}, but expected numbers: a date is none before a "
-                "unit and a beginning are chosen. Subtract one date, and divide by a timedelta."
-            )
+        if name == "X" or est._is_regressor:
+            _no_date(name, value)
     if is_foreign(X):
         rows = check_foreign(est, X, place, reset)
         y = check_array(y, ensure_2d=False, dtype="numeric" if est._is_regressor else None)
@@ -57,11 +53,20 @@ def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any
     return to_device(rows, place.device, est.dtype), y
 
 
+def _no_date(name: str, value: Any) -> None:
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):
+        raise TypeError(
+            f"{name} has dtype {value.dtype}, but expected numbers: a date is none before a "
+            "unit and a beginning are chosen. Subtract one date, and divide by a timedelta."
+        )
+
+
 def check_rows(est: Any, X: Any, place: Place) -> Any:
     """Rows to predict from, wherever they are."""
     if is_plain(est, X):
         return X
     unmasked("X", X)
+    _no_date("X", X)
     if is_foreign(X):
         return check_foreign(est, X, place, False)
     return validate_data(est, X, accept_sparse=["csr", "csc"], reset=False)

@@ -115,6 +115,24 @@ def taken(argument: str, value: Any, device: Device) -> Any:
     return _by_dlpack(argument, value, device)
 
 
+def check_ready(X: Any, device: Device, dtype: str) -> None:
+    """Raise TypeError, or ValueError, for what no predictor of the device takes as it is."""
+    kind = library(device.xp)
+    if not _from(X, kind):
+        raise TypeError(
+            f"X is a {type(X).__module__}.{type(X).__name__}, but a predictor takes arrays of its "
+            f"model's device, {device.name!r}, as they are: expected one of {kind}. Bring it there "
+            "first, model.device.put(X), or ask predict_proba or predict, which take any array."
+        )
+    if X.ndim != 2:
+        raise ValueError(f"X has shape {tuple(X.shape)}, but expected (n_features, n_examples).")
+    if kind != "numpy" and str(X.dtype) != dtype:  # NumPy converts
+        raise TypeError(
+            f"X has dtype {X.dtype}, but a predictor takes arrays as they are: expected its "
+            f"model's, {dtype}. X.astype({dtype!r}) first."
+        )
+
+
 def _by_dlpack(argument: str, value: Any, device: Device) -> Any:
     what = f"{argument} is a {type(value).__module__}.{type(value).__name__}"
     try:

@@ -22,7 +22,7 @@ from .architecture import Architecture, by_name
 from .checks import Layout
 from .devices import Device, on_device
 from .devices import device as find_device
-from .exchange import given_back
+from .exchange import check_ready, given_back
 from .fitting import EPOCHS, Callback, EarlyStopping, Plan, Run, copied, moved, train
 from .guard import changes, trains, turn
 from .initializers import Initializer
@@ -521,22 +521,30 @@ class Model:
             fast = self._scores_by.predictor(recipe, state, size)
 
         def predict(X: Array) -> Array:
-            found = None if fast is None else fast(X.T)
-            if found is not None:
-                return found
-            with self.device.active():
-                S = scores_of(recipe, xp, state, xp.matrix_transpose(X))
-                return recipe.loss.predict(xp, S)
+            try:
+                found = None if fast is None else fast(X.T)
+                if found is not None:
+                    return found
+                with self.device.active():
+                    S = scores_of(recipe, xp, state, xp.matrix_transpose(X))
+                    return recipe.loss.predict(xp, S)
+            except (AttributeError, TypeError, ValueError):  # afterwards, for then it costs nothing
+                check_ready(X, self.device, self.dtype)
+                raise
 
         return predict if self.preparation is None else self._prepares(predict)
 
     def _prepares(self, predict: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        device, outputs = self.device, self._prepared.outputs
-        scaled = self._prepared.inputs.on(device, self.dtype)
+        device, dtype, outputs = self.device, self.dtype, self._prepared.outputs
+        scaled = self._prepared.inputs.on(device, dtype)
 
         def whole(X: Array) -> Array:
-            with device.active():
-                return outputs.undo(predict(scaled(X)), device)
+            try:
+                with device.active():
+                    return outputs.undo(predict(scaled(X)), device)
+            except (AttributeError, TypeError, ValueError):
+                check_ready(X, device, dtype)
+                raise
 
         return whole
 

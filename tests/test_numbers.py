@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,3 +149,141 @@ def test_targets_that_do_not_fit_are_refused_or_warned_of_by_estimators() -> Non
             make(**options).fit(dates, Y)
     with pytest.raises(TypeError, match="y has dtype"):
         MLPRegressor(**options).fit(X.T, dates[:, 0])
+
+
+# -- other doors: estimators, exports, predictors, checkpoints -----------------------------
+
+ROWS = X.T
+
+
+def regressor(**more: Any) -> Any:
+    pytest.importorskip("sklearn")
+    from mlp_xp import MLPRegressor
+
+    given = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0, **more}
+    return MLPRegressor(**given)
+
+
+DATES = ROWS.astype("datetime64[s]")
+HOLED = np.where(np.arange(60)[:, None] == 7, np.nan, ROWS)
+REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
+    "NaN": (HOLED, ValueError, "contains NaN"),
+    "infinity": (HOLED * 0 + np.inf, ValueError, "infinity|NaN"),
+    "complex": (ROWS + 1j, ValueError, "Complex data not supported"),
+    "words": (np.full((60, 4), "a", object), ValueError, "could not convert string to float"),
+    "dates": (DATES, TypeError, "dtype datetime64.*expected numbers"),
+    "masked": (np.ma.masked_array(ROWS, ROWS > 1), TypeError, "masked array"),
+    "no examples": (ROWS[:0], ValueError, r"0 sample\(s\)"),
+    "no features": (ROWS[:, :0], ValueError, r"0 feature\(s\)"),
+    "one dimension": (ROWS[:, 0], ValueError, "Expected 2D array"),
+    "three": (ROWS[None], ValueError, "dim 3"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+def test_estimators_refuse_what_is_no_table_of_numbers(what: str) -> None:
+    given, error, message = REFUSED[what]
+    with pytest.raises(error, match=message):
+        regressor().fit(given, VALUES[0])
+    with pytest.raises(error, match=message):
+        regressor().fit(ROWS, VALUES[0]).predict(given)
+
+
+@pytest.mark.parametrize("kind", ["float16", "longdouble", "object", "csr", "coo", "list"])
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+def test_estimators_take_any_table_of_numbers_at_its_value(kind: str) -> None:
+    est = regressor().fit(ROWS, VALUES[0])
+    if kind == "list":
+        given: Any = ROWS.tolist()
+    elif kind in ("csr", "coo"):
+        given = pytest.importorskip("scipy.sparse").coo_matrix(ROWS).asformat(kind)
+    else:
+        given = ROWS.astype(kind)
+    close = {"rtol": 1e-2, "atol": 1e-2} if kind == "float16" else {"rtol": 1e-6, "atol": 1e-7}
+    for found in (est.predict(given), regressor().fit(given, VALUES[0]).predict(ROWS)):
+        np.testing.assert_allclose(found, est.predict(ROWS), **close)
+
+
+def exported(name: str, model: Any) -> Any:
+    if name == "onnx":
+        pytest.importorskip("onnx")
+        return model.to_onnx()
+    pytest.importorskip("torch")
+    from mlp_xp import to_torch
+
+    return to_torch(model)
+
+
+@pytest.mark.parametrize("name", ["onnx", "torch"])
+def test_what_cannot_be_exported_says_why(name: str) -> None:
+    with pytest.raises(ValueError, match="not fitted yet"):
+        exported(name, regressor())
+    exported(name, MLP((4, 3, 2), dtype="float64"))
+    if name == "torch":
+        with pytest.raises(TypeError, match="model is a int, but expected an MLP"):
+            exported(name, 3)
+
+
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    "a list": ([[1.0]] * 4, TypeError, "X is a builtins.list, but a predictor takes arrays"),
+    "features": (X[:3], ValueError, "X has 3 features, but expected 4"),
+    "examples": (np.zeros((4, 99)), ValueError, "made for at most 60"),
+    "one dimension": (X[0], ValueError, r"shape \(60,\), but expected \(n_features, n_examples"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_predictor_says_what_it_takes(what: str) -> None:
+    given, error, message = WRONG[what]
+    with pytest.raises(error, match=message):
+        MLP((4, 5, 3)).predictor(60)(given)
+
+
+def test_a_predictor_does_not_mix_devices(cupy: Any) -> None:
+    there, here = MLP((4, 5, 3), device="cuda"), MLP((4, 5, 3))
+    with pytest.raises(TypeError, match=r"X is a numpy.ndarray, but .* 'cuda'.*expected one of"):
+        there.predictor(60)(X.astype("float32"))
+    with pytest.raises(TypeError, match=r"X is a cupy.ndarray, but .* 'cpu'.*expected one of"):
+        here.predictor(60)(cupy.asarray(X, "float32"))
+    with pytest.raises(TypeError, match=r"dtype float64, but .* model's, float32"):
+        there.predictor(60)(cupy.asarray(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "lbfgs"}, "solver='lbfgs' keeps what it knows of the curvature within SciPy"),
+        ({"random_state": None}, "random_state is None: expected a whole number"),
+        ({"random_state": np.random.RandomState(0)}, "expected a whole number"),
+    ],
+)
+def test_a_checkpoint_that_could_not_be_gone_on_from_is_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        regressor(**options).fit(ROWS, VALUES[0], checkpoint=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_seed_that_is_drawn_anew_is_told_by_its_checkpoint(tmp_path: Path) -> None:
+    def again() -> None:
+        MLP((4, 5, 3), seed=None).fit(X, Y, epochs=1, progress=False, checkpoint=tmp_path)
+
+    again()
+    with pytest.raises(ValueError, match=r"another training: seed was \d+, but is \d+ now"):
+        again()
+
+
+def test_callbacks_are_not_called_for_epochs_that_are_gone_on_from(tmp_path: Path) -> None:
+    """Their own state is theirs to keep, as docs/reliability.md says."""
+    seen: list[int] = []
+    for _ in range(2):
+        MLP((4, 5, 3)).fit(
+            *(X, Y),
+            epochs=3,
+            progress=False,
+            checkpoint=tmp_path,
+            callbacks=lambda _, epoch: seen.append(epoch.epoch),
+        )
+        assert seen == [1, 2, 3]

@@ -25,6 +25,7 @@ from ..layers.recurrent import GRU, LSTM, Elman
 from ..layers.residual import Residual
 from ..layers.shapes import Flatten, Last, Reshape
 from ..layers.stack import Part
+from ..model import Model
 from ..network import RUNNING_SHARE
 from ..prepared import NO_SCALE
 from .functions import NotExportable, activation_name
@@ -283,6 +284,11 @@ def to_torch(model: Any, *, network: int | None = None) -> Any:
     entry = None
     if hasattr(model, "_exported"):
         model, entry = model._exported()
+    if not isinstance(model, Model):
+        raise TypeError(
+            f"model is a {type(model).__name__}, but expected an MLP, a Sequential, or a fitted "
+            "estimator of mlp_xp."
+        )
     if entry is not None:
         raise NotExportable(
             "An estimator whose examples are no rows was given: expected a model. Pass its model_, "

@@ -146,8 +146,8 @@ def predictor(
 ) -> Callable[[Array], Array | None] | None:
     """rows (m, n_features) → what they stand for, (…, n_out, m); None where SPEC has to do it.
 
-    As `fast.predict.predictor`. The function gives None for rows that lie otherwise than in
-    rows or columns.
+    As `fast.predict.predictor`. The function gives None for rows of another dtype, or
+    that lie otherwise than in rows or columns.
     """
     network = recipe.network
     if not gate.takes(TAKES, recipe):
@@ -158,7 +158,7 @@ def predictor(
     small = all(ours(n, inner, batch_size, K) for inner, n in pairwise(network.sizes))
     if recipe.precision == "bfloat16" and not small:  # cuBLAS would want operands in bfloat16
         return None
-    home = layers[0].W.device
+    home, dtype = layers[0].W.device, layers[0].W.dtype
     own = _Own()
 
     def plan(rows: Array, lies: cuda.Lies) -> Plan:
@@ -169,7 +169,7 @@ def predictor(
 
     def predict(rows: Array) -> Array | None:
         by_rows = bool(rows.flags.c_contiguous)
-        if not (by_rows or rows.flags.f_contiguous) or rows.size == 0:
+        if not (by_rows or rows.flags.f_contiguous) or rows.size == 0 or rows.dtype != dtype:
             return None
         if cupy.cuda.runtime.getDevice() != home.id:
             with home:
