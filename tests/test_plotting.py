@@ -162,7 +162,7 @@ def test_a_curve_of_some_epochs_is_left_out_with_a_warning(mpl: Any) -> None:
 def test_what_has_no_history_is_told_why(mpl: Any) -> None:
     with pytest.raises(ValueError, match="train first, by fit"):
         HistoryDisplay.from_model(MLP((4, 3)))
-    lbfgs = MLPClassifier((3,), solver="lbfgs", max_iter=200).fit(X[:30], Y[:30])
+    lbfgs = MLPClassifier((3,), solver="lbfgs", tol=1.0, random_state=0).fit(X[:30], Y[:30])
     with pytest.raises(ValueError, match="'lbfgs' keeps no history"):
         HistoryDisplay.from_model(lbfgs)
     with pytest.raises(TypeError, match="expected an MLP, a Sequential or a fitted estimator"):
