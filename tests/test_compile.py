@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -380,6 +381,33 @@ def test_each_of_several_networks_has_the_bits_that_it_has_alone(
         alone = trained(seed).parameters
         for name, array in several.parameters.items():
             np.testing.assert_array_equal(array[k], alone[name])
+
+
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+def test_a_step_lets_the_data_go_that_others_replace(
+    seed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlp_xp.compile.step.LARGE", 0)
+    model, rng = MLP((4, 5, 3), seed=seed), np.random.default_rng(0)
+
+    def examples() -> Data:
+        return Data(rng.random((9, 4), np.float32), np.arange(9) % 3)
+
+    data = examples()
+    step, index = CompiledStep(model._recipe, model.device, data), np.arange(5)
+    state = step(model._run.state, index, None, 0.1)
+    (made,) = step.programs.values()
+    assert isinstance(made, Batch if seed == 0 else Apart)
+    rows = weakref.ref(data.rows)
+    del data
+    step.data = other = examples()
+    assert rows() is None
+    expected = train_step(
+        model._recipe, np, state, *batch(model._recipe, np, other, index), None, 0.1
+    )
+    expected = np.array(expected.theta)
+    found = step(state, index, None, 0.1)
+    np.testing.assert_allclose(found.theta, expected, **tolerance("float32", 64))
 
 
 def _nodes(step: CompiledStep, made: Batch) -> list[Node]:

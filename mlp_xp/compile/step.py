@@ -195,6 +195,10 @@ class Batch:
             else:
                 np.take(source, index, axis=0, out=buffer, mode="clip")
 
+    def let_go(self) -> None:
+        """Forget the data that were read."""
+        self.read = None
+
     def _read(self, data: Data) -> None:
         """Gather from these data: where they do not lie as a kernel reads them, by NumPy."""
         self.read = data
@@ -234,14 +238,17 @@ class Apart:
     def take(self, index: Buffer) -> None:
         """Put the examples at `index` where the programs read them."""
         self.index[...] = index
-        if self.read is not self.step.data:
+        if self.read is not self.step.data or self.batches[0].taken:
             self.read = self.step.data
-            for batch in self.batches:
-                batch.step.data = self.read
-                batch.read_by_numpy(batch.index)
-        elif self.batches[0].taken:
-            for batch in self.batches:
-                batch.read_by_numpy(batch.index)
+            for made in self.batches:
+                made.read_by_numpy(made.index)
+
+    def let_go(self) -> None:
+        """As of `Batch`: each network's step has the data of all."""
+        self.read = None
+        for made in self.batches:
+            made.step.data = self.step.data
+            made.let_go()
 
     def run(self) -> None:
         assert self.calls is not None
@@ -284,7 +291,7 @@ class CompiledStep:
     def data(self, data: Data) -> None:
         self._data = data
         for program in self.programs.values():
-            program.read = None
+            program.let_go()
 
     def _begin(self, state: State) -> None:
         """Take the first state's arrays."""
