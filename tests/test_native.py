@@ -489,6 +489,23 @@ def test_threads_change_nothing_but_the_rounding() -> None:
         np.testing.assert_array_equal(found, steps(*wide(), threads=threads))  # and is repeatable
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_numbers_below_the_least_normal_count_as_zero(threads: int, dtype: str) -> None:
+    least = np.finfo(dtype).smallest_normal
+    model = MLP((4000, 3), dtype=dtype, optimizer="sgd", loss="squared_error")
+    data = Data(np.eye(600, 4000, dtype=dtype), np.zeros((600, 3), dtype))
+    state = model._run.state._replace(theta=np.full(12_003, least / 2, dtype))  # outputs and δ
+    step = compiled(model._recipe, data)
+    before = native.runtime().use_threads(threads)
+    try:
+        state = step(state, np.arange(600), None, 1.0)
+    finally:
+        native.runtime().use_threads(before)
+    np.testing.assert_array_equal(state.theta, 0)  # read as zero by every thread, and so is ∇
+    assert 0 < np.full(3, least).sum() / 8 < least  # the caller's own arithmetic has them
+
+
 def test_many_threads_on_few_cores_come_to_the_same_end() -> None:
     expected = steps(*wide(), threads=1, n=5)
     found = steps(*wide(), threads=4 * (os.cpu_count() or 1), n=5)
