@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .graph import Node, base, live, seen_through
 from .layout import Layout, Shape, Step, broadcast, indexed, packed, reshaped
+from .windows import spread
 
 HEAVY = {
     *("exp", "log", "log1p", "expm1", "log2", "sqrt", "divide", "reciprocal", "pow"),
@@ -150,10 +151,17 @@ class Fusion:
     roots    what is wanted
     results  a node that is the memory each root has to be written to: inputs that are given
              up, or the root's own
+    sums     whether products of few rows with windows become sums: not where each addition is
+             a pass over memory, as by NumPy's calls, of which it took three times as long
     places   where every node lies that does
     """
 
-    def __init__(self, roots: Sequence[Node], results: Sequence[Node | None]) -> None:
+    def __init__(
+        self, roots: Sequence[Node], results: Sequence[Node | None], sums: bool = True
+    ) -> None:
+        self.windowed: set[Node] = set()
+        if sums:
+            roots, self.windowed = spread(roots)
         self.wanted, self.items = tuple(roots), list[Item]()
         self.places: dict[Node, Place] = {}
         self.ready: dict[Node, int] = {}  # the first item that can read a node from memory
@@ -328,10 +336,18 @@ class Fusion:
             if node.op == "reduce":
                 loop = Loop(len(self.items), node.args[0].shape, node.param[1])
             else:
-                loop = Loop(len(self.items), node.shape)
+                loop = Loop(len(self.items), self._space(node))
             self.items.append(loop)
             self._add(loop, target)
         return loop
+
+    def _space(self, node: Node) -> Shape:
+        """A map's shape, or that of a sum over windows in it, whose reads have no other."""
+        if self.windowed:
+            for made in self._inlined(node):
+                if made in self.windowed and made.size == node.size:
+                    return made.shape
+        return node.shape
 
     def _add(self, loop: Loop, target: Target) -> None:
         node = target.node
@@ -483,7 +499,9 @@ class Fusion:
         target either joins that loop, or they are kept.
         """
         top = node.args[0] if node.op == "reduce" else node
-        stack: list[tuple[Node, Steps, bool]] = [(top, (), node.op != "reduce")]
+        space = top.shape if node.op == "reduce" else self._space(node)
+        whole: Steps = () if space == top.shape else (("reshape", space),)
+        stack: list[tuple[Node, Steps, bool]] = [(top, whole, node.op != "reduce")]
         seen: set[tuple[int, Steps]] = set()
         shared: list[Node] = []
         while stack:
@@ -496,7 +514,7 @@ class Fusion:
             if made.op != "map" or (made in self.home and not first):
                 self._see(made, steps)
                 continue
-            if not (first and not steps):
+            if not (first and steps == tidy(after, made.shape)):
                 again = made in self.loops_with and same_entries(steps)
                 if again and self._cost(made) > CHEAP:
                     shared.append(made)
@@ -540,7 +558,8 @@ class Fusion:
     def _to_keep(self, node: Node, steps: Steps) -> bool:
         """Whether a map that a target reads so should lie in memory."""
         if same_entries(steps):
-            return False
+            shape = steps[-1][1] if steps else node.shape
+            return node in self.windowed and not _same_axes(shape, node.shape)
         if not all(map(_spreads, steps)):
             return True
         layout = seen_through(steps, packed(node.shape))
@@ -708,6 +727,11 @@ def _same_place(made: Place, wanted: Place) -> bool:
 def _same_way(read: Layout, written: Layout) -> bool:
     """Whether a loop reads each entry where it writes it, before it does."""
     return read.size == written.size and reshaped(written, read.shape) == read
+
+
+def _same_axes(one: Shape, other: Shape) -> bool:
+    """Whether shapes differ by axes of one entry alone."""
+    return [n for n in one if n != 1] == [n for n in other if n != 1]
 
 
 def _spreads(step: Step) -> bool:

@@ -247,6 +247,10 @@ class Graph:
         """The same entries, in memory of their own."""
         return self._node("map", (x,), x.shape, x.kind, "copy")
 
+    def again(self, node: Node, args: tuple[Node, ...]) -> Node:
+        """The same operation of other arguments, of the same shapes."""
+        return self._node(node.op, args, node.shape, node.kind, node.param)
+
     # -- the others
 
     def reduce(self, name: str, x: Node, axis: int, keepdims: bool) -> Node:

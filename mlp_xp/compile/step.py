@@ -65,11 +65,12 @@ def traced(
     data: Data,
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
     plans: Callable[[Fusion], Plan],
+    sums: bool = True,
 ) -> StepPlan:
     """A step for arrays of these shapes and dtypes, given by their names.
 
     Examples are given as "rows" or, as columns, as "X"; what decays, by a "rate", or as
-    "shrink", which is rate · weight_decay.
+    "shrink", which is rate · weight_decay. `sums` as of a `Fusion`.
     """
     graph = Graph(shapes["theta"][1])
     known = {name: graph.input(name, *shape) for name, shape in shapes.items()}
@@ -94,11 +95,11 @@ def traced(
         changed["running"] = after.running
     # the loss last: what it sums of the parameters can go along with their update
     roots = [*changed.values(), after.loss]
-    fusion = Fusion(roots, [*(known[name] for name in changed), None])
+    fusion = Fusion(roots, [*(known[name] for name in changed), None], sums)
     late = frozenset(node.param for node in fusion.overwritten())
     if late:
         kept = [None if name in late else known[name] for name in changed]
-        fusion = Fusion(roots, [*kept, None])
+        fusion = Fusion(roots, [*kept, None], sums)
     return StepPlan(plans(fusion), tuple(changed), late)
 
 
@@ -153,7 +154,8 @@ class Batch:
             given["connected"] = np.ascontiguousarray(recipe.connected)
         shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
         key = (step.target, key_of(recipe, data, shapes))
-        made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, step.target.plans))
+        plans, sums = step.target.plans, step.target.native
+        made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, plans, sums))
         self.program = step.target(made.plan, given, self._gather(), step.block)
         step.block = self.program.block
         self.program.finish()
