@@ -23,6 +23,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from .devices import Device
 from .estimators_arrays import Place, to_host
 from .estimators_base import BaseMLP, Targets
+from .estimators_data import numbers
 from .estimators_live import Live
 from .estimators_recipe import CONSTRAINTS, loss_row
 from .exchange import is_foreign
@@ -223,6 +224,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         weights = super()._weights(sample_weight, y, rows)
         if self.class_weight is None:
             return weights
+        if isinstance(self.class_weight, dict):
+            numbers("class_weight", list(self.class_weight.values()))
         by_class = compute_sample_weight(self.class_weight, y)
         return super()._weights(by_class if weights is None else weights * by_class, y, rows)
 
@@ -300,6 +303,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of predict(X) with respect to y."""
+        sample_weight = numbers("sample_weight", sample_weight)
         if not is_foreign(X):
             return float(super().score(X, y, sample_weight))
         from sklearn.metrics import accuracy_score
@@ -423,6 +427,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped ba
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R² of predict(X) with respect to y."""
+        y, sample_weight = numbers("y", y), numbers("sample_weight", sample_weight)
         if not is_foreign(X):
             return float(super().score(X, y, sample_weight))
         arrays = (y, self.predict(X), sample_weight)

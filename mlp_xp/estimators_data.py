@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import date, timedelta
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_n_features, _check_sample_weight, validate_data
 
-from .checks import check_total
+from .checks import check_total, is_frame
 from .devices import Device
 from .estimators_arrays import (
     Place,
@@ -23,14 +24,17 @@ from .exchange import is_foreign, library, plain, unmasked
 from .types import Array
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
+TEXT = (str, bytes)
+DATES = (date, timedelta, np.datetime64, np.timedelta64)
 
 
 def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any, Any]:
     """Rows on the device, and y on the host."""
-    for name, value in (("X", X), ("y", y)):
-        unmasked(name, value)
-        if name == "X" or est._is_regressor:
-            _no_date(name, value)
+    X = numbers("X", X)
+    if est._is_regressor:
+        y = numbers("y", y)
+    else:
+        unmasked("y", y)
     if is_foreign(X):
         rows = check_foreign(est, X, place, reset)
         y = check_array(y, ensure_2d=False, dtype="numeric" if est._is_regressor else None)
@@ -53,20 +57,56 @@ def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any
     return to_device(rows, place.device, est.dtype), y
 
 
-def _no_date(name: str, value: Any) -> None:
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):
+def numbers(name: str, value: Any) -> Any:
+    """What holds numbers, as it is, or as an array if it is a list.
+
+    ValueError for text and TypeError for dates, of which NumPy makes numbers in silence: what
+    scikit-learn raises where NumPy cannot. TypeError for masked entries.
+    """
+    unmasked(name, value)
+    if is_foreign(value):
+        return value
+    several = is_frame(value) and hasattr(value, "dtypes")
+    dtypes = value.dtypes if several else [getattr(value, "dtype", None)]
+    if all(getattr(dtype, "kind", "O") in "biufc" for dtype in dtypes):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of unequal lengths: scikit-learn says so
+        return value
+    found = _no_number(array)
+    if found is None:
+        return array if isinstance(value, list | tuple) else value
+    what, dated = found
+    if dated:
         raise TypeError(
-            f"{name} has dtype {value.dtype}, but expected numbers: a date is none before a "
-            "unit and a beginning are chosen. Subtract one date, and divide by a timedelta."
+            f"{name} {what}, but expected numbers: a date is none before a unit and a beginning "
+            "are chosen. Subtract one date, and divide by a timedelta."
         )
+    raise ValueError(
+        f"{name} {what}, but expected numbers: text is none, even where it spells one. "
+        f"np.asarray({name}, float) reads what does; words want an encoder, such as scikit-learn's "
+        "OneHotEncoder."
+    )
+
+
+def _no_number(array: npt.NDArray[Any]) -> tuple[str, bool] | None:
+    """What of an array is no number, in words, and whether that is a date; None if all are."""
+    if array.dtype.kind in "biufc":
+        return None
+    if array.dtype.kind != "O":
+        return f"has dtype {array.dtype}", array.dtype.kind in "Mm"
+    for place, entry in np.ndenumerate(array):
+        if isinstance(entry, (*TEXT, *DATES)):
+            return f"holds {entry!r} at {list(place)}", isinstance(entry, DATES)
+    return None
 
 
 def check_rows(est: Any, X: Any, place: Place) -> Any:
     """Rows to predict from, wherever they are."""
     if is_plain(est, X):
         return X
-    unmasked("X", X)
-    _no_date("X", X)
+    X = numbers("X", X)
     if is_foreign(X):
         return check_foreign(est, X, place, False)
     return validate_data(est, X, accept_sparse=["csr", "csc"], reset=False)
@@ -149,7 +189,7 @@ def check_place(est: Any, X: Any, method: str) -> None:
 
 def check_weights(sample_weight: Any, rows: Any) -> npt.NDArray[Any]:
     """Weights (m,) on the host in the dtype of the rows."""
-    dtype = dtype_name(rows)
+    sample_weight, dtype = numbers("sample_weight", sample_weight), dtype_name(rows)
     stand_in = np.broadcast_to(np.zeros(1, dtype), rows.shape)
     with np.errstate(over="ignore"):  # an overflow in the cast is infinite, and refused
         weights: npt.NDArray[Any] = _check_sample_weight(sample_weight, stand_in, dtype=dtype)

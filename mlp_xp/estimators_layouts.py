@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import validate_data
 
-from .exchange import unmasked
+from .estimators_data import numbers
 from .layers.base import Shape
 
 # axes of one example in the caller's order, as the error messages write them
@@ -53,9 +53,8 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
     layout = est.layout
     if layout in ("sequences", "tokens") and _ragged(X):
         return _padded(est, X, layout, reset, like)
-    unmasked("X", X)
-    array = X if isinstance(X, np.ndarray) else np.asarray(X) if _nested(X) else X
-    ndim = getattr(array, "ndim", 2)
+    X = numbers("X", X)
+    ndim = getattr(X, "ndim", 2)
     if layout == "features" and ndim > 2:
         others = ", ".join(repr(name) for name in LAYOUTS if name != "features")
         raise ValueError(
@@ -79,7 +78,7 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
             return Rows(table, own, False)
         array = table.reshape(len(table), *own)
     else:
-        array = _checked(array, layout)
+        array = _checked(X, layout)
     order = INSIDE[layout]
     inner = array.transpose(0, *(axis + 1 for axis in order))
     shape = tuple(inner.shape[1:])
@@ -95,10 +94,6 @@ def _ragged(X: Any) -> bool:
     if isinstance(X, np.ndarray):
         return bool(X.dtype == object)
     return isinstance(X, Sequence) and not isinstance(X, str)
-
-
-def _nested(X: Any) -> bool:
-    return isinstance(X, list | tuple)
 
 
 def _checked(given: Any, layout: str) -> npt.NDArray[Any]:

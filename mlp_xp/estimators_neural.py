@@ -26,6 +26,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from . import checks
 from .checkpoints import fixed_seed
 from .devices import Device
+from .estimators_data import numbers
 from .estimators_layouts import INSIDE, LAYOUTS, Rows, rows_of
 from .export.estimators import Exportable
 from .fitting import Callback
@@ -186,7 +187,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
     ) -> Self:
         table, weights, validation = given.table, None, None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, table)
+            weights = _check_sample_weight(numbers("sample_weight", sample_weight), table)
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
                 raise ValueError(
@@ -467,6 +468,10 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
         P = self._asked(X, "predict_proba")
         return np.hstack([1 - P, P]) if self.model_.loss.kind == "binary" else P
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy of predict(X) with respect to y."""
+        return float(super().score(X, y, numbers("sample_weight", sample_weight)))
+
 
 class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # untyped base
     """A regressor of layers of any kind: convolutional, recurrent, residual, dense.
@@ -489,7 +494,7 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
         return model.loss.kind in ("real", "count")
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
-        values = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")
+        values = check_array(numbers("y", y), ensure_2d=False, dtype="numeric", input_name="y")
         if values.ndim == 2 and values.shape[1] == 1:
             values = column_or_1d(values, warn=True)
         check_consistent_length(given.table, values)
@@ -498,6 +503,11 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
     def predict(self, X: Any) -> Host:
         """Values: (n_samples,), or (n_samples, n_outputs)."""
         return self._asked(X, "predict")
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R² of predict(X) with respect to y."""
+        weights = numbers("sample_weight", sample_weight)
+        return float(super().score(X, numbers("y", y), weights))
 
 
 __all__ = ["NeuralClassifier", "NeuralRegressor"]

@@ -349,7 +349,7 @@ def test_predicting_checks_as_scikit_learn() -> None:
     with pytest.raises(NotFittedError):
         MLPClassifier().predict(X)
     for bad in (X[:, 1:], X[0], np.full_like(X[:2], np.nan), np.array([["a"] * 64])):
-        with pytest.raises(ValueError, match=r"Expected 2D|features|NaN|Convert"):
+        with pytest.raises(ValueError, match=r"Expected 2D|features|NaN|text is none"):
             est.predict(bad)
 
 
@@ -405,7 +405,7 @@ WEIGHTS: dict[str, tuple[Any, str]] = {
     "infinite": (np.r_[np.inf, np.ones(59)], "contains infinity"),
     "too many": (np.ones(61), r"expected \(60,\)"),
     "two axes": (np.ones((60, 1)), "1D array or scalar"),
-    "text": (np.array(["a"] * 60), "could not convert"),
+    "text": (np.array(["a"] * 60), "sample_weight has dtype <U1, but expected numbers"),
     "complex": (np.ones(60) * 1j, "Complex"),
     "denormal": (np.full(60, 1e-320), "sums to .* by which float64 cannot divide"),
     "a sum that overflows": (np.full(60, 1e308), "sums to inf"),

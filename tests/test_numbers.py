@@ -170,7 +170,8 @@ REFUSED: dict[str, tuple[Any, type[Exception], str]] = {
     "NaN": (HOLED, ValueError, "contains NaN"),
     "infinity": (HOLED * 0 + np.inf, ValueError, "infinity|NaN"),
     "complex": (ROWS + 1j, ValueError, "Complex data not supported"),
-    "words": (np.full((60, 4), "a", object), ValueError, "could not convert string to float"),
+    "text": (ROWS.astype(str), ValueError, r"X has dtype <U32, but expected numbers: text is none"),
+    "words": (np.full((60, 4), "a", object), ValueError, r"X holds 'a' at \[0, 0\].*encoder"),
     "dates": (DATES, TypeError, "dtype datetime64.*expected numbers"),
     "masked": (np.ma.masked_array(ROWS, ROWS > 1), TypeError, "masked array"),
     "no examples": (ROWS[:0], ValueError, r"0 sample\(s\)"),
@@ -188,6 +189,89 @@ def test_estimators_refuse_what_is_no_table_of_numbers(what: str) -> None:
         regressor().fit(given, VALUES[0])
     with pytest.raises(error, match=message):
         regressor().fit(ROWS, VALUES[0]).predict(given)
+
+
+def spelt(values: Any) -> dict[str, Any]:
+    """Numbers (m,) or (m, n) written as text, in all that holds text; and as dates."""
+    text = values.astype(str)
+    mixed = values.astype(object)
+    mixed.flat[-1] = "1.5"
+    days = values.astype("datetime64[s]")
+    return {
+        "str": text,
+        "bytes": text.astype("S"),
+        "variable width": text.astype(np.dtypes.StringDType()),
+        "list": text.tolist(),
+        "objects": text.astype(object),
+        "one of them": mixed,
+        "dates": days,
+        "durations": days - days[:1],
+        "objects that are dates": days.astype(object),
+    }
+
+
+DATED = ("dates", "durations", "objects that are dates")
+
+
+def estimator(name: str) -> Any:
+    pytest.importorskip("sklearn")
+    import mlp_xp
+
+    if name.startswith("Neural"):
+        return getattr(mlp_xp, name)("dense:5", epochs=1, random_state=0)
+    return getattr(mlp_xp, name)(hidden_layer_sizes=(5,), max_iter=1, random_state=0)
+
+
+@pytest.mark.parametrize("what", spelt(VALUES[0]))
+@pytest.mark.parametrize(
+    "name", ["MLPClassifier", "MLPRegressor", "NeuralClassifier", "NeuralRegressor"]
+)
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+def test_what_numpy_would_turn_into_numbers_is_none(name: str, what: str) -> None:
+    """Text of which NumPy makes numbers in silence, wherever an estimator takes numbers."""
+    y = VALUES[0] if name.endswith("Regressor") else Y
+    rows, weights = spelt(ROWS)[what], spelt(np.ones(60))[what]
+    est = estimator(name).fit(ROWS, y)
+    calls: list[tuple[str, Any]] = [
+        ("X", lambda: estimator(name).fit(rows, y)),
+        ("X", lambda: est.predict(rows)),
+        ("sample_weight", lambda: estimator(name).fit(ROWS, y, sample_weight=weights)),
+        ("sample_weight", lambda: est.score(ROWS, y, weights)),
+    ]
+    if name.startswith("MLP"):
+        calls += [
+            ("X", lambda: est.partial_fit(rows, y)),
+            ("sample_weight", lambda: est.partial_fit(ROWS, y, weights)),
+            ("sample_weight", lambda: est.fit(ROWS, y, validation_data=(ROWS, y, weights))),
+        ]
+    if name.endswith("Regressor"):
+        wrong = spelt(y)[what]
+        calls += [
+            ("y", lambda: estimator(name).fit(ROWS, wrong)),
+            ("y", lambda: est.score(ROWS, wrong)),
+            ("y", lambda: est.fit(ROWS, y, validation_data=(ROWS, wrong))),
+        ]
+    if name == "MLPClassifier":
+        weighing = estimator(name).set_params(class_weight=dict(enumerate(weights[-3:])))
+        calls.append(("class_weight", lambda: weighing.fit(ROWS, Y)))
+    error = TypeError if what in DATED else ValueError
+    for argument, call in calls:
+        with pytest.raises(error, match=rf"^{argument} (has dtype|holds) .* expected numbers"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
+def test_columns_of_a_frame_that_hold_text_are_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    good = pandas.DataFrame(ROWS, columns=list("abcd")).astype({"a": "float32"})
+    est = regressor().fit(good, VALUES[0])
+    for change in ({"b": str}, {"b": "string"}, {"b": "category"}, {"b": "datetime64[s]"}):
+        bad = good.astype({"b": str} if change["b"] == "category" else {}).astype(change)
+        with pytest.raises(
+            (ValueError, TypeError), match=r"^X holds .* at \[0, 1\], but expected numbers"
+        ):
+            est.fit(bad, VALUES[0])
+    np.testing.assert_array_equal(est.feature_names_in_, list("abcd"))
 
 
 @pytest.mark.parametrize("kind", ["float16", "longdouble", "object", "csr", "coo", "list"])
