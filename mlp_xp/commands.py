@@ -74,10 +74,13 @@ def usage_error(message: object) -> NoReturn:
 # -- evaluate -------------------------------------------------------------
 
 
-def open_model(path: str, device: str, training: bool = False) -> tuple[Model, Preparation]:
+def open_model(
+    path: str, device: str, training: bool = False, several: bool = False
+) -> tuple[Model, Preparation]:
     """A model of one network, and what it does to its data.
 
     training  whether it is to be trained: then an estimator's file is refused
+    several   whether it may be of many networks
     """
     try:
         find_device(device)
@@ -89,7 +92,7 @@ def open_model(path: str, device: str, training: bool = False) -> tuple[Model, P
         if training:
             raise
         model = _of_estimator(path, error.estimator, device)
-    if model.leading:
+    if model.leading and not several:
         raise Halt(1, f"{path} holds {len(model.seeds)} networks, but this command takes one.")
     if model.preparation is None:  # saved from Python: its classes are numbered
         n = {"multiclass": model.network.sizes[-1], "binary": 2}.get(model.loss.kind)

@@ -13,6 +13,7 @@ from . import checks
 from .activations import ACTIVATIONS
 from .commands import Arguments, open_model, say, usage_error
 from .compile.explain import explain_step
+from .devices import DeviceUnavailable
 from .layers.text import layers_of, shape_for
 from .losses import LOSSES
 from .mlp import MLP
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help="file of a model")
     of = Options(parser, "a step")
     of.value("--batch-size", positive, "N", f"examples at once (default: {DEFAULT_BATCH})")
+    device = "that runs it: see mlp-xp devices (default: cpu)"
+    of.group.add_argument("--device", default="cpu", metavar="NAME", help=device)
     of = Options(parser, "a model that is in no file, with the defaults of mlp-xp train")
     of.value("--inputs", positive, "N", "features (default: 64)")
     of.value("--outputs", positive, "N", "classes, or numbers (default: 10)")
@@ -50,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.value("--clip-norm", float, "NORM", "largest norm of a gradient (default: no limit)")
     of.value("--label-smoothing", float, "SHARE", "(default: 0.1 for cross_entropy, else 0)")
     of.name("--dtype", checks.DTYPES, "of the numbers (default: float32)")
+    of.value("--networks", positive, "N", "trained at once (default: 1)")
 
 
 def explain(args: Arguments) -> dict[str, Any]:
@@ -59,15 +63,19 @@ def explain(args: Arguments) -> dict[str, Any]:
     if args.model is None:
         model = _made(args, given)
     else:
-        asked = [*given, *(key for key in ("inputs", "outputs") if getattr(args, key) is not None)]
+        others = ("inputs", "outputs", "networks")
+        asked = [*given, *(key for key in others if getattr(args, key) is not None)]
         if asked:
             option = asked[0].replace("_", "-")
             usage_error(
                 f"--{option} goes with a model that is in no file: leave it or {args.model}."
             )
-        model, _ = open_model(args.model, "cpu")
-    found = explain_step(model._recipe, model._run.state, m)
-    say(args, f"a training step of {model.network.written}, {m} examples, {model.dtype}\n")
+        model, _ = open_model(args.model, args.device, several=True)
+    with model.device.active():
+        found = explain_step(model._recipe, model._run.state, m, model.device)
+    several = f" of {len(model.seeds)} networks" if model.leading else ""
+    step = f"a training step of {model.network.written}{several}"
+    say(args, f"{step}, {m} examples, {model.dtype}\n")
     say(args, str(found))
     return {"model": args.model, "batch_size": m, "dtype": str(model.dtype), **found.document()}
 
@@ -77,6 +85,9 @@ def _made(args: Arguments, given: dict[str, Any]) -> Model:
     loss = given.get("loss", "cross_entropy")
     options = {**defaults(LOSSES[loss].kind), **given, "loss": loss}
     options = {key: options[key] for key in (*OF_THE_MODEL, "seed") if key in options}
+    options["device"] = args.device
+    if args.networks is not None and args.networks > 1:
+        options["seed"] = range(args.networks)
     if n_out is None:
         n_out = 1 if LOSSES[loss].kind == "binary" else 10
     try:
@@ -92,5 +103,5 @@ def _made(args: Arguments, given: dict[str, Any]) -> Model:
             args.layers, args.inputs or math.prod(args.shape or (64,)), options.pop("shape", None)
         )
         return Sequential(of, layers_of(args.layers, of, n_out, activation), **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, DeviceUnavailable) as error:
         usage_error(error)

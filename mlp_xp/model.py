@@ -698,15 +698,18 @@ class Model:
 
         return as_text(describe(self))
 
+    @on_device
     def explain(self, batch_size: int = DEFAULT_BATCH) -> str:
         """What a training step computes, group by group: formulas, bytes, products, memory.
 
-        It is the step as it is compiled for the CPU, for a batch of this size.
+        It is the step as it runs on the model's device, for a batch of this size: on CUDA with
+        its launches, by name, and of a dense network, whose kernels are written by hand, these
+        alone. Several networks are one program, or one each.
         """
         from .compile.explain import explain_step
 
         m = checks.integer("batch_size", batch_size, 1)
-        return str(explain_step(self._recipe, self._state(), m))
+        return str(explain_step(self._recipe, self._state(), m, self.device))
 
     def _repr_html_(self) -> str:
         """The summary for a notebook, which needs nothing from elsewhere."""

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from test_fast_paths import N_SAMPLES, build, sample
 
+from conftest import need
 from mlp_xp import MLP, Sequential
+from mlp_xp import Activation as Row
 from mlp_xp.cli import main
 from mlp_xp.compile import fuse
 from mlp_xp.compile.explain import explain, explain_step
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.layout import applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
-from mlp_xp.layers import Activation, Conv2d, Dense, Flatten, MaxPool
+from mlp_xp.devices import device as find_device
+from mlp_xp.fast import choice, native
+from mlp_xp.layers import Activation, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool
+from mlp_xp.training import Data, bits_for, stepper
 
 TINY = """\
   1  product  t1[3, 4] = W1[3, 2] @ rows.T[2, 4]  48 flop
@@ -73,7 +81,7 @@ def formulas(formula: Any, *arrays: Any) -> list[str]:
 
 def test_a_small_step_is_told_as_it_is_written() -> None:
     model = tiny()
-    found = explain_step(model._recipe, model._run.state, 4, NumpyProgram)
+    found = explain_step(model._recipe, model._run.state, 4, target=NumpyProgram)
     assert f"{found}\n" == TINY
 
 
@@ -126,7 +134,7 @@ def test_pieces_are_named_by_their_indices() -> None:
 @pytest.mark.parametrize("number", range(0, N_SAMPLES, 10))
 def test_counts_are_the_programs(number: int) -> None:
     model, _, state = build(sample(number))
-    found = explain_step(model._recipe, state, 8, NumpyProgram)
+    found = explain_step(model._recipe, state, 8, target=NumpyProgram)
     products = [group for group in found.groups if group.kind == "product"]
     assert len(found.groups) == len(re.findall(r"(?m)^ *\d+  (?:product|loop|call)", str(found)))
     n = len(model.network.sizes) - 1
@@ -134,7 +142,7 @@ def test_counts_are_the_programs(number: int) -> None:
     assert f"{len(products)} products" in str(found)
     assert found.calls >= len(found.groups)
     assert sum(found.buffers.values()) > 0
-    assert str(found) == str(explain_step(model._recipe, state, 8, NumpyProgram))
+    assert str(found) == str(explain_step(model._recipe, state, 8, target=NumpyProgram))
 
 
 def test_products_have_their_operations_and_all_bytes_are_counted() -> None:
@@ -159,13 +167,121 @@ def test_every_model_can_be_explained() -> None:
         images.explain(batch_size=0)
 
 
+@pytest.mark.parametrize("normalization", ["none", "batch"])
+def test_large_networks_at_once_are_programs_of_their_own(normalization: Any) -> None:
+    """As `compile.step.Apart` makes them; of one of them it says what it says of one alone."""
+    if not native.available():
+        pytest.skip("a program for each network is compiled")
+    sizes, options = (64, 32, 16), {"normalization": normalization, "dropout": 0.1}
+    one, many = MLP(sizes, seed=0, **options), MLP(sizes, seed=range(8), **options)
+    found = explain_step(many._recipe, many._run.state, 4)
+    alone = explain_step(one._recipe, one._run.state, 4)
+    assert found == replace(alone, networks=8)
+    assert "\n8 networks, each with such a program of its own, which a thread takes" in str(found)
+    assert found.document()["networks"] == 8
+    small = MLP((4, 5, 3), seed=range(8), **options)
+    whole = explain_step(small._recipe, small._run.state, 4)
+    assert whole.networks == 1
+    assert whole.given["rows"] == 8 * 4 * 4 * 4  # each has a batch of its own
+
+
+def test_what_the_specification_computes_is_not_called_compiled() -> None:
+    text = MLP((4, 5, 3), precision="bfloat16").explain(8)
+    assert "On 'cpu' at precision 'bfloat16' the specification computes this" in text
+    assert "specification" not in MLP((4, 5, 3)).explain(8)
+
+
+DENSE: list[dict[str, Any]] = [
+    {"sizes": (20, 16, 3)},
+    {"sizes": (20, 16, 8, 3), "dropout": 0.1, "normalization": "batch", "l2": 0.1},
+    {"sizes": (20, 16, 8, 3), "residual": True, "normalization": "layer", "seed": [1, 2, 3]},
+    {"sizes": (20, 16, 3), "precision": "bfloat16", "clip_norm": 1.0, "density": 0.5},
+    {"sizes": (20, 3), "weight_decay": 0.1},
+]
+LAYERS = [
+    [Conv2d(4, 3), BatchNorm(), Activation(), MaxPool(2), Flatten(), Dense(3)],
+    [Flatten(), Dense(8), Activation("tanh"), Dropout(0.3), Dense(3)],
+]
+
+
+def launched(counting: Any, model: Any, m: int) -> tuple[Any, Any]:
+    """What a step launches, as it is told and as it is counted."""
+    device = model.device
+    X, y = np.zeros((3 * m, model.network.sizes[0])), np.arange(3 * m) % 3
+    data = Data(device.put(X.astype(model.dtype)), device.put(y), None)
+    step, state = stepper(model._recipe, device, data), model._run.state
+    order = np.broadcast_to(np.arange(3 * m), (*model.leading, 3 * m)).copy()
+    index = device.put(order)
+    step.announce(state, index, [0.01] * 3)  # type: ignore[attr-defined]
+    for number in range(2):
+        bits = bits_for(device, model.network, model.seeds, model.leading, state.step, m)
+        with counting.count() as counted:
+            state = step(state, index[..., m * number : m * (number + 1)], bits, 0.01)
+    return explain_step(model._recipe, model._run.state, m, device), counted
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize("number", range(len(DENSE) + len(LAYERS)))
+def test_what_cuda_is_said_to_launch_is_launched(
+    counting: Any, number: int, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not small:  # products are cuBLAS's
+        monkeypatch.setattr(choice, "SMALL", 0.0)
+    where = find_device("cuda", graph=False)
+    model: Any = None
+    if number < len(DENSE):
+        model = MLP(device=where, **DENSE[number])
+    else:
+        model = Sequential((1, 8, 8), LAYERS[number - len(DENSE)], device=where)
+    found, counted = launched(counting, model, 16)
+    names = Counter(launch.name for launch in found.launches)
+    counts: Counter[str] = Counter(counted.cublas)
+    for name, n in counted.kernels.items():  # what is compiled together is numbered
+        counts[re.sub(r"_\d+$", "", name)] += n
+    assert names == counts
+    assert found.target == "CUDA"
+    assert found.calls == sum(names.values())
+    assert all(launch.blocks > 0 or launch.flops > 0 for launch in found.launches)
+    assert f"{found.calls} launches a step: " in str(found)
+    assert bool(found.groups) == (number >= len(DENSE))
+    for group in found.groups:
+        assert group.launches
+    assert found.flops > 0 or (small and number < len(DENSE))
+    assert sum(found.buffers.values()) > 0
+    assert "Replayed" not in str(found)
+    json.dumps(found.document())
+
+
+def test_a_step_on_cuda_is_told_launch_by_launch(cupy: Any) -> None:
+    text = MLP((784, 100, 10), device="cuda").explain(32)
+    assert text.startswith(
+        "  1  layer_forward  52 blocks of 256 threads\n"
+        "       V, A = f(W A + b)\n"
+        "     of W1 313.6 kB, rows 100.4 kB, X 100.4 kB, inbox 56 B, t1 12.8 kB, b1 400 B\n"
+    )
+    assert "3 launches a step: layer_forward, score, gradients\n" in text
+    assert "Replayed as a CUDA graph" in text
+    layers = [Conv2d(4, 3), Activation(), Flatten(), Dense(3)]
+    text = Sequential((1, 8, 8), layers, device="cuda").explain(16)
+    assert re.search(r"launches nothing, as group \d+ does it", text)
+    assert re.search(r"launches product_with \(\d+ blocks of 256 threads\)", text)
+
+
+def test_a_step_on_cuda_that_cannot_be_recorded_cannot_be_explained(cupy: Any) -> None:
+    model = Sequential(5, [Dense(4), Activation(ODD), Dense(3)], seed=1, device="cuda")
+    with pytest.raises(ValueError, match=r"cannot be explained: .* a formula reads a value"):
+        model.explain()
+
+
+def odd(xp: Any, Z: Any) -> Any:
+    return Z * (2.0 if float(xp.max(Z)) > 0 else 1.0)
+
+
+ODD = Row(odd, lambda xp, A: A)
+
+
 def test_a_step_that_cannot_be_recorded_cannot_be_explained() -> None:
-    from mlp_xp import Activation as Row
-
-    def odd(xp: Any, Z: Any) -> Any:
-        return Z * (2.0 if float(xp.max(Z)) > 0 else 1.0)
-
-    model = Sequential(5, [Dense(4), Activation(Row(odd, lambda xp, A: A)), Dense(3)], seed=1)
+    model = Sequential(5, [Dense(4), Activation(ODD), Dense(3)], seed=1)
     with pytest.raises(ValueError, match="cannot be explained, as a formula reads a value"):
         model.explain()
 
@@ -186,6 +302,29 @@ def test_the_command_tells_the_same(capsys: pytest.CaptureFixture[str], tmp_path
     assert '"kind": "product"' in capsys.readouterr().out
 
 
+def test_the_command_tells_of_networks_at_once_and_of_a_device(
+    capsys: pytest.CaptureFixture[str], tmp_path: Any, request: pytest.FixtureRequest
+) -> None:
+    options = ["--hidden", "3", "--inputs", "4", "--outputs", "3", "--batch-size", "4"]
+    options += ["--normalization", "none", "--dropout", "0"]
+    assert main(["explain", *options, "--networks", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("a training step of 4-3-3 of 2 networks, 4 examples, float32\n")
+    model = MLP((4, 3, 3), seed=[0, 1], label_smoothing=0.1)
+    assert model.explain(4) in out
+    path = str(tmp_path / "models.safetensors")
+    model.save(path)
+    assert main(["explain", path, "--batch-size", "4"]) == 0
+    assert capsys.readouterr().out == out
+    need(request, "cupy")
+    assert main(["explain", *options, "--device", "cuda"]) == 0
+    out = capsys.readouterr().out
+    assert MLP((4, 3, 3), label_smoothing=0.1, device="cuda").explain(4) in out
+    assert main(["explain", *options, "--device", "cuda", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in found["launches"]] == ["layer_forward", "score", "gradients"]
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
@@ -194,6 +333,9 @@ def test_the_command_tells_the_same(capsys: pytest.CaptureFixture[str], tmp_path
         (["--shape", "1x8x8"], "--shape says how an example lies"),
         (["--layers", "dens:3"], "dens"),
         (["--inputs", "0"], "at least 1"),
+        (["model.safetensors", "--networks", "3"], "--networks goes with a model that is in no"),
+        (["--device", "cuda:99"], "cuda:99"),
+        (["model.safetensors", "--device", "gpu"], "device is 'gpu', but expected"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused(

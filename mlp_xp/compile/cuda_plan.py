@@ -18,6 +18,7 @@ class CudaPlan(Plan):
 
     precision  of the products' operands, a row of `kernels.PRECISIONS`
     matrices   each product as cuBLAS, or a kernel, takes it
+    within     of a product that a loop computes on its way, this loop
     constants  places that hold one number at every run, and this number: they are written once,
                in arrays of their own. On a CPU these would be cold, for want of a few stores
     """
@@ -46,6 +47,7 @@ class CudaPlan(Plan):
                     alone[item.number] = found[0], plan
         self.kernels = {}
         taken = self._taken(texts, alone)
+        self.within = {number: loop for number, (loop, _) in taken.items()}
         for number, (loop, kept) in taken.items():
             self.kernels[loop] = texts[loop].cuda(alone[number], kept)
             self.left_out.add(number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import cupy
 
@@ -34,15 +34,19 @@ class CudaProgram:
     given      arrays of the inputs (and results that lie in inputs), C-contiguous, by their
                names; what is multiplied from an address that is a multiple of 16
     calls      in order
+    by_item    where those of an item stand among them
     replayable whether all are launches on fixed memory, as a graph needs
     roots      arrays that hold the results after `run`
     """
+
+    target: ClassVar[str] = "CUDA"
 
     def __init__(self, plan: CudaPlan, given: Mapping[str, Array], cublas: Cublas) -> None:
         self.plan, self.fusion, self.cublas = plan, plan.fusion, cublas
         self.given = {plan.inputs[name]: array for name, array in given.items()}
         self.block = cupy.empty(plan.n_bytes, "uint8")
         self.calls: list[Callable[[], object]] = []
+        self.by_item: dict[int, slice] = {}
         self.replayable = True
         self._flat: dict[Node, Array] = {}
         for one in (one for found in plan.matrices.values() for one in found):
@@ -53,8 +57,14 @@ class CudaProgram:
             self.array(place)[...] = number
         for item in self.fusion.items:
             if item.number not in plan.left_out:
+                start = len(self.calls)
                 self._emit(item)
+                self.by_item[item.number] = slice(start, len(self.calls))
         self.roots = [self.array(place) for place in self.fusion.roots]
+
+    @property
+    def n_calls(self) -> int:
+        return len(self.calls)
 
     def run(self) -> None:
         for call in self.calls:

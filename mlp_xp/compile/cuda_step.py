@@ -22,7 +22,7 @@ from ..devices import Device
 from ..fast import cuda_source as cuda
 from ..fast.cupy import CupyStep
 from ..fast.graph import GraphError, GraphStep
-from ..fast.launches import THREADS, Launch, blocks, warn
+from ..fast.launches import THREADS, Launch, Unless, blocks, warn
 from ..fast.tracing import Untraceable
 from ..kernels import SPEC, Kernels, at_precision
 from ..training import Data, Recipe, batch, train_step
@@ -176,7 +176,7 @@ class TracedProgram:
         grid = (blocks(self.drawn, 16 * THREADS), self.K)
         arguments = (self.bits, step.seeds, step.inbox, -1, self.drawn)
         draw = Launch(cuda.draw_bits(self.dtype), grid, (THREADS,), *arguments)
-        self.calls.append(lambda: None if step.given else draw())
+        self.calls.append(Unless(step, draw))
         if self.own < self.m:  # those of the whole batch are drawn, as on one device
             lead, n = step.leading, self.recipe.network.n_dropped
             mine, drawn = self.kept.reshape(*lead, n, -1), self.bits.reshape(*lead, n, -1)

@@ -11,19 +11,26 @@ what several formulas of a loop have in common.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..architecture import Architecture
+from ..devices import Device, device
 from ..fast.tracing import Untraceable
 from ..training import Data, Recipe
-from ..types import State
+from ..types import Namespace, State
 from .fuse import Call, Expression, Item, Loop, Place, Product
 from .graph import Node
 from .layout import Layout, packed
 from .program import Program
+
+if TYPE_CHECKING:
+    from .cuda_program import CudaProgram
+    from .step import CompiledStep
 
 # operators, and how tightly they bind
 INFIX = {
@@ -55,6 +62,7 @@ class Group:
     reads     bytes, by name
     writes    bytes, by name
     flops     of a product
+    launches  on CUDA: what it is there, in words
     """
 
     kind: str
@@ -63,18 +71,40 @@ class Group:
     reads: Mapping[str, int]
     writes: Mapping[str, int]
     flops: int = 0
+    launches: tuple[str, ...] = ()
+
+
+class Launched(NamedTuple):
+    """A launch of a program on CUDA.
+
+    name     of the kernel, or of cuBLAS's function
+    does     what it computes, in the notation; "" where a group's formulas say so
+    blocks   and threads of each; 0 of cuBLAS's
+    arrays   bytes of those that it is given, by name
+    flops    of a product of cuBLAS
+    """
+
+    name: str
+    does: str
+    blocks: int
+    threads: int
+    arrays: Mapping[str, int]
+    flops: int
 
 
 @dataclass(frozen=True)
 class Explanation:
     """What a program does, and what that takes.
 
-    target   "C" or "NumPy"
-    groups   in order
-    calls    of kernels, of a BLAS and of NumPy's functions, a run
-    given    bytes of the arrays that are given, by name
-    buffers  bytes of those that the program makes, by name
-    memory   bytes in which these lie, together with what the loops need
+    target    "C", "NumPy" or "CUDA"
+    groups    in order; none of a step whose kernels were written by hand
+    calls     of kernels, of a BLAS and of NumPy's functions, a run; on CUDA launches
+    given     bytes of the arrays that are given, by name
+    buffers   bytes of those that the program makes, by name
+    memory    bytes in which these lie, together with what the loops need
+    networks  each with such a program of its own: then all numbers are of one of them
+    launches  on CUDA, in order
+    notes     what else is to be known, a sentence each
     """
 
     target: str
@@ -83,10 +113,14 @@ class Explanation:
     given: Mapping[str, int]
     buffers: Mapping[str, int]
     memory: int
+    networks: int = 1
+    launches: tuple[Launched, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def flops(self) -> int:
-        return sum(group.flops for group in self.groups)
+        """In products; of kernels written by hand, in those of cuBLAS alone."""
+        return sum(part.flops for part in self.groups or self.launches)
 
     @property
     def moved(self) -> int:
@@ -97,21 +131,46 @@ class Explanation:
         lines: list[str] = []
         for number, group in enumerate(self.groups, 1):
             lines += _said(number, group)
+        if not self.groups:
+            for number, launch in enumerate(self.launches, 1):
+                lines += _launched(number, launch)
+        lines.append("")
+        if self.networks > 1:
+            lines.append(
+                f"{self.networks} networks, each with such a program of its own, which a thread "
+                "takes from beginning to end; of one of them:"
+            )
+        lines += [*self._counted(), *self.notes]
+        return "\n".join(lines)
+
+    def _counted(self) -> list[str]:
+        """What all groups or launches come to."""
+        cuda, lines = self.target == "CUDA", []
         kinds = [group.kind for group in self.groups]
-        counts = ", ".join(
-            _count(kinds.count(kind), kind) for kind in ("product", "loop", "call") if kind in kinds
-        )
-        lines += [
-            "",
-            f"{_count(len(self.groups), 'group')}: {counts}",
-            f"{_count(self.calls, 'call')} a run, of "
-            + ("NumPy" if self.target == "NumPy" else "kernels and a BLAS"),
-            f"{_flops(self.flops)} in products, {_bytes(self.moved)} read and written",
+        if kinds:
+            counts = ", ".join(
+                _count(kinds.count(kind), kind)
+                for kind in ("product", "loop", "call")
+                if kind in kinds
+            )
+            lines.append(f"{_count(len(kinds), 'group')}: {counts}")
+        if cuda:
+            names = Counter(launch.name for launch in self.launches)
+            each = [name if n == 1 else f"{n} {name}" for name, n in names.items()]
+            lines.append(f"{_count(self.calls, 'launch')} a step: {', '.join(each)}")
+        else:
+            whose = "NumPy" if self.target == "NumPy" else "kernels and a BLAS"
+            lines.append(f"{_count(self.calls, 'call')} a run, of {whose}")
+        if kinds:
+            lines.append(f"{_flops(self.flops)} in products, {_bytes(self.moved)} read and written")
+        elif self.flops:
+            lines.append(f"{_flops(self.flops)} in products of cuBLAS")
+        return [
+            *lines,
             f"given: {_sizes(self.given)}",
             f"buffers: {_count(len(self.buffers), 'array')} of {_bytes(sum(self.buffers.values()))}"
             f" in {_bytes(self.memory)} of memory",
         ]
-        return "\n".join(lines)
 
     def document(self) -> dict[str, Any]:
         """The same as JSON has it."""
@@ -123,6 +182,7 @@ class Explanation:
                 "reads": dict(group.reads),
                 "writes": dict(group.writes),
                 "flops": group.flops,
+                "launches": list(group.launches),
             }
             for group in self.groups
         ]
@@ -135,11 +195,16 @@ class Explanation:
             "given": dict(self.given),
             "buffers": dict(self.buffers),
             "memory": self.memory,
+            "networks": self.networks,
+            "launches": [
+                {**launch._asdict(), "arrays": dict(launch.arrays)} for launch in self.launches
+            ],
+            "notes": list(self.notes),
         }
 
 
 def explain(
-    program: Program,
+    program: Program | CudaProgram,
     parts: Mapping[Node, Sequence[Part]] | None = None,
     names: Mapping[Node, str] | None = None,
 ) -> Explanation:
@@ -153,59 +218,93 @@ def explain(
     given = {called.of(node): array.nbytes for node, array in program.given.items()}
     owners = sorted(program.plan.starts, key=lambda node: program.plan.starts[node])
     buffers = {called.of(node): node.size * node.dtype.itemsize for node in owners}
-    return Explanation(
-        "C" if program.native else "NumPy",
-        groups,
-        program.n_calls,
-        given,
-        buffers,
-        program.plan.n_bytes,
-    )
+    calls, memory = program.n_calls, program.plan.n_bytes
+    return Explanation(program.target, groups, calls, given, buffers, memory)
 
 
 def explain_step(
-    recipe: Recipe, state: State, m: int, target: type[Program] | None = None
+    recipe: Recipe,
+    state: State,
+    m: int,
+    on: Device | None = None,
+    target: type[Program] | None = None,
 ) -> Explanation:
-    """What a training step on m examples does, on the CPU.
+    """What a training step on m examples does, as a device runs it: the CPU, if that is None.
 
-    Raises ValueError where a formula cannot be recorded.
+    target  the class of the CPU's programs, None for the one that is usual here
+
+    ValueError where a formula cannot be recorded.
     """
-    from .step import Batch, CompiledStep
+    from .step import CompiledStep
 
-    network, kind = recipe.network, recipe.loss.kind
-    moments = tuple(map(_zeros, state.moments))
-    empty = State(_zeros(state.theta), moments, _zeros(state.running), 0)
-    dtype = empty.theta.dtype
-    labels: Any = np.zeros(m, np.int64)
-    if kind != "multiclass":
-        labels = np.zeros((m, network.sizes[-1]), dtype)
-    step = CompiledStep(
-        recipe, _cpu(), Data(np.zeros((m, network.sizes[0]), dtype), labels, None), target
+    where, step = on or device("cpu"), None
+    dtype = str(state.theta.dtype).rpartition(".")[2]
+    if where.stepper is not None:
+        step = where.stepper(recipe, where, _blank(recipe, where.xp, dtype, m))
+    if step is not None and not isinstance(step, CompiledStep):
+        from .explain_cuda import explain_launches
+
+        return explain_launches(step, state, m)
+    notes: tuple[str, ...] = ()
+    if step is None:
+        notes = (
+            f"On {where.name!r} at precision {recipe.precision!r} the specification computes this, "
+            "formula by formula: nothing is fused or compiled.",
+        )
+    absent, get, cpu = recipe.connected, where.get, device("cpu")
+    connected = None if absent is None else get(absent)
+    own = replace(
+        recipe, decayed=get(recipe.decayed), classes=get(recipe.classes), connected=connected
     )
-    step._begin(empty)
+    step = CompiledStep(own, cpu, _blank(recipe, cpu.xp, dtype, m), target)
+    moments = tuple(map(_zeros, state.moments))
+    step._begin(State(_zeros(state.theta), moments, _zeros(state.running), 0))
     try:
-        made = Batch(step, m, True, network.n_dropped > 0)
+        found = _on_the_cpu(step, m)
     except Untraceable as error:
         raise ValueError(f"The step cannot be explained, as {error}.") from None
+    return replace(found, notes=notes)
+
+
+def _on_the_cpu(step: CompiledStep, m: int) -> Explanation:
+    """Of the programs that a step makes for its batches."""
+    from .step import Apart
+
+    network, one = step.recipe.network, step.theta.ndim == 1
+    made = step._made(m, one, network.n_dropped > 0)  # several networks have batches of their own
+    if isinstance(made, Apart):
+        program = made.batches[0].program
+        return replace(explain(program, *named(program, network)), networks=len(made.batches))
+    return explain(made.program, *named(made.program, network))
+
+
+def named(
+    program: Program | CudaProgram, network: Architecture
+) -> tuple[dict[Node, list[Part]], dict[Node, str]]:
+    """The names of a step's arrays and of their pieces, as `explain` takes them."""
     slots = [Part(slot.name, slot.start, slot.stop) for slot in network.slots]
-    theta = next(node for node in made.program.given if node.param == "theta")
+    theta = next(node for node in program.given if node.param == "theta")
     parts = {theta: slots}
-    names: dict[Node, str] = {made.program.fusion.wanted[-1]: "J"}
-    for node in made.program.fusion.order:
+    names: dict[Node, str] = {program.fusion.wanted[-1]: "J"}
+    for node in program.fusion.order:
         if node.op == "join" and node.shape == theta.shape:
             parts[node] = [slot._replace(name=f"d{slot.name}") for slot in slots]
             names[node] = "gradient"
-    return explain(made.program, parts, names)
+    return parts, names
 
 
-def _cpu() -> Any:
-    from ..devices import device
-
-    return device("cpu")
+def _blank(recipe: Recipe, xp: Namespace, dtype: str, m: int) -> Data:
+    """Examples of which nothing but their sizes counts."""
+    n_in, n_out = recipe.network.sizes[0], recipe.network.sizes[-1]
+    numbers = getattr(xp, dtype)
+    labels = xp.zeros((m, n_out), dtype=numbers)
+    if recipe.loss.kind == "multiclass":
+        labels = xp.zeros(m, dtype=xp.int64)
+    return Data(xp.zeros((m, n_in), dtype=numbers), labels, None)
 
 
 def _zeros(array: Any) -> Any:
-    return np.zeros(array.shape, str(array.dtype))
+    return np.zeros(array.shape, str(array.dtype).rpartition(".")[2])
 
 
 # -- names
@@ -300,7 +399,7 @@ def _turned(layout: Layout) -> str:
 # -- groups
 
 
-def _group(program: Program, item: Item, names: _Names) -> Group:
+def _group(program: Program | CudaProgram, item: Item, names: _Names) -> Group:
     fusion = program.fusion
     if isinstance(item, Loop):
         return _loop(program, item, names)
@@ -329,7 +428,7 @@ def _function(item: Call) -> str:
     return "function"
 
 
-def _loop(program: Program, loop: Loop, names: _Names) -> Group:
+def _loop(program: Program | CudaProgram, loop: Loop, names: _Names) -> Group:
     text = _Text(program, loop, names)
     reads = {names.piece(place).removesuffix(".T"): _size(place) for place in text.reads()}
     writes = {text.name(target): _size(target.place) for target in loop.writes}
@@ -340,7 +439,7 @@ def _loop(program: Program, loop: Loop, names: _Names) -> Group:
 class _Text:
     """The formulas of a loop."""
 
-    program: Program
+    program: Program | CudaProgram
     loop: Loop
     names: _Names
     known: dict[int, str] = field(default_factory=dict)
@@ -490,7 +589,25 @@ def _said(number: int, group: Group) -> list[str]:
         first = f"{group.kind}  {group.formulas[0]}"
         first += f"  {_flops(group.flops)}" if group.flops else ""
         rest = []
-    return [lead + first, *(f"     {line}" for line in [*rest, f"reads {reads}; writes {writes}"])]
+    rest.append(f"reads {reads}; writes {writes}")
+    rest += [f"launches {', '.join(group.launches)}"] if group.launches else []
+    return [lead + first, *(f"     {line}" for line in rest)]
+
+
+def _launched(number: int, launch: Launched) -> list[str]:
+    first = f"{number:3}  {launch.name}"
+    if launch.flops:
+        first += f"  {_flops(launch.flops)}"
+    if launch.blocks:
+        first += f"  {in_blocks(launch)}"
+    lines = [f"  {launch.does}"] if launch.does else []
+    lines += [f"of {_sizes(launch.arrays)}"] if launch.arrays else []
+    return [first, *(f"     {line}" for line in lines)]
+
+
+def in_blocks(launch: Launched) -> str:
+    """By how many threads a launch is done."""
+    return f"{_count(launch.blocks, 'block')} of {launch.threads} threads"
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -522,7 +639,8 @@ def _flops(n: float) -> str:
 
 
 def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + ("" if n == 1 else "s")
+    plural = "es" if what.endswith("ch") else "s"
+    return f"{n} {what}" + ("" if n == 1 else plural)
 
 
 __all__ = ["Explanation", "Group", "Part", "explain", "explain_step"]

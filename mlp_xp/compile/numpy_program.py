@@ -42,6 +42,7 @@ class NumpyPlan(Plan):
 class NumpyProgram(Program):
     """A `Program` whose calls are NumPy's, on views of its memory that are made once."""
 
+    target = "NumPy"
     native = False
     plans = NumpyPlan
     plan: NumpyPlan

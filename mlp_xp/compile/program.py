@@ -195,10 +195,12 @@ class Program:
     before   makes calls that come first
     block    memory to work in, where it is enough
     roots    arrays that hold the results after `run`
+    target   what its calls are made of
     native   whether it is compiled
     n_calls  of kernels, products and functions of NumPy, when it is finished
     """
 
+    target: ClassVar[str] = "C"
     native: ClassVar[bool] = True
     plans: ClassVar[type[Plan]] = Plan
 

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -15,6 +15,9 @@ from ..kernels import PRECISIONS
 from ..types import Array
 from . import choice
 from . import cuda_source as cuda
+
+if TYPE_CHECKING:
+    from .cupy import CupyStep
 
 THREADS = 256
 
@@ -80,6 +83,17 @@ class Launch:
     def __call__(self) -> None:
         stream = cupy.cuda.get_current_stream().ptr
         cupy.cuda.driver.launchKernel(*self.launch, stream, self.pointer, 0)
+
+
+class Unless:
+    """A launch that is left out where a step was given what it makes: dropout bits."""
+
+    def __init__(self, step: CupyStep, launch: Launch) -> None:
+        self.step, self.launch = step, launch
+
+    def __call__(self) -> None:
+        if not self.step.given:
+            self.launch()
 
 
 def _argument(value: Any) -> np.uint64:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cupy
 import numpy as np
@@ -23,7 +23,7 @@ from ..losses import one_hot, smooth
 from ..network import AXES, RUNNING_SHARE, split
 from ..types import Array, Layer, Normalised
 from . import cuda_source as cuda
-from .launches import THREADS, Launch, blocks, row_threads, warn
+from .launches import THREADS, Launch, Unless, blocks, row_threads, warn
 from .products import Products, transposed
 from .tracing import Untraceable
 
@@ -49,7 +49,6 @@ class Program(Products):
     """A step's launches for one batch size.
 
     calls       in order; `run` makes them
-    draw        the launch that draws the dropout bits, or None
     replayable  whether all are launches on fixed buffers, as a graph needs
     reads       what the launches read and write that others may replace
     graphs      a place for `fast.graph`
@@ -59,7 +58,6 @@ class Program(Products):
         super().__init__(step, m, shared)
         self.network = step.recipe.network
         self.replayable, self.graphs = True, dict[int, Any]()
-        self.draw: Launch | None = None
         self.reads = step.buffers()
         own = () if shared else step.leading
         self.labelled = step.data.targets.ndim == 1
@@ -136,13 +134,9 @@ class Program(Products):
         if self.drawn:
             grid = (blocks(self.drawn, 16 * THREADS), self.K)
             arguments = (self.bits, step.seeds, step.inbox, -1, self.drawn)
-            self.draw = Launch(cuda.draw_bits(self.dtype), grid, (THREADS,), *arguments)
-            self.calls.append(self._draw)
+            draw = Launch(cuda.draw_bits(self.dtype), grid, (THREADS,), *arguments)
+            self.calls.append(Unless(step, draw))
         return not whole
-
-    def _draw(self) -> None:
-        if not self.step.given:
-            cast(Launch, self.draw)()
 
     def _forward(self, A: Array) -> tuple[list[_Seen], Array]:
         network, m, step = self.network, self.m, self.step
