@@ -13,8 +13,8 @@ from timing import DEVICES, Session
 
 from mlp_xp.activations import ACTIVATIONS
 from mlp_xp.bench import Trainer, build, targets_for
-from mlp_xp.devices import Device
 from mlp_xp.devices import device as find_device
+from mlp_xp.hardware import Device
 from mlp_xp.kernels import SPEC
 from mlp_xp.losses import LOSSES, one_hot
 from mlp_xp.optimizers import Adam

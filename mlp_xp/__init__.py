@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
-from .devices import Device, DeviceUnavailable, device, devices
+from .devices import device, devices
 from .fitting import EarlyStopping, Epoch, TrainingDiverged
+from .hardware import Device, DeviceUnavailable
 from .initializers import INITIALIZERS
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS

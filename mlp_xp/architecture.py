@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device
+from .hardware import Device
 from .initializers import Initializer
 from .kernels import Kernels
 from .types import Array, Namespace

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .commands import Arguments, Document, Halt, say
-from .devices import Device
 from .devices import device as find_device
 from .fitting import Run, copied, one_epoch
+from .hardware import Device
 from .mlp import MLP
 from .training import Data, stepper
 from .types import Array

@@ -46,7 +46,8 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checks, storage
-from .devices import Device, circumstances
+from .devices import circumstances
+from .hardware import Device
 from .headers import ModelFileError, count, loaded, mapping, number, refusal
 from .schedules import Plateau, ReduceOnPlateau, Schedule
 from .training import CHUNK, Data, pieces

@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from .devices import Device
 from .devices import device as find_device
 from .exchange import taken
 from .fitting import EarlyStopping
+from .hardware import Device
 from .kernels import PRECISIONS
 from .losses import Kind
 from .optimizers import Optimizer

@@ -20,7 +20,6 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from .devices import Device
 from .estimators_arrays import Place, to_host
 from .estimators_base import BaseMLP, Targets
 from .estimators_data import numbers
@@ -28,6 +27,7 @@ from .estimators_live import Live
 from .estimators_recipe import CONSTRAINTS, loss_row
 from .exchange import is_foreign
 from .fitting import Callback
+from .hardware import Device
 from .losses import Kind, Loss
 from .network import Normalization
 from .optimizers import Optimizer

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device
 from .devices import device as find_device
 from .exchange import is_foreign, library
+from .hardware import Device
 from .kernels import SPEC
 from .training import pieces
 from .types import Array

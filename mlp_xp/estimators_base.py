@@ -24,7 +24,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from .activations import ACTIVATIONS
 from .checks import meant
-from .devices import Device
 from .estimators_arrays import HOST, Place, SparseRows, dtype_name, follow, place_of
 from .estimators_data import (
     check_data,
@@ -54,6 +53,7 @@ from .estimators_solvers import (
 from .export.estimators import Exportable
 from .fitting import Run, copied
 from .guard import trains, turn, unchanged
+from .hardware import Device
 from .losses import LOSSES, Kind, Loss
 from .network import Network, initial_statistics, join
 from .optimizers import OPTIMIZERS

@@ -24,12 +24,12 @@ from .checkpoints import (
     is_bool,
     plateau_of,
 )
-from .devices import Device
 from .estimators_arrays import SparseRows
 from .estimators_headers import CURVES, check_facts, check_progress, check_tensors
 from .estimators_keeping import SESSION, config_of, facts_of, weights_of
 from .estimators_solvers import Descent, Problem
 from .fitting import Run, moved
+from .hardware import Device
 from .headers import number, parsed, refusal
 from .schedules import Plateau, Schedule
 from .training import Data

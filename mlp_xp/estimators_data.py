@@ -12,7 +12,6 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_n_features, _check_sample_weight, validate_data
 
 from .checks import check_total, is_frame
-from .devices import Device
 from .estimators_arrays import (
     Place,
     SparseRows,
@@ -21,6 +20,7 @@ from .estimators_arrays import (
     same_place,
 )
 from .exchange import is_foreign, library, plain, unmasked
+from .hardware import Device
 from .types import Array
 
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))

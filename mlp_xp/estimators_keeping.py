@@ -21,7 +21,6 @@ import numpy.typing as npt
 
 from . import optimizers, schedules, storage
 from .activations import ACTIVATIONS
-from .devices import Device
 from .devices import device as find_device
 from .estimators_arrays import to_host
 from .estimators_headers import (
@@ -36,6 +35,7 @@ from .estimators_objective import LOG_LOSS
 from .estimators_recipe import ACTIVATION_NAMES, out_activation
 from .estimators_solvers import Descent
 from .guard import turn, unchanged
+from .hardware import Device
 from .headers import MISUSED, ModelFileError, mapping, parsed, refusal
 from .losses import LOSSES
 from .mlp import MLP

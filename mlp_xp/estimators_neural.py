@@ -25,11 +25,11 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from . import checks
 from .checkpoints import fixed_seed
-from .devices import Device
 from .estimators_data import numbers
 from .estimators_layouts import INSIDE, LAYOUTS, Rows, rows_of
 from .export.estimators import Exportable
 from .fitting import Callback
+from .hardware import Device
 from .initializers import Initializer
 from .layers.base import Kind, Shape
 from .layers.dense import Dense

@@ -14,8 +14,8 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 
 from . import checks
 from .activations import ACTIVATIONS, Activation
-from .devices import Device
 from .estimators_objective import LIKE_SCIKIT_LEARN, LOG_LOSS
+from .hardware import Device
 from .kernels import PRECISIONS, at_precision
 from .losses import LOSSES, Kind, Loss
 from .network import AXES, Network

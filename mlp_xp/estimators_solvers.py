@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 
-from .devices import Device
 from .estimators_arrays import dense_pieces
 from .estimators_live import publish
 from .estimators_objective import share_of_gradient
@@ -33,6 +32,7 @@ from .fitting import (
     progress_bar,
 )
 from .guard import training
+from .hardware import Device
 from .network import forward, split
 from .schedules import Schedule
 from .training import (

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device
+from .hardware import Device
 from .types import Array, Namespace
 
 HOST_KINDS = (1, 3, 11, 13)  # of `__dlpack_device__`: CPU, and memory that it shares with a GPU

@@ -12,8 +12,8 @@ from typing import Any
 from . import checks
 from .activations import ACTIVATIONS
 from .commands import Arguments, open_model, say, usage_error
-from .compile.explain import explain_step
-from .devices import DeviceUnavailable
+from .explained import explain_step
+from .hardware import DeviceUnavailable
 from .layers.text import layers_of, shape_for
 from .losses import LOSSES
 from .mlp import MLP

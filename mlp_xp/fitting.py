@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device
 from .guard import training
+from .hardware import Device
 from .passes import Examples, InMemory, Part, Steps
 from .schedules import Plateau, ReduceOnPlateau, Schedule
 from .training import CHUNK, Data, Recipe, Step, bits_for, pieces, scorer, stepper

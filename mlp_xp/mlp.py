@@ -7,7 +7,7 @@ from typing import Any
 
 from . import checks
 from .activations import ACTIVATIONS, Activation
-from .devices import Device
+from .hardware import Device
 from .initializers import INITIALIZERS, MATCHED, Initializer, glorot_uniform
 from .losses import Loss
 from .model import Model, name_in, positive

@@ -20,11 +20,11 @@ import numpy.typing as npt
 from . import checks
 from .architecture import Architecture, by_name
 from .checks import Layout
-from .devices import Device, on_device
 from .devices import device as find_device
 from .exchange import check_ready, given_back
 from .fitting import EPOCHS, Callback, EarlyStopping, Plan, Run, copied, moved, train
 from .guard import changes, trains, turn
+from .hardware import Device, on_device
 from .initializers import Initializer
 from .kernels import at_precision
 from .losses import LOSSES, Loss
@@ -706,7 +706,7 @@ class Model:
         its launches, by name, and of a dense network, whose kernels are written by hand, these
         alone. Several networks are one program, or one each.
         """
-        from .compile.explain import explain_step
+        from .explained import explain_step
 
         m = checks.integer("batch_size", batch_size, 1)
         return str(explain_step(self._recipe, self._state(), m, self.device))

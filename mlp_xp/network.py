@@ -31,8 +31,8 @@ import numpy.typing as npt
 
 from .activations import IDENTITY, Activation
 from .architecture import CHUNK, Forward, Slot
-from .devices import Device
 from .draws import Draw, Purpose, permutation
+from .hardware import Device
 from .initializers import Initializer
 from .kernels import EPSILON, Kernels, unbiased
 from .types import Array, Layer, Memory, Namespace

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .devices import Device
+from .hardware import Device
 from .training import Data, Recipe, Score, Scores, Step, evaluate, shuffled, stepper
 from .types import State
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .cells import named_numbers
-from .devices import Device
 from .devices import device as find_device
+from .hardware import Device
 from .losses import LOSSES
 from .types import Array, Namespace
 

@@ -42,8 +42,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import ranks_cuda
-from .devices import Device, circumstances
+from .devices import circumstances
 from .fitting import Best, Rates, Run, moved
+from .hardware import Device
 from .kernels import SPEC, Kernels
 from .losses import Loss
 from .training import Recipe, Step, stepper

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .devices import Device
+from .hardware import Device
 from .training import Data, Recipe
 
 

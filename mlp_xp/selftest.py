@@ -32,8 +32,8 @@ from .bench import (
 )
 from .commands import Arguments, Document, Halt, say
 from .data import load
-from .devices import Device
 from .devices import device as find_device
+from .hardware import Device
 from .kernels import PRECISIONS
 from .losses import LOSSES
 from .mlp import MLP

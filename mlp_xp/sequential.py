@@ -9,7 +9,7 @@ from typing import Any, Self
 from . import checks
 from .activations import ACTIVATIONS
 from .checks import Layout
-from .devices import Device
+from .hardware import Device
 from .initializers import INITIALIZERS, Initializer
 from .layers import options
 from .layers.base import Kind, Shape

@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .architecture import by_name
-from .devices import Device
 from .devices import device as find_device
 from .fitting import Run, moved
+from .hardware import Device
 from .headers import (
     HEADER,
     MISUSED,

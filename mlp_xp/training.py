@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from .architecture import CHUNK as CHUNK
 from .architecture import Architecture
-from .devices import Device
 from .draws import Purpose, dropout_bits, permutation
+from .hardware import Device
 from .kernels import Kernels
 from .losses import Loss, one_hot, smooth
 from .network import RUNNING_SHARE

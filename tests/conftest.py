@@ -28,8 +28,8 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
 import numpy as np
 import pytest
 
-from mlp_xp.devices import Device
 from mlp_xp.devices import device as find_device
+from mlp_xp.hardware import Device
 from mlp_xp.kernels import SPEC
 
 REQUIRABLE = (

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from mlp_xp import MLP, devices
-from mlp_xp.devices import DeviceUnavailable
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import device as row
+from mlp_xp.hardware import DeviceUnavailable
 
 
 def problem(m: int = 60) -> tuple[np.ndarray, np.ndarray]:

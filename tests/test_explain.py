@@ -18,11 +18,12 @@ from mlp_xp import MLP, Sequential
 from mlp_xp import Activation as Row
 from mlp_xp.cli import main
 from mlp_xp.compile import fuse
-from mlp_xp.compile.explain import explain, explain_step
+from mlp_xp.compile.explain import explain
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.layout import applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.devices import device as find_device
+from mlp_xp.explained import explain_step
 from mlp_xp.fast import choice, native
 from mlp_xp.layers import Activation, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool
 from mlp_xp.training import Data, bits_for, stepper

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,13 +27,15 @@ ORDER = [
     "schedules",
     "optimizers",
     "kernels",
-    "devices",
+    "hardware",
     "architecture",
     "network",
     "layers",
     "training",
     "fast",
     "compile",
+    "devices",
+    "explained",
     "passes",
     "fitting",
     "ranks_cuda",
@@ -119,13 +122,12 @@ def imported(path: Path) -> set[str]:
 def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
     place = ORDER.index(path.stem)
     later = {name for name in imported(path) if ORDER.index(name) >= place}
-    # reached when called: Model.save, load, fit, to_onnx and summary, and a device's fast step
+    # reached when called: Model.save, load, fit, to_onnx and summary
     kept = {"storage", "checkpoints", "checkpoints_models"}
     allowed = {
         "model": {*kept, "description", "summary", "export"},
         "mlp": {"description"},
         "sequential": {"description"},
-        "devices": {"fast", "compile"},
         "ranks": {"checkpoints", "ranks_dask"},
     }
     assert later <= allowed.get(path.stem, set())
@@ -148,6 +150,48 @@ def test_a_file_of_a_package_imports_only_what_stands_before_that(path: Path) ->
     }
     place = ORDER.index(path.parent.name)
     assert {name for name in names if name and ORDER.index(name) >= place} == set()
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def arrows(name: str, path: Path, known: dict[str, Path]) -> set[str]:
+    """What a module imports of the package when it runs, inside functions too."""
+    found, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    typed = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    folder = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level and node not in typed:
+            above = ".".join(folder[: len(folder) + 1 - node.level])
+            base = f"{above}.{node.module}" if node.module else above
+            for alias in node.names:
+                target = f"{base}.{alias.name}"
+                found.add(target if target in known else base)
+    return found & set(known) - {name, "mlp_xp"}
+
+
+def test_no_files_go_in_circles() -> None:
+    known = modules()
+    graph = {name: arrows(name, path, known) for name, path in known.items()}
+    # what a method of a model reaches when it is called, and a stream's feed
+    graph["mlp_xp.model"] -= {
+        *("mlp_xp.storage", "mlp_xp.checkpoints_models", "mlp_xp.export.deploy"),
+        *("mlp_xp.description", "mlp_xp.summary"),
+    }
+    graph["mlp_xp.ranks"] -= {"mlp_xp.checkpoints", "mlp_xp.ranks_dask"}
+    graph["mlp_xp.streams.streamed"] -= {"mlp_xp.streams.feed"}
+    order = list(TopologicalSorter(graph).static_order())  # raises CycleError, which tells them
+    assert len(order) == len(known) > 150
 
 
 def run(code: str) -> str:

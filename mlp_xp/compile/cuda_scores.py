@@ -14,13 +14,13 @@ from typing import Any
 
 import cupy
 
-from ..devices import Device
 from ..fast import gate
 from ..fast.cublas import Cublas
 from ..fast.graph import captured
 from ..fast.launches import warn
 from ..fast.predict import check
 from ..fast.tracing import Untraceable
+from ..hardware import Device
 from ..kernels import SPEC
 from ..training import Recipe, scores_of
 from ..types import Array, State

@@ -18,12 +18,12 @@ from typing import Any, TypeVar, cast
 import cupy
 import numpy as np
 
-from ..devices import Device
 from ..fast import cuda_source as cuda
 from ..fast.cupy import CupyStep
 from ..fast.graph import GraphError, GraphStep
 from ..fast.launches import THREADS, Launch, Unless, blocks, warn
 from ..fast.tracing import Untraceable
+from ..hardware import Device
 from ..kernels import SPEC, Kernels, at_precision
 from ..training import Data, Recipe, batch, train_step
 from ..types import Array, State

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device
 from ..fast import native
 from ..fast.predict import check
 from ..fast.tracing import Untraceable
 from ..guard import asking
+from ..hardware import Device
 from ..training import Recipe, scores_of
 from ..types import Array, State
 from .function import Function

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device
 from ..fast import calls, native
 from ..fast.calls import Table, address, parts_of
 from ..fast.tracing import Untraceable
+from ..hardware import Device
 from ..optimizers import Optimizer
 from ..training import Data, Recipe, batch, columns, train_step
 from ..types import State

@@ -18,7 +18,7 @@ import cupy
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device
+from ..hardware import Device
 from ..training import Data, Recipe
 from ..types import Array, State
 from . import cuda_source as cuda

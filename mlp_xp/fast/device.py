@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device, DeviceUnavailable
 from ..extras import cure
+from ..hardware import Device, DeviceUnavailable
 from ..types import Array
 
 OLDEST_DRIVER = 12_000  # CUDA 12.0, the least that CuPy 14 takes

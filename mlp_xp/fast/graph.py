@@ -27,7 +27,7 @@ from typing import Any, ClassVar, TypeVar
 import cupy
 import numpy as np
 
-from ..devices import Device
+from ..hardware import Device
 from ..training import Data, Recipe
 from ..types import Array, State
 from . import gate

@@ -27,8 +27,8 @@ import numpy.typing as npt
 from .. import activations
 from ..activations import ACTIVATIONS
 from ..architecture import CHUNK, Forward, Slot
-from ..devices import Device
 from ..draws import Draw, Purpose, permutation
+from ..hardware import Device
 from ..initializers import MATCHED, Initializer, glorot_uniform
 from ..kernels import Kernels
 from ..types import Array, Namespace

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import checks
-from ..devices import Device
 from ..devices import device as find_device
+from ..hardware import Device
 from ..passes import InMemory, Part, Parts, Wanted
 from ..readers import DataError, Rows
 from ..training import Data, Recipe, Score, Scores

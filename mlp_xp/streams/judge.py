@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..devices import Device
+from ..hardware import Device
 from ..kernels import weighted_mean
 from ..training import Data, Recipe, Score, encode, objective
 from ..types import Array, State
