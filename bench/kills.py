@@ -3,11 +3,12 @@
     python bench/kills.py --kills 500
     python bench/kills.py --kills 20 --seed 7 --cases networks
 
-A training with a checkpoint after every epoch runs in a process of its own, which is killed
-(SIGKILL) at a moment drawn uniformly from the time that it takes, and begun again with the same
-call until it ends. Its model, moments, running statistics and history must then be those of a
-training that nobody disturbed, bit for bit; and after every kill each checkpoint in the folder
-must be whole. The moments are drawn from the seed, which is printed first.
+A training with a checkpoint after every epoch (on a stream, after every step that finds the last
+one written) runs in a process of its own, which is killed (SIGKILL) at a moment drawn uniformly
+from the time that it takes, and begun again with the same call until it ends. Its model, moments,
+running statistics and history must then be those of a training that nobody disturbed, bit for
+bit; and after every kill each checkpoint in the folder must be whole. The moments are drawn from
+the seed, which is printed first.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ import numpy as np
 
 TIME_LIMIT = 120  # seconds for a training that nobody kills
 EPOCHS = 100
+Reached = tuple[int, int]  # epochs, and steps of one that is within an epoch
+NOTHING: Reached = (0, 0)
 LATEST = 0.8  # of the time of a whole training: the latest moment of a kill
 FULL: dict[str, Any] = {
     "normalization": "batch",
@@ -56,11 +59,14 @@ def _digest(arrays: Sequence[Any], history: dict[str, Any]) -> str:
     return found.hexdigest()
 
 
-def _trained(model: Any, folder: Any, epochs: int, **options: Any) -> str:
+def _trained(model: Any, folder: Any, epochs: int, streamed: Any = None, **options: Any) -> str:
     X, y = _data()
     fit: dict[str, Any] = {"epochs": epochs, "batch_size": 50, "progress": False}
-    fit |= {"validation_data": (X[:, :60], y[:60]), "checkpoint": folder, "every": 0}
-    model.fit(X, y, **{**fit, **options})
+    fit |= {"validation_data": (X[:, :60], y[:60]), "checkpoint": folder, "every": 0, **options}
+    if streamed is None:
+        model.fit(X, y, **fit)
+    else:
+        model.fit(streamed, **fit, layout="columns")
     state = model._run.state
     return _digest([state.theta, *state.moments, state.running], model.history)
 
@@ -72,6 +78,16 @@ def networks(folder: Any, epochs: int = EPOCHS) -> str:
 
     model = MLP((8, 16, 16, 3), seed=[0, 1, 2], **FULL)
     return _trained(model, folder, epochs, early_stopping=60, schedule=ReduceOnPlateau(patience=4))
+
+
+def streamed(folder: Any, epochs: int = 40) -> str:
+    """Three at once on windows of a stream: killed within epochs."""
+    from mlp_xp import MLP, stream
+
+    X, y = _data()
+    data = stream(np.tile(X.T, (3, 1)), np.tile(y, 3), memory=30_000)
+    model = MLP((8, 16, 16, 3), seed=[0, 1, 2], **FULL)
+    return _trained(model, folder, epochs, data, early_stopping=30, schedule="cosine")
 
 
 def layers(folder: Any, epochs: int = EPOCHS) -> str:
@@ -107,6 +123,7 @@ def classifier(folder: Any, epochs: int = EPOCHS) -> str:
 
 CASES: dict[str, Callable[..., str]] = {
     "networks": networks,
+    "streamed": streamed,
     "layers": layers,
     "classifier": classifier,
     "large": large,
@@ -115,10 +132,10 @@ CASES: dict[str, Callable[..., str]] = {
 
 def child(case: str, folder: str) -> None:
     """Train to the end, saying when it begins, from where, and what came of it."""
-    from mlp_xp.checkpoints import Checkpoints
+    from mlp_xp.checkpoints import Checkpoints, Mark
 
-    def tell(epoch: int, last: int, over: bool) -> None:
-        print("from", epoch, flush=True)
+    def tell(mark: Mark, last: int, over: bool) -> None:
+        print("from", f"{mark.epoch},{mark.step}", flush=True)
 
     CASES[case](None, 1)  # nothing is imported or compiled later
     print("begins", flush=True)
@@ -141,8 +158,8 @@ def begun(case: str, folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def ended(process: subprocess.Popen[bytes], after: float | None) -> tuple[str | None, int]:
-    """What came of a training, None if it was killed; and the epoch from which it went on."""
+def ended(process: subprocess.Popen[bytes], after: float | None) -> tuple[str | None, Reached]:
+    """What came of a training, None if it was killed; and from where it went on."""
     if after is not None:
         time.sleep(after)
         process.kill()
@@ -150,49 +167,52 @@ def ended(process: subprocess.Popen[bytes], after: float | None) -> tuple[str | 
     said = dict(line.split() for line in out.decode().splitlines() if line.count(" ") == 1)
     if process.returncode not in (0, -9):
         raise RuntimeError(f"a training ended with code {process.returncode}")
-    return said.get("ended"), int(said.get("from", 0))
+    epoch, step = map(int, said.get("from", "0,0").split(","))
+    return said.get("ended"), (epoch, step)
 
 
-def check_whole(case: str, folder: Path) -> tuple[int, int]:
-    """Read every checkpoint; returns the newest's epoch, and how many parts of one lie there."""
-    from mlp_xp.checkpoints import NAME
+def check_whole(case: str, folder: Path) -> tuple[Reached, int]:
+    """Read every checkpoint; returns the newest's mark, and how many parts of one lie there."""
+    from mlp_xp.checkpoints import Mark
     from mlp_xp.storage import read
 
     if not folder.exists():
-        return 0, 0
-    kept = {path: NAME.fullmatch(path.name) for path in folder.iterdir()}
-    epochs = [int(match[1]) for match in kept.values() if match]
-    if len(epochs) > 3:  # the last two, and for a moment the one before
-        raise AssertionError(f"{case}: {len(epochs)} checkpoints are kept")
-    for path, match in kept.items():
-        if match:
+        return NOTHING, 0
+    kept = {path: Mark.of(path) for path in folder.iterdir()}
+    marks = [mark for mark in kept.values() if mark is not None]
+    if len(marks) > 3:  # the last two, and for a moment the one before
+        raise AssertionError(f"{case}: {len(marks)} checkpoints are kept")
+    for path, mark in kept.items():
+        if mark is not None:
             read(path)  # raises for one that is not whole
-    return max(epochs, default=0), sum(path.suffix == ".tmp" for path in kept)
+    return max(marks, default=NOTHING), sum(path.suffix == ".tmp" for path in kept)
 
 
 def campaign(case: str, kills: int, seed: int) -> dict[str, Any]:
     """Kill trainings of a case so many times; raises AssertionError for one that was not right."""
     draw = random.Random(f"{case} {seed}")
-    found = {"case": case, "kills": 0, "ended": 0, "gone on": 0, "parts left": 0}
+    found = {"case": case, "kills": 0, "ended": 0, "gone on": 0, "within": 0, "parts left": 0}
     with tempfile.TemporaryDirectory() as place:
         process = begun(case, Path(place) / "undisturbed")
         began = time.perf_counter()
         expected, _ = ended(process, None)
         longest = LATEST * (time.perf_counter() - began)
         while found["kills"] < kills:
-            folder, reached, parts = Path(place) / f"training-{found['ended']}", 0, 0
+            folder = Path(place) / f"training-{found['ended']}"
+            reached, parts = NOTHING, 0
             digest = None
             while digest is None:
                 last = found["kills"] >= kills
                 process = begun(case, folder)
                 digest, first = ended(process, None if last else draw.uniform(0, longest))
                 newest, left = check_whole(case, folder)
-                told = first == reached or (first == 0 and digest is None)  # killed before it told
+                told = first == reached or (first == NOTHING and digest is None)  # before it told
                 if newest < reached or not told:
                     raise AssertionError(
                         f"{case}: had reached {reached}, went on from {first} to {newest}"
                     )
-                found["gone on"] += first > 0
+                found["gone on"] += first > NOTHING
+                found["within"] += first[1] > 0
                 if digest is None:
                     found["kills"] += 1
                     found["parts left"] += max(0, left - parts)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from .commands import Arguments, Document, Halt, say
 from .devices import device as find_device
-from .fitting import Run, copied, one_epoch
+from .fitting import Found, Run, copied, one_epoch
 from .hardware import Device
 from .mlp import MLP
 from .training import Data, stepper
@@ -243,7 +243,7 @@ class Trainer:
             self.order = np.tile(self.order[..., : self.m], times)
         order = self.order[..., self.next : self.next + size]
 
-        def after_steps(n: int) -> None:
+        def after_steps(n: int, _: Found) -> None:
             self.issued = time.perf_counter()
 
         one_epoch(

@@ -5,6 +5,8 @@ epoch-12.safetensors, and the same call again goes on from the newest that is wh
 models' files (`storage`), which everything reads that reads those, with
 
     best, best_running   tensors: the weights that early stopping would restore
+    batch_losses, batch_weights
+                         tensors, within an epoch: of each of its batches so far
     checkpoint           one more part of the header:
         version   of this part
         recipe    all that decides what is computed, each by its name
@@ -13,11 +15,14 @@ models' files (`storage`), which everything reads that reads those, with
         place     what only the last bits depend on: device, threads, libraries
         memory    early stopping's and the schedule's, and whether the training is over
 
-They are made between epochs and not inside: there the loop holds a copy of the state anyway, to
-go back to where an epoch diverges, so that a step waits for none; losses are read from the
-device; and all that is drawn is drawn by the number of the epoch or the step (`draws`), so that
-nothing else has to be remembered. What is lost by a kill is an epoch, and what was done since
-the last checkpoint.
+Of examples in memory they are made between epochs and not inside: there the loop holds a copy of
+the state anyway, to go back to where an epoch diverges, so that a step waits for none; and losses
+are read from the device. What is lost by a kill is an epoch, and what was done since the last
+checkpoint. An epoch of a stream may take hours. Of one they are made between any two steps, too,
+epoch-11-step-5170.safetensors after 11 epochs and 5170 steps in all, and the next step waits for
+a copy. All that is drawn is drawn by the number of the epoch or the step (`draws`), so that
+nothing else has to be remembered: the number of steps says which windows are past, and these are
+not read again.
 
 A checkpoint is packed, summed and written by another thread (`storage.write_atomically`: beside,
 synced, renamed, the folder synced), and the next is not begun before. `fit` waits for the last.
@@ -54,7 +59,7 @@ from .training import CHUNK, Data, pieces
 from .types import State
 
 VERSION = 1
-NAME = re.compile(r"epoch-([0-9]{1,18})\.safetensors")
+NAME = re.compile(r"epoch-([0-9]{1,18})(?:-step-([0-9]{1,18}))?\.safetensors")
 LOCK = f".{storage.FORMAT}-lock"
 KEPT = 2
 SHARE = 50  # times what the last one took of the processor, which the next one waits at least
@@ -72,16 +77,41 @@ class CheckpointWarning(UserWarning):
     """A checkpoint that could not be written or read, or that is gone on from to rounding."""
 
 
+class Mark(NamedTuple):
+    """How far a training is.
+
+    epoch  epochs that are done, over the life of the model
+    step   steps likewise, of one that is within an epoch; 0 between two
+    """
+
+    epoch: int
+    step: int = 0
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}" + (f" and step {self.step}" if self.step else "")
+
+    @property
+    def file(self) -> str:
+        """The name of its checkpoint."""
+        return f"{str(self).replace(' and ', '-').replace(' ', '-')}{storage.SUFFIX}"
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """That of a checkpoint by its name; None for another file."""
+        match = NAME.fullmatch(path.name)
+        return None if match is None else cls(*(int(number or 0) for number in match.groups()))
+
+
 class Checkpoints(NamedTuple):
     """A folder of checkpoints, and who wants to hear of it: what `fit` takes for its name, too.
 
-    tell  called where a training goes on from one, with the epoch reached, the last epoch, and
+    tell  called where a training goes on from one, with the mark reached, the last epoch, and
           whether nothing is left to do
     warn  called with what otherwise is a `CheckpointWarning`
     """
 
     folder: str | os.PathLike[str]
-    tell: Callable[[int, int, bool], object] | None = None
+    tell: Callable[[Mark, int, bool], object] | None = None
     warn: Callable[[str], object] | None = None
 
 
@@ -110,9 +140,9 @@ class Keeper:
         self.recipe = _plain(recipe)
         self.circumstances = {"mlp_xp": __version__, **circumstances(device)}
         self.kept: list[str] = []  # names of the files of this training, the newest last
-        self.written = 0  # the epoch of the last one that was begun to be written, and not in vain
+        self.written = Mark(0)  # of the last one that was begun to be written, and not in vain
         self.cpu, self.since = 0.0, time.perf_counter()
-        self.newest: tuple[int, Any] | None = None
+        self.newest: tuple[Mark, Any] | None = None
         self.thread: threading.Thread | None = None
         self.error: Exception | None = None
         self.said: str | None = None
@@ -128,7 +158,7 @@ class Keeper:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Write the last epoch's, also after an error or Ctrl-C, and wait until it is."""
+        """Write the newest, also after an error or Ctrl-C, and wait until it is."""
         try:
             self._wait()
             if self.newest is not None and self.newest[0] > self.written:
@@ -146,20 +176,24 @@ class Keeper:
         """The bytes of a checkpoint; None for what is not worth one, as it is not finite."""
         raise NotImplementedError
 
-    def offer(self, epoch: int, reached: Any) -> None:
-        """Take in what the training has reached, and write it if it is time to."""
-        self.newest = (epoch, reached)
+    def due(self) -> bool:
+        """Whether it is time to write one."""
         if self.thread is not None and not self.thread.is_alive():
             self._wait()
         busy = self.cpu * SHARE if self.every else 0.0
-        due = time.perf_counter() >= self.since + max(self.every, busy)
-        if due and self.thread is None and epoch > self.written:
-            self._begin(epoch, reached)
+        ready = time.perf_counter() >= self.since + max(self.every, busy)
+        return ready and self.thread is None
 
-    def _begin(self, epoch: int, reached: Any) -> None:
-        self.written, self.since = epoch, time.perf_counter()
+    def offer(self, mark: Mark, reached: Any) -> None:
+        """Take in what the training has reached, and write it if it is time to."""
+        self.newest = (mark, reached)
+        if self.due() and mark > self.written:
+            self._begin(mark, reached)
+
+    def _begin(self, mark: Mark, reached: Any) -> None:
+        self.written, self.since = mark, time.perf_counter()
         try:
-            args = (epoch, self.bring(reached))
+            args = (mark, self.bring(reached))
             thread = threading.Thread(target=self._write, args=args, name="checkpoint")
             thread.start()
         except (MemoryError, RuntimeError) as error:  # no room for a copy, or for a thread
@@ -167,10 +201,10 @@ class Keeper:
         else:
             self.thread = thread
 
-    def _write(self, epoch: int, host: Any) -> None:
-        name = f"epoch-{epoch}{storage.SUFFIX}"
+    def _write(self, mark: Mark, host: Any) -> None:
+        name = mark.file
         try:
-            content = self.packed(epoch, host)
+            content = self.packed(mark.epoch, host)
             if content is None:
                 return
             storage.write_atomically(self.folder / name, content)
@@ -195,12 +229,12 @@ class Keeper:
     def _failed(self, error: Exception) -> None:
         last = f"the last is {self.folder / self.kept[-1]}" if self.kept else "there is none"
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        epoch, self.written = self.written, 0  # that of the last epoch is tried once more
+        mark, self.written = self.written, Mark(0)  # the newest is tried once more
         if why == self.said:  # of the last one, too: once is enough until the training ends
             return
         self.said = why
         self.warn(
-            f"The checkpoint of epoch {epoch} could not be written to {self.folder}: "
+            f"The checkpoint of {mark} could not be written to {self.folder}: "
             f"{why or 'out of memory'}. Nothing of the training is lost while it runs, but what a "
             f"kill would leave is older ({last}). Make room there, or save the model elsewhere "
             "when it has ended."
@@ -247,17 +281,19 @@ class Keeper:
         schedule: Schedule | None,
         epochs: tuple[str, int],
         per_epoch: int,
-        done: int,
+        steps: int,
     ) -> None:
         """Raise `CheckpointError` where there is no way on; say what will not be to the bit.
 
         epochs  what the caller calls their number, and it
+        steps   of this training that are done
         """
         name, now = epochs
         then = told["epochs"]
-        if done > now:
+        if steps > now * per_epoch:
+            on, least = f"{steps / per_epoch:.4g}", -(-steps // per_epoch)
             raise CheckpointError(
-                f"{path} is {done} epochs on, but {name} is {now}: expected at least {done}. The "
+                f"{path} is {on} epochs on, but {name} is {now}: expected at least {least}. The "
                 "file is that model, too: load it as such."
             )
         different = _different(told["place"], self.circumstances)
@@ -266,18 +302,18 @@ class Keeper:
                 f"{path} is gone on from where numbers may be rounded otherwise: {different}. The "
                 "model will be that of an uninterrupted training to rounding, not to the bit."
             )
-        if schedule is not None and other_rates(schedule, then, now, per_epoch, done):
+        if schedule is not None and other_rates(schedule, then, now, per_epoch, steps):
             self.warn(
                 f"{path} is of a training of {then} epochs, on which the rates of "
                 f"{written(schedule)} depend, and now there are {now}: it goes on at theirs. An "
                 f"uninterrupted training of {now} epochs gives another model."
             )
 
-    def gone_on(self, epoch: int, last: int, over: bool) -> None:
-        """Say that it is gone on from an epoch."""
-        self.written = epoch
+    def gone_on(self, mark: Mark, last: int, over: bool) -> None:
+        """Say that it is gone on from there."""
+        self.written = mark
         if self.place.tell is not None:
-            self.place.tell(epoch, last, over or epoch == last)
+            self.place.tell(mark, last, over or mark == (last, 0))
 
     def told(self, path: Path, header: Mapping[str, str]) -> dict[str, Any]:
         """The checkpoint's part of a header, of this training, its memory unchecked.
@@ -350,9 +386,8 @@ def _in_use(folder: Path, whose: str) -> str:
 
 def _numbered(folder: Path) -> list[Path]:
     """The checkpoints of a folder, the newest last."""
-    found = ((NAME.fullmatch(path.name), path) for path in folder.iterdir())
-    numbers = [(int(match[1]), path) for match, path in found if match]
-    return [path for _, path in sorted(numbers)]
+    found = ((Mark.of(path), path) for path in folder.iterdir())
+    return [path for _, path in sorted((mark, path) for mark, path in found if mark is not None)]
 
 
 def _delete(paths: Iterable[Path]) -> None:
@@ -435,10 +470,10 @@ def short(value: Any) -> str:
 
 
 def other_rates(schedule: Schedule, then: int, now: int, per_epoch: int, done: int) -> bool:
-    """Whether the rates of epochs that are done would be others in a training of `now` epochs."""
+    """Whether the rates of steps that are done would be others in a training of `now` epochs."""
     if then == now or done == 0:
         return False
-    steps = np.unique(np.linspace(0, done * per_epoch - 1, AT_ONCE).astype(int)).tolist()
+    steps = np.unique(np.linspace(0, done - 1, AT_ONCE).astype(int)).tolist()
     old, new = (
         [schedule.factor(step, epochs * per_epoch, per_epoch) for step in steps]
         for epochs in (then, now)
@@ -486,4 +521,4 @@ def is_bool(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-__all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Keeper"]
+__all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Keeper", "Mark"]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from . import storage
 from .checkpoints import (
     Keeper,
+    Mark,
     described_state,
     examples,
     is_bool,
@@ -19,7 +20,7 @@ from .checkpoints import (
     vector,
     written,
 )
-from .fitting import Best, Plan, Rates, Run, moved
+from .fitting import Best, Passed, Plan, Rates, Run, moved
 from .headers import check_finite, check_shape, mapping, number, parsed, refusal
 from .model import Model
 from .schedules import Plateau
@@ -29,10 +30,11 @@ from .types import State
 
 
 class Reached(NamedTuple):
-    """What a training has reached at the end of an epoch. Nothing in it is written to later.
+    """What a training has reached. Nothing in it is written to later, but the state of `passed`.
 
     history  whose lists grow, but not those of this epoch: `lengths`
     best     of early stopping: theta and running moments, loss, epochs waited, stopped
+    passed   within an epoch, of that; None between two
     """
 
     state: State
@@ -41,6 +43,7 @@ class Reached(NamedTuple):
     plateau: Plateau | None
     best: tuple[State, npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]] | None
     over: bool
+    passed: Passed | None = None
 
 
 def described(model: Model, plan: Plan, data: Any, validation: Any) -> dict[str, Any]:
@@ -75,7 +78,8 @@ class ModelKeeper(Keeper):
         self.per_epoch = -(-data.m // plan.batch_size)
         recipe = described(model, plan, data, validation)
         super().__init__(checkpoint, every, recipe, device)
-        self.written = self.began
+        self.written = Mark(self.began)
+        self.streamed = isinstance(data, Feed)
         self.metadata = dict(model.metadata)
         storage.check_named(model.config)  # what a file cannot hold is said now
         storage.to_json("metadata", self.metadata)
@@ -84,16 +88,37 @@ class ModelKeeper(Keeper):
         self, run: Run, state: State, rates: Rates, best: Best | None, over: bool = False
     ) -> None:
         """Take in the end of an epoch. Nobody writes to `state` any more."""
-        lengths = {name: len(entries) for name, entries in run.history.items()}
-        memory = None if best is None else (best.state, best.loss, best.waited, best.stopped)
-        reached = Reached(state, run.history, lengths, rates.plateau, memory, over)
-        self.offer(run.epoch, reached)
+        self.offer(Mark(run.epoch), _reached(run, state, rates, best, over))
+
+    def wants(self, asked: bool) -> bool:
+        """Whether it is time for one within an epoch; `asked`: whether the training is to end."""
+        return self.streamed and (asked or self.due())
+
+    def within(
+        self, run: Run, rates: Rates, best: Best | None, passed: Passed, asked: bool
+    ) -> None:
+        """Take in what lies between two steps, where it is wanted and worth it.
+
+        asked  whether it is the last, so that nobody writes to the state until it is kept
+        """
+        mark, device = Mark(run.epoch, run.state.step), self.model.device
+        finite = map(device.all_finite, (run.state.theta, run.state.running))
+        if mark <= self.written or not (all(finite) and np.isfinite(passed.losses).all()):
+            return
+        reached = _reached(run, run.state, rates, best)._replace(passed=passed)
+        if asked:
+            self.newest = (mark, reached)
+        else:
+            self._begin(mark, reached)
 
     def bring(self, reached: Reached) -> Reached:
         get, best = self.model.device.get, reached.best
         if best is not None:
             best = (moved(best[0]._replace(moments=()), get), *best[1:])
-        return reached._replace(state=moved(reached.state, get), best=best)
+        if reached.passed is None:
+            return reached._replace(state=moved(reached.state, get), best=best)
+        state = moved(reached.state, lambda array: np.array(get(array)))  # the next step writes
+        return reached._replace(state=state, best=best)
 
     def packed(self, epoch: int, reached: Reached) -> bytes | None:
         vectors: storage.Tensors = {}
@@ -107,6 +132,10 @@ class ModelKeeper(Keeper):
         finite = (reached.state.theta, reached.state.running, *vectors.values())
         if not all(np.isfinite(array).all() for array in finite):
             return None
+        if reached.passed is not None:
+            *arrays, memory["seconds"] = reached.passed
+            found = map(np.ascontiguousarray, arrays)
+            vectors |= dict(zip(storage.PASSED, found, strict=True))
         told = self.described(
             epochs=self.plan.epochs,
             began=self.began,
@@ -116,23 +145,24 @@ class ModelKeeper(Keeper):
         run = Run(reached.state, epoch, history)
         return storage.contents(self.model, run, self.metadata, {storage.CHECKPOINT: told}, vectors)
 
-    def restore(self, run: Run, rates: Rates, best: Best | None) -> bool:
+    def restore(self, run: Run, rates: Rates, best: Best | None) -> tuple[bool, Passed | None]:
         """Bring a training that is about to begin to where its last checkpoint was.
 
-        Returns whether that training is over.
+        Returns whether that training is over, and what its epoch has passed.
         """
         found = self.last(lambda path: self._read(path, rates, best))
         if found is None:
-            return False
+            return False, None
         path, told, reached, stored = found
-        done, epochs = stored.epoch - self.began, self.plan.epochs
-        self.go_on(path, told, self.plan.schedule, ("epochs", epochs), self.per_epoch, done)
+        steps, epochs = stored.state.step - run.state.step, self.plan.epochs
+        self.go_on(path, told, self.plan.schedule, ("epochs", epochs), self.per_epoch, steps)
         run.state, run.epoch, run.history = stored.state, stored.epoch, stored.history
         rates.plateau = reached.plateau
         if best is not None and reached.best is not None:
             best.state, best.loss, best.waited, best.stopped = reached.best
-        self.gone_on(run.epoch, self.began + epochs, reached.over)
-        return reached.over
+        mark = Mark(run.epoch, 0 if reached.passed is None else run.state.step)
+        self.gone_on(mark, self.began + epochs, reached.over)
+        return reached.over, reached.passed
 
     def _read(
         self, path: Path, rates: Rates, best: Best | None
@@ -143,15 +173,18 @@ class ModelKeeper(Keeper):
         values, model = parsed(path, header), self.model
         layout, n = storage.shapes_of(model), len(model.seeds)
         vectors = {name: T for name, T in tensors.items() if name in storage.BEST}
-        own = {name: T for name, T in tensors.items() if name not in vectors}
+        beside = (*storage.BEST, *storage.PASSED)
+        own = {name: T for name, T in tensors.items() if name not in beside}
         storage.check_layout(path, own, layout, model.dtype)
         check_finite(path, tensors)
         epoch, step = values["epoch"], values["step"]
         first = model._run.state.step
+        passed = self._passed(path, told["memory"], tensors)
+        batches = 0 if passed is None else passed.n
         if (
             told["began"] != self.began
             or epoch < self.began
-            or step != first + (epoch - self.began) * self.per_epoch
+            or step != first + (epoch - self.began) * self.per_epoch + batches
         ):
             raise refusal(path, "step", step, f"as many as there are in {epoch} epochs")
         state = storage.state_of(model, tensors, step)
@@ -182,8 +215,36 @@ class ModelKeeper(Keeper):
                 vector(path, f"{field}['best']['waited']", parts.get("waited"), n, is_whole, int),
                 vector(path, f"{field}['best']['stopped']", parts.get("stopped"), n, is_bool, bool),
             )
-        reached = Reached(state, history, {}, plateau, kept, memory["over"])
+        reached = Reached(state, history, {}, plateau, kept, memory["over"], passed)
         return path, told, reached, Run(state, epoch, history)
+
+    def _passed(
+        self, path: Path, memory: dict[str, Any], tensors: storage.Tensors
+    ) -> Passed | None:
+        """What the epoch of a checkpoint has passed; None of one between two."""
+        if not set(storage.PASSED) & set(tensors):
+            return None
+        leading = self.model.leading
+        losses, shares = (tensors.get(name, np.zeros(0)) for name in storage.PASSED)
+        n = losses.shape[-1] if losses.ndim else 0
+        check_shape(path, tensors, storage.PASSED[0], (*leading, n))
+        each = leading if shares.ndim > 1 else ()  # where every network has its own order
+        check_shape(path, tensors, storage.PASSED[1], (*each, n))
+        if not 1 <= n <= self.per_epoch or {losses.dtype, shares.dtype} != {np.dtype("float64")}:
+            expected = f"1 to {self.per_epoch} numbers of float64"
+            raise refusal(path, f"tensor {storage.PASSED[0]}", f"{losses.dtype} {n}", expected)
+        seconds = memory.get("seconds")
+        if seconds is None or not number(seconds) or not 0 <= seconds < float("inf"):
+            raise refusal(path, "checkpoint['memory']['seconds']", seconds, "a number of seconds")
+        return Passed(losses, shares, seconds)
+
+
+def _reached(
+    run: Run, state: State, rates: Rates, best: Best | None, over: bool = False
+) -> Reached:
+    lengths = {name: len(entries) for name, entries in run.history.items()}
+    memory = None if best is None else (best.state, best.loss, best.waited, best.stopped)
+    return Reached(state, run.history, lengths, rates.plateau, memory, over)
 
 
 __all__ = ["ModelKeeper", "described"]

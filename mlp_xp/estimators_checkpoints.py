@@ -17,6 +17,7 @@ import numpy.typing as npt
 from . import storage
 from .checkpoints import (
     Keeper,
+    Mark,
     arrays_of,
     described_state,
     digest,
@@ -124,7 +125,7 @@ class EstimatorKeeper(Keeper):
         best = getattr(est, "_best", None)
         seconds = self.seconds + time.perf_counter() - self.clock
         reached = Reached(state, facts, curves, lengths, best, plateau, over, seconds)
-        self.offer(est.n_iter_, reached)
+        self.offer(Mark(est.n_iter_), reached)
 
     def bring(self, reached: Reached) -> Reached:
         get, best = self.device.get, reached.best
@@ -174,7 +175,7 @@ class EstimatorKeeper(Keeper):
             return False
         path, told, reached = found
         done = reached.facts["n_iter_"]
-        self.go_on(path, told, schedule, ("max_iter", est.max_iter), per_epoch, done)
+        self.go_on(path, told, schedule, ("max_iter", est.max_iter), per_epoch, done * per_epoch)
         run.state = reached.state
         for name in CHANGING:
             setattr(est, name, reached.facts[name])
@@ -188,7 +189,7 @@ class EstimatorKeeper(Keeper):
         if reached.best is not None:
             est._best = reached.best
         self.seconds = reached.seconds
-        self.gone_on(done, est.max_iter, reached.over)
+        self.gone_on(Mark(done), est.max_iter, reached.over)
         return reached.over
 
     def _read(

@@ -22,6 +22,7 @@ from .estimators_live import publish
 from .estimators_objective import share_of_gradient
 from .fitting import (
     Epoch,
+    Found,
     Interrupts,
     Plan,
     Rates,
@@ -211,7 +212,7 @@ def descend(
             Interrupts() as interrupts,
         ):
 
-            def after_steps(count: int) -> None:
+            def after_steps(count: int, _: Found) -> None:
                 bar.update(count)
                 interrupts.check()
 

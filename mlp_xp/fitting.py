@@ -56,6 +56,8 @@ class Epoch(NamedTuple):
 
 
 Callback = Callable[[Any, Epoch], Any]
+Numbers = npt.NDArray[np.float64]
+Found = Callable[[], Numbers]  # the objective of every batch of a pass so far, (…, n_batches)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,48 @@ class Run:
         for name, value in epoch._asdict().items():
             if value is not None:
                 self.history.setdefault(name, []).append(value)
+
+
+class Passed(NamedTuple):
+    """What an epoch has passed, up to some step within it.
+
+    losses   the objective of each batch so far, (…, n)
+    shares   the weight of each, (…, n), or (n,) where all networks take the same
+    seconds  since `fit` began
+    """
+
+    losses: Numbers
+    shares: Numbers
+    seconds: float
+
+    @property
+    def n(self) -> int:
+        """Batches so far."""
+        return int(self.losses.shape[-1])
+
+
+class Taken:
+    """What an epoch has taken, part by part: `Passed`, where more may come.
+
+    passed  of this epoch in an earlier process, or None
+    """
+
+    def __init__(self, passed: Passed | None = None) -> None:
+        self.losses = [] if passed is None else [passed.losses]
+        self.shares = [] if passed is None else [passed.shares]
+
+    @property
+    def n(self) -> int:
+        """Batches of the parts that were taken as a whole."""
+        return sum(losses.shape[-1] for losses in self.losses)
+
+    def so_far(self, seconds: float, found: Found | None = None) -> Passed | None:
+        """Up to here, `found` of the part at hand included; None before the first batch."""
+        parts = [*self.losses, *([] if found is None else [found()])]
+        if not parts:
+            return None
+        losses = np.concatenate(parts, -1)
+        return Passed(losses, np.concatenate(self.shares, -1)[..., : losses.shape[-1]], seconds)
 
 
 class Best:
@@ -188,60 +232,72 @@ def train(
         best = Best(plan.early_stopping, device, run.state, len(plan.seeds))
     run.state = copied(device, run.state)  # steps may write over what they are given
     last = run.epoch + plan.epochs
-    over = keeper is not None and keeper.restore(run, rates, best)
+    over, passed = False, None
+    if keeper is not None:
+        over, passed = keeper.restore(run, rates, best)
     if ranks is not None:
-        over = ranks.begin(device, run, rates, best, over)
-    done = run.epoch + plan.epochs - last
+        over, passed = ranks.begin(device, run, rates, best, over, passed)
+    done, taken = run.epoch + plan.epochs - last, Taken(passed)
     steps = Steps(recipe, device, stepper if ranks is None else ranks.stepper)
     scores = scorer(device)
-    began = time.perf_counter() - (run.history["seconds"][-1] if done else 0.0)
+    before = run.history["seconds"][-1] if done else 0.0
+    began = time.perf_counter() - (before if passed is None else passed.seconds)
+    interrupts = Interrupts()
+
+    def check(found: Found | None = None) -> None:
+        asked = interrupts.asked
+        if keeper is not None and keeper.wants(asked):
+            so_far = taken.so_far(time.perf_counter() - began, found)
+            if so_far is not None:
+                keeper.within(run, rates, best, so_far, asked)
+        interrupts.check()
+
+    def after_steps(count: int, found: Found) -> None:
+        bar.update(count)
+        check(found)
+
+    def bits_at(step: int, m: int) -> Array | None:
+        return bits_for(device, recipe.network, plan.seeds, plan.leading, step, m)
+
+    begun = done * rates.steps_per_epoch + taken.n
     with (
         np.errstate(all="ignore"),  # what is not finite is found and said in words
         training(run),
-        progress_bar(rates.n_steps, plan.progress, last, done * rates.steps_per_epoch) as bar,
-        Interrupts() as interrupts,
-        examples.passes(plan, range(run.epoch, last), interrupts.check) as parts,
+        progress_bar(rates.n_steps, plan.progress, last, begun) as bar,
+        interrupts,
+        examples.passes(plan, range(run.epoch, last), check, taken.n) as parts,
     ):
-
-        def bits_at(step: int, m: int) -> Array | None:
-            return bits_for(device, recipe.network, plan.seeds, plan.leading, step, m)
-
-        def after_steps(count: int) -> None:
-            bar.update(count)
-            interrupts.check()
-
         for number in range(done, done if over else plan.epochs):
             good = copied(device, run.state)  # finite: so the last epoch's end found
-            if keeper is not None:
+            if keeper is not None and passed is None:
                 keeper.note(run, good, rates, best)
-            first = number * rates.steps_per_epoch
-            found_losses: list[npt.NDArray[Any]] = []
-            shares: list[npt.NDArray[Any]] = []
+            kept = f"the end of epoch {run.epoch}"
+            if passed is not None:
+                kept = f"step {run.state.step}, from which it went on"
+            first, passed = number * rates.steps_per_epoch, None
             with recipe.network.threads(device, plan.batch_size):
                 for part in parts(run.epoch):
-                    ahead = first + sum(found.shape[-1] for found in found_losses)
-                    found_losses.append(
-                        one_epoch(
-                            device,
-                            run,
-                            steps.on(part.data),
-                            part.order,
-                            plan.batch_size,
-                            rates.since(ahead),
-                            bits_at,
-                            after_steps,
-                        )
+                    taken.shares.append(batch_weights(part.order, plan.batch_size, part.weights))
+                    found_losses = one_epoch(
+                        device,
+                        run,
+                        steps.on(part.data),
+                        part.order,
+                        plan.batch_size,
+                        rates.since(first + taken.n),
+                        bits_at,
+                        after_steps,
                     )
-                    shares.append(batch_weights(part.order, plan.batch_size, part.weights))
-                    if not np.isfinite(found_losses[-1]).all():
+                    taken.losses.append(found_losses)
+                    if not np.isfinite(found_losses).all():
                         break
-            losses, share = np.concatenate(found_losses, -1), np.concatenate(shares, -1)
+            losses, share = np.concatenate(taken.losses, -1), np.concatenate(taken.shares, -1)
             finite = np.all(np.isfinite(losses).reshape(-1, losses.shape[-1]), axis=0)
             if not finite.all() or not device.all_finite(run.state.theta):
                 run.state = good
                 bad = losses.shape[-1] if finite.all() else int(np.argmin(finite)) + 1
                 rate = float(np.max(rates.at(first + bad - 1)))
-                raise TrainingDiverged(_divergence(run.epoch + 1, bad, rate, part, device))
+                raise TrainingDiverged(_divergence(run, bad, rate, kept, part, device))
             loss = weighted_mean(losses, share)
             found = None
             if judge is not None:
@@ -257,6 +313,7 @@ def train(
                 seconds=time.perf_counter() - began,
             )
             run.record(result)
+            taken = Taken()
             bar.show(result)
             monitored = np.reshape(loss if found is None else np.asarray(found.loss), (-1,))
             rates.observe(monitored)
@@ -279,14 +336,14 @@ def one_epoch(
     batch_size: int,
     rate_at: Callable[[int], Any],
     bits_at: Callable[[int, int], Array | None],
-    after_steps: Callable[[int], object],
-) -> npt.NDArray[np.float64]:
+    after_steps: Callable[[int, Found], object],
+) -> Numbers:
     """One pass over the data in the given order: the objective of every batch.
 
     order        (m,), or (n_networks, m) where every network has its own
     rate_at      number of the batch in this pass → rate, a float or (n_networks,)
     bits_at      (number of the update over the life of the model, m) → dropout bits
-    after_steps  called between steps, with how many there were since
+    after_steps  called between steps, with how many there were since, and what the pass found
 
     `run.state` is replaced after every step, or after a few where the device takes several
     at once. Returns (…, n_batches) float64, and ends early, that batch the last, where a
@@ -299,6 +356,10 @@ def one_epoch(
             device, run, step, index, order, batch_size, rate_at, bits_at, after_steps
         )
     losses: list[Array] = []
+
+    def found() -> Numbers:
+        return _on_host(device, device.xp.stack(losses))
+
     for piece in pieces(order.shape[-1], batch_size):
         rate = rate_at(len(losses))
         if isinstance(rate, np.ndarray):
@@ -308,8 +369,8 @@ def one_epoch(
         losses.append(run.state.loss)
         if not device.reads_wait and not np.isfinite(device.get(run.state.loss)).all():
             break
-        after_steps(1)
-    return device.get(device.xp.stack(losses)).astype(np.float64).T
+        after_steps(1, found)
+    return found()
 
 
 def _announced_epoch(
@@ -321,18 +382,28 @@ def _announced_epoch(
     batch_size: int,
     rate_at: Callable[[int], Any],
     bits_at: Callable[[int, int], Array | None],
-    after_steps: Callable[[int], object],
-) -> npt.NDArray[np.float64]:
+    after_steps: Callable[[int, Found], object],
+) -> Numbers:
     """`one_epoch` by a step that takes a whole epoch's rates, and many steps at once."""
     m = order.shape[-1]
     rates = [rate_at(i) for i in range(-(-m // batch_size))]
     step.announce(run.state, index, rates, order, batch_size)
+    first = run.state.step
+
+    def found() -> Numbers:
+        return _on_host(device, step.losses[: run.state.step - first])
+
     for size, count in ((batch_size, m // batch_size), (m % batch_size, min(1, m % batch_size))):
         for piece in pieces(count, step.most):
             n = piece.stop - piece.start
             run.state = step.several(run.state, bits_at(run.state.step, size), size, n)
-            after_steps(n)
-    return device.get(step.losses).astype(np.float64).T
+            after_steps(n, found)
+    return found()
+
+
+def _on_host(device: Device, losses: Array) -> Numbers:
+    """The objectives of batches (n_batches, …) as (…, n_batches) float64."""
+    return device.get(losses).astype(np.float64).T
 
 
 def epoch_mean(
@@ -382,15 +453,15 @@ def moved(state: State, move: Callable[[Any], Any]) -> State:
     return State(move(state.theta), moments, move(state.running), state.step)
 
 
-def _divergence(epoch: int, step: int, rate: float, part: Part, device: Device) -> str:
+def _divergence(run: Run, step: int, rate: float, kept: str, part: Part, device: Device) -> str:
     xp, data = device.xp, part.data
     largest = float(xp.max(xp.abs(data.rows[: min(data.m, CHUNK), :])))
     cure = "lower the learning rate or set clip_norm=1.0"
     if largest > 100:
         cure = f"scale the features (the largest is {largest:.3g} in size), or " + cure
     return (
-        f"The loss stopped being finite in epoch {epoch}, step {step}, at a learning rate of "
-        f"{rate:.3g}. The model keeps its weights from the end of epoch {epoch - 1}. "
+        f"The loss stopped being finite in epoch {run.epoch + 1}, step {step}, at a learning rate "
+        f"of {rate:.3g}. The model keeps its weights from {kept}. "
         f"Likely cure: {cure}."
     )
 

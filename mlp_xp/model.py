@@ -293,7 +293,8 @@ class Model:
                          call, its validation data, and all later calls that are given none
         checkpoint       a folder that keeps what is needed to go on: where it holds a checkpoint
                          of this training, that is gone on from, to the bit (`checkpoints`)
-        every            seconds between two checkpoints, at least; 0: after every epoch
+        every            seconds between two checkpoints, at least; 0: after every epoch. Of
+                         a stream within epochs, too; 0: as soon as the last one is written
         processes        "mpi": the processes that `mpiexec` started share every batch (`ranks`);
                          the result is on all of them, rank 0 alone shows progress, calls
                          callbacks and keeps checkpoints. A Dask scheduler's address, such as

@@ -53,10 +53,13 @@ class Examples(Protocol):
     @property
     def m(self) -> int: ...
 
-    def passes(self, plan: Wanted, epochs: Sequence[int], check: Callable[[], object]) -> Any:
+    def passes(
+        self, plan: Wanted, epochs: Sequence[int], check: Callable[[], object], begun: int = 0
+    ) -> Any:
         """A context with the `Parts` of these epochs, asked for one after the other.
 
         check  called now and then while a part is waited for
+        begun  batches of the first epoch that were taken before: they are in no part
         """
         ...
 
@@ -74,13 +77,16 @@ class InMemory:
 
     @contextmanager
     def passes(
-        self, plan: Wanted, epochs: Sequence[int], check: Callable[[], object]
+        self, plan: Wanted, epochs: Sequence[int], check: Callable[[], object], begun: int = 0
     ) -> Iterator[Parts]:
         def parts(epoch: int) -> Iterator[Part]:
+            taken = begun * plan.batch_size if epoch == epochs[0] else 0
+            if taken >= self.m:
+                return
             order = np.arange(self.m)
             if plan.shuffle:
                 order = shuffled(plan.seeds, plan.leading, epoch, self.m)
-            yield Part(self.data, order, self.weights)
+            yield Part(self.data, order[..., taken:], self.weights)
 
         yield parts
 

@@ -43,7 +43,7 @@ import numpy.typing as npt
 
 from . import ranks_cuda
 from .devices import circumstances
-from .fitting import Best, Rates, Run, moved
+from .fitting import Best, Passed, Rates, Run, moved
 from .hardware import Device
 from .kernels import SPEC, Kernels
 from .losses import Loss
@@ -137,19 +137,30 @@ class Ranks:
         if ranks_cuda.is_cuda(device):
             self.sums = ranks_cuda.connect(self.link.all, self.rank, device)
 
-    def begin(self, device: Device, run: Run, rates: Rates, best: Best | None, over: bool) -> bool:
-        """Bring every rank to where rank 0 begins, perhaps from a checkpoint; whether over."""
+    def begin(
+        self,
+        device: Device,
+        run: Run,
+        rates: Rates,
+        best: Best | None,
+        over: bool,
+        passed: Passed | None,
+    ) -> tuple[bool, Passed | None]:
+        """Bring every rank to where rank 0 begins, perhaps from a checkpoint.
+
+        Returns what rank 0 was given: whether it is over, and what its epoch has passed.
+        """
         kept = None if best is None else (best.loss, best.waited, best.stopped)
         states = [run.state, *([] if best is None else [best.state])]
         host = [moved(state, device.get)._replace(loss=None) for state in states]
-        got = self.first((host, run.epoch, run.history, rates.plateau, kept, over))
+        got = self.first((host, run.epoch, run.history, rates.plateau, kept, over, passed))
         if self.rank > 0:
-            host, run.epoch, run.history, rates.plateau, kept, over = got
+            host, run.epoch, run.history, rates.plateau, kept, over, passed = got
             run.state, *others = (moved(state, device.put) for state in host)
             if best is not None and kept is not None:
                 best.state = others[0]
                 best.loss, best.waited, best.stopped = kept
-        return over
+        return over, passed
 
     def stepper(self, recipe: Recipe, device: Device, data: Any) -> Step:
         """A `training.Step` that takes whole batches and computes this rank's share of them."""

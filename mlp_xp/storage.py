@@ -57,6 +57,7 @@ VERSION = "1"
 SUFFIX = ".safetensors"
 CHECKPOINT = "checkpoint"  # the part of the header that a checkpoint has beside a model's
 BEST = ("best", "best_running")  # its tensors: the weights that early stopping would restore
+PASSED = ("batch_losses", "batch_weights")  # of one within an epoch: of each batch so far
 LEFT = re.compile(rf"\.{FORMAT}-[0-9a-f]{{8}}\.tmp")  # files that are being written
 OLD = 600  # seconds after which one of them is locked, or nobody's
 
@@ -140,7 +141,7 @@ def load(path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Model
     values = parsed(path, header)
     config = values["config"]
     if CHECKPOINT in header:  # a model all the same
-        tensors = {name: T for name, T in tensors.items() if name not in BEST}
+        tensors = {name: T for name, T in tensors.items() if name not in (*BEST, *PASSED)}
     if "estimator" in config:
         raise EstimatorFileError(path, str(config["estimator"])[:100])
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import ranks
-from .checkpoints import Checkpoints
+from .checkpoints import Checkpoints, Mark
 from .commands import (
     Arguments,
     Halt,
@@ -377,12 +377,13 @@ def _checkpoints(args: Arguments, ended: dict[str, Any]) -> Checkpoints | None:
     if args.checkpoint is None:
         return None
 
-    def tell(epoch: int, last: int, over: bool) -> None:
-        ended["from_epoch"] = epoch
+    def tell(mark: Mark, last: int, over: bool) -> None:
+        epoch = ended["from_epoch"] = mark.epoch
         if over:
             say(args, f"{args.checkpoint}: nothing is left to do after epoch {epoch} of {last}")
         else:
-            say(args, f"goes on from epoch {epoch} of {last}, kept in {args.checkpoint}")
+            then = f" and step {mark.step}" if mark.step else ""
+            say(args, f"goes on from epoch {epoch} of {last}{then}, kept in {args.checkpoint}")
 
     return Checkpoints(args.checkpoint, tell, warn)
 

@@ -665,7 +665,9 @@ def test_the_bar_begins_where_the_training_goes_on(
 # -- kills -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("case", "n"), [("networks", 10), ("layers", 6), ("large", 3)])
+@pytest.mark.parametrize(
+    ("case", "n"), [("networks", 10), ("streamed", 10), ("layers", 6), ("large", 3)]
+)
 def test_trainings_killed_at_random_moments_end_the_same(case: str, n: int, seed: int) -> None:
     pytest.importorskip("kills").campaign(case, n, seed)
 

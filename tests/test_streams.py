@@ -18,6 +18,7 @@ from mlp_xp.passes import InMemory, Part, Parts
 from mlp_xp.schedules import SCHEDULES
 from mlp_xp.streams import Stream
 from mlp_xp.streams.scan import Moments
+from mlp_xp.streams.source import Raw
 from mlp_xp.training import Data
 
 M, N = 2000, 6
@@ -200,6 +201,30 @@ def test_a_stream_is_scanned_evaluated_and_predicted(opened: Stream) -> None:
     assert np.array_equal(np.concatenate(blocks), model.predict(X, layout="rows"))
 
 
+def test_blocks_past_some_rows_are_those_that_follow(opened: Stream) -> None:
+    order = opened.unit_order(1)
+    blocks = [raw for _, raw in opened.blocks(order)]
+    whole = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+    first = np.cumsum(opened.sizes[order])
+    read, units = opened.source.read, list[int]()
+
+    def counted(unit: int, most: int) -> Iterator[Raw]:
+        units.append(unit)
+        return read(unit, most)
+
+    opened.source.read = counted  # type: ignore[method-assign]
+    for past in (1, 64, int(first[0]), M // 2 + 7, M - 1, M):
+        units.clear()
+        rest = [raw for _, raw in opened.blocks(order, past)]
+        assert units == opened.units[order][first > past].tolist()
+        for i, part in enumerate(whole):
+            found = np.concatenate([raw[i] for raw in rest]) if rest else part[:0]
+            assert np.array_equal(found, part[past:])
+    where, raw = next(opened.blocks(None, 70))
+    assert where == 70
+    assert np.array_equal(raw.rows[0], X[70])
+
+
 # -- the order -----------------------------------------------------------------
 
 
@@ -242,7 +267,9 @@ class Ordered(InMemory):
         self.order = order
 
     @contextmanager
-    def passes(self, plan: Plan, epochs: Sequence[int], check: Any) -> Iterator[Parts]:
+    def passes(
+        self, plan: Plan, epochs: Sequence[int], check: Any, begun: int = 0
+    ) -> Iterator[Parts]:
         def parts(epoch: int) -> Iterator[Part]:
             yield Part(self.data, self.order(epoch), self.weights)
 

@@ -134,12 +134,16 @@ class Feed:
         orders: Sequence[npt.NDArray[np.int64] | None],
         buffers: Sequence[Data],
         stop: threading.Event,
+        past: int,
     ) -> Iterator[Data]:
-        """Windows of `size` rows and what is left of a pass, in the buffers by turns."""
+        """Windows of `size` rows and what is left of a pass, in the buffers by turns.
+
+        past  rows of the first pass, of whole windows or all, that are left out
+        """
         turn = 0
         for order in orders:
             filled = 0
-            for start, raw in self.stream.blocks(order):
+            for start, raw in self.stream.blocks(order, past):
                 data, first = self.made(start, raw), 0
                 while first < data.m:
                     n = min(size - filled, data.m - first)
@@ -155,6 +159,7 @@ class Feed:
             if filled:
                 yield Data(*(None if part is None else part[:filled] for part in buffers[turn]))
                 turn = (turn + 1) % len(buffers)
+            past = 0
 
     def put(self, data: Data) -> Data:
         """Host arrays on the device of the model."""
@@ -163,26 +168,31 @@ class Feed:
         return Data(*(None if part is None else self.device.put(part) for part in data))
 
     @contextmanager
-    def passes(self, plan: Wanted, epochs: Sequence[int], check: Check) -> Iterator[Parts]:
+    def passes(
+        self, plan: Wanted, epochs: Sequence[int], check: Check, begun: int = 0
+    ) -> Iterator[Parts]:
         stream, stop = self.stream, threading.Event()
         size = self.window(plan.batch_size, len(plan.seeds))
         whole = size >= self.m
+        taken = min(begun * plan.batch_size, self.m)
+        past = 0 if whole else taken if taken == self.m else taken // size * size
         orders: list[Any] = [None]
         if not whole:
             orders = [stream.unit_order(epoch) if plan.shuffle else None for epoch in epochs]
         buffers = [self._buffer(size) for _ in range(1 if whole else 2)]
-        coming = ahead(self._filled(size, orders, buffers, stop), check, stop)
+        coming = ahead(self._filled(size, orders, buffers, stop, past), check, stop)
 
         def parts(epoch: int) -> Iterator[Part]:
-            for _, order in stream.orders(plan.seeds, plan.leading, epoch, size):
+            before = taken if epoch == epochs[0] else 0
+            for start, order in stream.orders(plan.seeds, plan.leading, epoch, size, before):
                 host = next(coming)
-                taken = order if plan.shuffle else np.arange(host.m)
-                yield Part(self.put(host), taken, host.weights)
+                rows = order if plan.shuffle else np.arange(host.m)
+                yield Part(self.put(host), rows[..., max(before - start, 0) :], host.weights)
 
         try:
             if whole and epochs:
                 data = self.put(next(coming))
-                with InMemory(data, self.device).passes(plan, epochs, check) as found:
+                with InMemory(data, self.device).passes(plan, epochs, check, begun) as found:
                     yield found
             else:
                 yield parts

@@ -32,6 +32,15 @@ class Raw(NamedTuple):
     targets: Rows | None
     weights: Rows | None
 
+    def after(self, first: int) -> Raw:
+        """All but the first rows."""
+        if first == 0:
+            return self
+        targets, weights = (
+            None if part is None else part[first:] for part in (self.targets, self.weights)
+        )
+        return Raw(self.rows[first:], targets, weights)
+
 
 class Source:
     """A file, or files, of m rows that are read in units: the least that can be begun with.

@@ -69,17 +69,25 @@ class Stream:
 
     # -- reading ---------------------------------------------------------------
 
-    def blocks(self, order: npt.NDArray[np.int64] | None = None) -> Iterator[tuple[int, Raw]]:
+    def blocks(
+        self, order: npt.NDArray[np.int64] | None = None, past: int = 0
+    ) -> Iterator[tuple[int, Raw]]:
         """Rows as they are in the file, with the number of the first in it.
 
         order  in which units come, None for the file's own
+        past   rows of that order to leave out; a unit that has no others is not read
         """
         self._check_unchanged()
         for i in range(len(self.units)) if order is None else order:
+            if past >= self.sizes[i]:
+                past -= int(self.sizes[i])
+                continue
             row = int(self.starts[i])
             for raw in self.source.read(int(self.units[i]), self.most):
-                yield row, raw
-                row += len(raw.rows)
+                n = len(raw.rows)
+                if past < n:
+                    yield row + past, raw.after(past)
+                row, past = row + n, max(past - n, 0)
         self._check_unchanged()
 
     def _check_unchanged(self) -> None:
@@ -173,12 +181,16 @@ class Stream:
         return np.concatenate(parts, axis=-1)
 
     def orders(
-        self, seeds: Sequence[int], leading: tuple[int, ...], epoch: int, size: int
+        self, seeds: Sequence[int], leading: tuple[int, ...], epoch: int, size: int, past: int = 0
     ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """The first row of each window, and the order in it."""
+        """The first row of each window, and the order in it.
+
+        past  rows of the epoch; a window that has no others is left out
+        """
         for number, start in enumerate(range(0, self.m, size)):
             n = min(size, self.m - start)
-            yield start, shuffled(seeds, leading, epoch, n, number)
+            if past < start + n:
+                yield start, shuffled(seeds, leading, epoch, n, number)
 
 
 Check = Callable[[], object]
