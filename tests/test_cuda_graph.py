@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import test_cuda_steps as steps
 
-from mlp_xp import MLP
+from mlp_xp import MLP, stream
 from mlp_xp.devices import device as find_device
 from mlp_xp.training import Data, bits_for
 from mlp_xp.types import State
@@ -99,6 +99,35 @@ def test_a_change_of_a_buffer_is_captured_anew(cupy: Any) -> None:
         expected = take(fresh, state, CupyStep(fresh._recipe, fresh.device, other), TEN)
         assert_same(take(model, state, replaying, TEN), expected)
         assert replaying.programs[8, True].graphs[1] is not first
+
+
+def test_windows_of_a_stream_are_replayed_by_the_same_graphs(
+    cupy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of a pass is shorter, and so is its last batch; its rows lie where others did."""
+    from mlp_xp.fast import graph
+
+    proved, prove = list[int](), graph.prove
+    monkeypatch.setattr(
+        graph,
+        "prove",
+        lambda step, program, n: (proved.append(program.m), prove(step, program, n))[1],
+    )
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(1100, 8)).astype("float32"), rng.integers(0, 3, 1100)
+    data = stream(X, y, memory=14_000)
+    settings = {"epochs": 3, "batch_size": 16, "progress": False}
+    model = MLP((8, 6, 3), device="cuda").fit(data, **settings)
+    window = data.window(40, 1, 16)
+    assert 1100 // window > 5
+    assert window % 16 == 0
+    assert set(proved) == {16, 1100 % 16}
+    assert len(proved) < 10  # a batch size and a number of steps at a launch: once
+    eager = MLP((8, 6, 3), device=find_device("cuda", graph=False)).fit(data, **settings)
+    np.testing.assert_array_equal(
+        model.device.get(model._run.state.theta), eager.device.get(eager._run.state.theta)
+    )
+    assert model.history["loss"] == eager.history["loss"]
 
 
 def test_a_replay_that_differs_is_not_used(

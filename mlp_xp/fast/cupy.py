@@ -11,7 +11,7 @@ The arrays of the state a step is given become those of the state it returns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import cupy
@@ -73,7 +73,8 @@ class CupyStep:
                              a program wants them; not written where the update is in the same
                              kernel
     inbox, now               what changes from step to step, on the device
-    data                     may be replaced by other data of the same kind
+    data                     may be replaced by other data of the same kind; where they lie as
+                             those before did, programs and their graphs stay
 
     A loss lies in an array of the epoch's losses, and stays. A call takes one step; `several`
     takes the next steps of an epoch that was announced.
@@ -94,6 +95,7 @@ class CupyStep:
         self.feed: Feed | None = None  # of rows that are on the host
         self.feeding = False
         self.given = False  # whether dropout bits came as an argument
+        self._data = Data(None, None)
         self.data = data
 
     @property
@@ -103,12 +105,14 @@ class CupyStep:
     @data.setter
     def data(self, data: Data) -> None:
         kind = np.int64 if data.targets.ndim == 1 else data.rows.dtype
+        before = _places(self._data)
         self._data = Data(
             data.rows if hasattr(data.rows, "toarray") else cupy.ascontiguousarray(data.rows),
             cupy.ascontiguousarray(data.targets, kind),
             None if data.weights is None else cupy.ascontiguousarray(data.weights),
         )
-        self.programs.clear()
+        if not isinstance(data.rows, cupy.ndarray) or _places(self._data) != before:
+            self.programs.clear()
 
     def _begin(self, state: State) -> None:
         """Make the buffers that do not depend on the batch."""
@@ -137,10 +141,8 @@ class CupyStep:
 
     def buffers(self) -> tuple[int, ...]:
         """Addresses that a program's launches hold and others may change."""
-        data = self._data
-        arrays = (self.theta, self.running, *self.moments, self.inbox, self.now)
-        arrays += (self.seeds, data.rows, data.targets, data.weights)
-        return tuple(array.data.ptr for array in arrays if isinstance(array, cupy.ndarray))
+        arrays = (self.theta, self.running, *self.moments, self.inbox, self.now, self.seeds)
+        return _places((*arrays, *self._data))
 
     # -- the inbox
 
@@ -310,3 +312,8 @@ class CupyStep:
             return
         self.given = True
         program.bits[...] = bits.array if isinstance(bits, Bits) else bits
+
+
+def _places(arrays: Iterable[Any]) -> tuple[int, ...]:
+    """Where arrays lie; nothing of what is not on the device."""
+    return tuple(array.data.ptr for array in arrays if isinstance(array, cupy.ndarray))

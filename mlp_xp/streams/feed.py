@@ -38,6 +38,7 @@ class Feed:
         self.stream, self.m = stream, stream.m
         self.device, self.dtype, self.prepared = model.device, model.dtype, model._prepared
         self.sizes, self.kind = model.network.sizes, model.loss.kind
+        self.there: Data | None = None  # memory of a window on the device
         self.pick = picked(stream, model)
         if stream.n_targets is None:
             raise DataError(
@@ -167,6 +168,24 @@ class Feed:
             return data
         return Data(*(None if part is None else self.device.put(part) for part in data))
 
+    def _settled(self, host: Data) -> Data:
+        """A window on the device, where the one before lay: what was captured on that still holds.
+
+        What is copied comes after the last steps on the one before.
+        """
+        if self.device.xp is HOST.xp or self.device.stepper is None:
+            return self.put(host)
+        if self.there is None or host.m > self.there.m:
+            self.there = self.put(host)
+            return self.there
+        found = []
+        for place, part in zip(self.there, host, strict=True):
+            if part is not None:
+                place = place[: len(part), ...]
+                place[...] = self.device.put(part)
+            found.append(place)
+        return Data(*found)
+
     @contextmanager
     def passes(
         self, plan: Wanted, epochs: Sequence[int], check: Check, begun: int = 0
@@ -187,7 +206,7 @@ class Feed:
             for start, order in stream.orders(plan.seeds, plan.leading, epoch, size, before):
                 host = next(coming)
                 rows = order if plan.shuffle else np.arange(host.m)
-                yield Part(self.put(host), rows[..., max(before - start, 0) :], host.weights)
+                yield Part(self._settled(host), rows[..., max(before - start, 0) :], host.weights)
 
         try:
             if whole and epochs:
