@@ -160,6 +160,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         if kind == "multilabel":
             self._check_classes(y, exact)
             values = self._label_binarizer.transform(y)
+            if not np.isin(values, (0, 1)).all():
+                raise ValueError(
+                    f"y has columns of labels that run from {values.min():g} to {values.max():g}, "
+                    "but expected 0 and 1: pass y > 0, or one class an example, (n_samples,)."
+                )
             return Targets(values, kind, int(values.shape[1]))
         place = self._find(y, classes)
         if place is None or exact:
@@ -389,11 +394,11 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped ba
         self._set(locals())
 
     def _targets(self, y: Any, redefine: bool, exact: bool = False) -> Targets:
-        if self.loss == "poisson" and y.min() < 0:
+        values = y if y.ndim == 2 else y.reshape(-1, 1)
+        if self._loss("real", values.shape[1]).kind == "count" and y.min() < 0:
             raise ValueError(
                 f"y holds {y.min():g}, but loss='poisson' takes y >= 0: counts, or rates."
             )
-        values = y if y.ndim == 2 else y.reshape(-1, 1)
         return Targets(values, "real", int(values.shape[1]))
 
     def _kind(self) -> Kind:

@@ -191,6 +191,20 @@ def test_partial_fit_stops_early_on_examples_it_is_given() -> None:
     assert est.score(*watched) == est.best_validation_score_ > 0.6
 
 
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (0, 2)])
+def test_columns_of_labels_are_0_and_1(method: str, low: int, high: int) -> None:
+    """scikit-learn's descends the cross-entropy of -1 and of 2, which has no end."""
+    with pytest.raises(ValueError, match=f"run from {low} to {high}, but expected 0 and 1: pass y"):
+        getattr(MLPClassifier(), method)(MANY, np.where(TAGS, high, low))
+
+
+def test_a_row_of_the_poisson_loss_refuses_what_its_name_does() -> None:
+    for loss in ("poisson", LOSSES["poisson"]):
+        with pytest.raises(ValueError, match="y holds -1, but loss='poisson' takes y >= 0"):
+            MLPRegressor(loss=loss).fit([[0.0], [1.0]], [1.0, -1.0])
+
+
 def test_partial_fit_takes_multilabel_targets_without_classes() -> None:
     est = MLPClassifier(random_state=0)
     for _ in range(60):
