@@ -230,7 +230,8 @@ def measure(
     classes  (n_out,)            0 … n_out - 1, or None
 
     Returns the loss, (), and the score, (): accuracy for classes (all outputs right for
-    multilabel); for numbers R² = 1 - Σ w (t - p)² / Σ w (t - mean)², the mean over outputs.
+    multilabel); for numbers R² = 1 - Σ w (t - p)² / Σ w (t - mean)², the mean over outputs;
+    of one whose t are all equal, 1 where p is too, else 0, as scikit-learn has it.
     """
     T = targets if classes is None else one_hot(xp, targets, classes, S.dtype)
     J = weighted_mean(xp, loss.value(xp, S, T), weights)
@@ -240,8 +241,9 @@ def measure(
         centre = weighted_mean(xp, T, weights)[..., None]
         spread = weighted_mean(xp, (T - centre) * (T - centre), weights)
         error = weighted_mean(xp, (T - prediction) * (T - prediction), weights)
-        tiny = xp.full_like(spread, float(xp.finfo(spread.dtype).smallest_normal))
-        return J, xp.mean(1 - error / xp.maximum(spread, tiny), axis=-1)
+        equal = spread < float(xp.finfo(spread.dtype).smallest_normal)
+        R2 = 1 - error / xp.where(equal, xp.ones_like(spread), spread)
+        return J, xp.mean(xp.where(equal, xp.astype(error == 0, R2.dtype), R2), axis=-1)
     if loss.kind == "multiclass":
         labels = targets if classes is not None else xp.argmax(T, axis=-2)
         right = xp.argmax(S, axis=-2) == labels

@@ -208,6 +208,14 @@ def test_weights_scale_examples_and_zero_weights_are_absent(random: Random) -> N
     np.testing.assert_array_equal(delta0, 0)
 
 
+def test_r2_of_targets_that_are_all_equal_is_scikit_learns(backend: Backend) -> None:
+    T = np.array([[2.0, 2.0, 2.0], [0.0, 1.0, 3.0]], "float32")
+    for S, expected in ((T, 1.0), (T + np.array([[1.0], [0.0]], "float32"), 0.5)):
+        given = (backend.asarray(S), backend.asarray(T), None, None)
+        _, score = SPEC.measure(backend.xp, LOSSES["squared_error"], *given)
+        assert float(backend.get(score)) == expected
+
+
 def test_clipping_by_norm_keeps_the_direction_and_spares_small_gradients() -> None:
     g = np.array([[3.0, 4.0], [0.3, 0.4]])
     clipped = SPEC.clip_norm(np, g, 1.0)

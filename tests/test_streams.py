@@ -330,6 +330,13 @@ def test_every_backend_trains_on_a_stream(backend: Backend) -> None:
     assert found == pytest.approx(model.evaluate(X[:400], y[:400], layout="rows"), rel=1e-4)
 
 
+def test_r2_of_a_stream_whose_targets_are_all_equal_is_that_of_arrays() -> None:
+    model, rows = MLP((3, 4, 1), loss="squared_error"), X[:50, :3]
+    found = model.evaluate(stream(rows, np.ones(50)))
+    assert found == pytest.approx(model.evaluate(rows, np.ones(50), layout="rows"), rel=1e-5)
+    assert found.score == 0
+
+
 def test_parts_of_a_split_have_every_row_once() -> None:
     data = arrays()
     left, held = data.split(0.2, seed=1)

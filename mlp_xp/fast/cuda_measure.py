@@ -101,7 +101,8 @@ def explained(dtype: str, loss: Loss, weighted: bool) -> Source:
   }}
   spread = total(spread, scratch) / all;
   error = total(error, scratch) / all;
-  if (threadIdx.x == 0) found[k * n + r] = 1 - error / (spread <= tiny ? (T)tiny : spread);"""
+  const T R2 = spread < (T)tiny ? (T)(error == 0) : 1 - error / spread;
+  if (threadIdx.x == 0) found[k * n + r] = R2;"""
     parameters = (
         "const T* S, const T* T_, const T* weights, T* found, "
         "I n, I m, I network, I unit, I example, I heavy, double tiny"

@@ -78,8 +78,9 @@ class Judge:
         loss = self.loss + self._get(objective(recipe, xp, theta, zero, recipe.l2))
         if recipe.loss.kind not in ("real", "count"):
             return Score(loss, self.right)
-        tiny = float(np.finfo(np.float32).tiny)
-        return Score(loss, np.mean(1 - self.error / np.maximum(self.spread, tiny), axis=-1))
+        equal = self.spread < float(np.finfo(np.float32).tiny)
+        R2 = 1 - self.error / np.where(equal, 1, self.spread)
+        return Score(loss, np.mean(np.where(equal, self.error == 0, R2), axis=-1))
 
 
 __all__ = ["Judge"]
