@@ -47,6 +47,12 @@ def say(args: Arguments, text: str) -> None:
     print(text, file=sys.stderr if args.json else sys.stdout, flush=True)
 
 
+def say_unused(args: Arguments, prepared: Preparation) -> None:
+    """Which columns of a table are left out, why, and what uses them."""
+    for column in prepared.unused:
+        say(args, f"column {column.name!r} is {column}; --keep {column.name} uses it")
+
+
 def warn(text: str) -> None:
     """A line for people that is no result: to standard error."""
     print(f"mlp-xp: {text}", file=sys.stderr, flush=True)

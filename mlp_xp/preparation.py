@@ -159,8 +159,9 @@ def prepare(
     if found.kind in ("multiclass", "binary") and y.ndim == 1:
         found = replace(found, classes=_classes(np.unique(y), len(y), loss, found.kind))
     elif y.dtype.kind == "U":
+        word = y.reshape(-1)[0].item()
         raise DataError(
-            f"the target holds words ({y.reshape(-1)[0]!r}), but loss {loss!r} takes numbers. Use "
+            f"the target holds words ({word!r}), but loss {loss!r} takes numbers. Use "
             "--loss cross_entropy, or leave it out."
         )
     elif found.kind == "real" and scale_target:
@@ -204,7 +205,7 @@ def _prepare_inputs(
     table.check(data.name, data.X)
     if table.plain(X):
         numbers = named_numbers(data.name, X, names)
-        return replace(found, inputs=SCALES[scale](numbers), features=names)
+        return replace(found, inputs=SCALES[scale](numbers), features=names, left_out=table.unused)
     found = replace(found, table=table, features=names)
     return replace(found, inputs=_scale_of(table, table.rows(data.name, X), scale))
 
@@ -268,7 +269,7 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
     if text and len(labels) > max(2, m // 2):
         raise DataError(
             f"the target has {len(labels):,} different words in {m:,} rows, too many for "
-            f"classes: {labels[0]!r}, {labels[1]!r} … Is this the wrong column?"
+            f"classes: {labels[0].item()!r}, {labels[1].item()!r} … Is this the wrong column?"
         )
     if len(labels) == 1:
         raise DataError(

@@ -7,7 +7,7 @@ the same from Python, from an estimator and from the command line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from .losses import LOSSES
 from .types import Array, Namespace
 
 if TYPE_CHECKING:  # imported when a table comes: a first fit need not wait for it
-    from .columns import Columns
+    from .columns import Columns, Unused
 
 NUMBERS = ("real", "count")
 SHOWN = 20  # classes in a message
@@ -82,7 +82,9 @@ class Preparation:
     features      names of the columns, () where there are none
     target        likewise
     table         what becomes of a table's columns before they are scaled; None where they are
-                  numbers already, all of them used
+                  numbers already
+    left_out      columns of a table that are not used, and why; where there is no `table`, which
+                  knows
     """
 
     loss: str
@@ -92,6 +94,7 @@ class Preparation:
     features: tuple[str, ...] = ()
     target: tuple[str, ...] = ()
     table: Columns | None = None
+    left_out: tuple[Unused, ...] = ()
 
     def __post_init__(self) -> None:
         """Arrays become lists, which can be compared and written."""
@@ -104,6 +107,11 @@ class Preparation:
     @property
     def kind(self) -> str:
         return LOSSES[self.loss].kind
+
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """The columns that are not used, and why."""
+        return self.left_out if self.table is None else self.table.unused
 
     def rows(self, argument: str, X: Any, Y: Any = None) -> Any:
         """A data frame as an array, its columns by the names of training; arrays as they are.
@@ -190,7 +198,9 @@ class Preparation:
         """A dict that JSON can hold."""
         kept = {field.name: getattr(self, field.name) for field in fields(self)}
         kept |= {name: kept[name]._asdict() for name in ("inputs", "outputs")}
-        table = kept.pop("table")
+        table, left_out = kept.pop("table"), kept.pop("left_out")
+        if left_out:
+            kept["left_out"] = [asdict(column) for column in left_out]
         return kept if table is None else kept | {"table": table.to_json()}
 
     @classmethod
@@ -206,6 +216,10 @@ class Preparation:
                 from .columns import Columns
 
                 values["table"] = Columns.from_json(values["table"])
+            if "left_out" in values:
+                from .columns import Unused
+
+                values["left_out"] = tuple(Unused(**column) for column in values["left_out"])
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its preparation is none that this mlp_xp knows: {error}.") from None

@@ -24,6 +24,7 @@ from .commands import (
     say,
     say_parts,
     say_unseen,
+    say_unused,
     usage_error,
     warn,
 )
@@ -170,6 +171,7 @@ def _say_plan(args: Arguments, task: Task, where: str, name: str) -> None:
         f"{task.data.name}: {n['training']:,} examples to train on, {n['validation']:,} to choose "
         f"by{held}",
     )
+    say_unused(args, task.found)
     networks = f", {task.wanted.repeats} networks each" if task.wanted.repeats > 1 else ""
     say(args, f"{task.wanted.trials} trials of {task.epochs} epochs{networks}, loss {task.loss}")
     if task.shape:

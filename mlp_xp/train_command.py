@@ -33,6 +33,7 @@ from .commands import (
     say,
     say_parts,
     say_unseen,
+    say_unused,
     usage_error,
     warn,
 )
@@ -303,11 +304,10 @@ def _say_plan(
     classes = "" if prepared.classes is None else f", {len(prepared.classes)} classes"
     say(args, f"{name}: {len(examples.X):,} examples to train on{choice}{held}{classes}")
     if prepared.table is not None and not args.dry_run:
-        used, unused = prepared.table.used, prepared.table.unused
-        numbers = len(prepared.table.outputs)
+        used, numbers = prepared.table.used, len(prepared.table.outputs)
         say(args, f"{len(used)} columns become {numbers} numbers (--dry-run shows how)")
-        for column in unused:
-            say(args, f"column {column.name!r} is {column}; --keep {column.name} uses it")
+    if not args.dry_run:
+        say_unused(args, prepared)
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"
     say(
         args,
@@ -328,7 +328,8 @@ def _say_columns(args: Arguments, prepared: Preparation) -> None:
 def _columns(prepared: Preparation) -> list[tuple[str, str]]:
     """The name of each column, and what becomes of it."""
     if prepared.table is None:
-        return [(name, "number") for name in prepared.features]
+        used = [(name, "number") for name in prepared.features]
+        return used + [(column.name, str(column)) for column in prepared.left_out]
     return [(column.name, str(column)) for column in prepared.table.columns]
 
 

@@ -176,7 +176,7 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         "t.csv",
         "a,y\n" + "".join(f"{i % 5},n{i}\n" for i in range(30)),
         Y,
-        "the target has 30 different words in 30 rows.* Is this the wrong column",
+        "the target has 30 different words in 30 rows.* classes: '.* Is this the wrong column",
     ),
     "dates as target": (
         "t.parquet",

@@ -622,6 +622,32 @@ def test_a_dry_run_shows_every_column_and_writes_nothing(command: Callable[..., 
     assert [path.name for path in Path().iterdir()] == ["d.csv"]
 
 
+@pytest.mark.parametrize("words", [True, False], ids=["words", "numbers"])
+def test_a_column_that_is_left_out_is_said(words: bool, command: Callable[..., Any]) -> None:
+    """Whatever the other columns are, and so is a column of numbers that were not read as such."""
+    import pandas
+
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 60)).round(3)
+    minus = [str(value).replace("-", "\N{MINUS SIGN}") for value in a]
+    frame = pandas.DataFrame({"id": range(60), "a": minus, "b": b, "y": a + b > 0})
+    if words:
+        frame["word"] = np.where(b > 0, "high", "low")
+    frame.to_csv("d.csv", index=False)
+    options = ("--data", "d.csv", "--target", "y")
+    code, out, _ = command("train", *options, "--epochs", "1", "--out", "m.safetensors")
+    assert code == 0
+    why = ("'id' is left out: it numbers the rows", "'a' is left out: 48 of its 48 words are")
+    assert all(f"column {one}" in out for one in why)
+    assert "column 'id' is left out" in command("train", "--resume", "m.safetensors", *options)[1]
+    document = json.loads(command("train", *options, "--dry-run", "--json")[1])
+    became = {column["name"]: column["becomes"] for column in document["columns"]}
+    assert set(became) == set(frame.columns) - {"y"}
+    assert became["id"] == "left out: it numbers the rows"
+    searched = command("search", *options, "--trials", "1", "--epochs", "1", "--no-progress")[1]
+    assert "column 'id' is left out" in searched
+
+
 def test_without_the_extra_the_error_names_it(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
