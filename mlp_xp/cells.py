@@ -6,6 +6,7 @@ What is wrong with one is said with its row, counted from 1 below the header, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -93,14 +94,29 @@ def numbers(argument: str, name: str, column: Series) -> Rows:
     return values
 
 
-def words(column: Series) -> Rows:
-    """A column as text, None where it has gaps; 3.0 is the word '3'."""
+def words(column: Series, known: Sequence[str | None] = ()) -> Rows:
+    """A column as text, None where it has gaps; 3.0 is the word '3'.
+
+    known  words that a number may stand for: whoever read the file made 1 of '01'
+    """
     import pandas
 
     codes, different = pandas.factorize(column)
-    cells = np.array([*map(word, different.tolist()), None], object)
+    meant = _by_number(known) if column.dtype.kind in "iuf" else {}
+    texts = [(cell, word(cell)) for cell in different.tolist()]
+    told = [text if text in known else meant.get(cell, text) for cell, text in texts]
+    cells = np.array([*told, None], object)
     found: Rows = cells[codes]  # a gap's code is -1
     return found
+
+
+def _by_number(known: Sequence[str | None]) -> dict[float, str]:
+    """The words that are numbers, each by its own; not where two are of one number."""
+    found: dict[float, list[str]] = {}
+    for text in known:
+        with suppress(TypeError, ValueError):  # a gap, or no number
+            found.setdefault(float(text), []).append(text)  # type: ignore[arg-type]
+    return {number: texts[0] for number, texts in found.items() if len(texts) == 1}
 
 
 def word(cell: Any) -> str:
@@ -115,7 +131,7 @@ def moments(argument: str, name: str, column: Series, form: str | None) -> Serie
     import pandas
 
     dates = column
-    if column.dtype.kind != "M":
+    if column.dtype.kind != "M" or isinstance(column.dtype, pandas.ArrowDtype):
         dates = pandas.to_datetime(
             column.astype(object), format=form or "ISO8601", errors="coerce", utc=True
         )

@@ -138,7 +138,7 @@ class Words:
         return np.split(found, np.cumsum([len(values) for values in known])[:-1], axis=1)
 
     def cells(self, argument: str, column: Series) -> Rows:
-        return words(column)
+        return words(column, self.values)
 
     def unknown(self, cells: Rows) -> Rows:
         """(m,) where a cell is a word that training did not meet."""
@@ -208,7 +208,7 @@ class Coded:
         return np.column_stack(found)
 
     def cells(self, argument: str, column: Series) -> Rows:
-        return words(column)
+        return words(column, self.values)
 
     def unknown(self, cells: Rows) -> Rows:
         """(m,) where a cell is a word that training did not meet."""
@@ -424,7 +424,7 @@ class Columns:
         frame, found = as_pandas("X", X), {}
         for column in self.used:
             if isinstance(column, Words | Coded):
-                cells = words(frame[column.name])
+                cells = column.cells("X", frame[column.name])
                 new = column.unknown(cells)
                 if new.any():
                     found[column.name] = (int(new.sum()), str(cells[int(np.argmax(new))]))

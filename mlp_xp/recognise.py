@@ -87,8 +87,7 @@ def _column(name: str, column: Series, told: _Told) -> Column:
             return Unused(name, "it numbers the rows")
         return Number.learn(name, values, holes)
     if column.dtype.kind == "M" or inferred in ("datetime64", "datetime", "date"):
-        plain = column if column.dtype.kind == "M" else pandas.to_datetime(column)
-        return Date.learn(name, moments(where, name, plain, None), None, holes)
+        return Date.learn(name, moments(where, name, column, None), None, holes)
     if not category:
         form = _date_form(present)
         if form is not None:

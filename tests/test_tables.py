@@ -383,11 +383,44 @@ def frames(frame: Any) -> dict[str, Any]:
         "arrow": pyarrow.Table.from_pandas(frame),
         "objects": frame.astype(object),
         "nullable": frame.convert_dtypes(),
+        "pandas on arrow": frame.convert_dtypes(dtype_backend="pyarrow"),
         "categories": frame.assign(city=frame["city"].astype("category")),
         "member as numbers": frame.assign(member=frame["member"].astype(int)),
         "dates as text": frame.assign(joined=frame["joined"].dt.strftime("%Y-%m-%d")),
         "dates with a zone": frame.assign(joined=frame["joined"].dt.tz_localize("UTC")),
     }
+
+
+def test_dates_of_arrow_in_pandas_are_learnt_from() -> None:
+    frame = people()[["joined", "city"]]
+    day = frame["joined"].dt.date.astype(pandas.ArrowDtype(pyarrow.date32()))
+    on_arrow = frame.convert_dtypes(dtype_backend="pyarrow")
+    assert learnt(on_arrow) == learnt(frame.assign(joined=day)) == learnt(frame)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("01", "02", "A7"), tuple(f"{i:03}" if i < 20 else f"A{i}" for i in range(40))],
+)
+def test_a_number_is_the_word_that_it_was_before_a_reader_made_a_number_of_it(
+    words: tuple[str, ...],
+) -> None:
+    """A table of '01' and 'A7' is text, the next one, of '01' alone, numbers to any reader."""
+    text = pandas.DataFrame({"code": words * 4})
+    columns = learnt(text)
+    some = pandas.DataFrame({"code": words[:2]})
+    for read in (
+        some["code"].astype(int),
+        some["code"].astype("Int64"),
+        some["code"].astype(float),
+    ):
+        frame = pandas.DataFrame({"code": read})
+        np.testing.assert_array_equal(columns.rows("X", frame), columns.rows("X", some))
+        assert columns.unknown(frame) == {}
+    assert columns.unknown(pandas.DataFrame({"code": [77]})) == {"code": (1, "77")}
+    two = learnt(pandas.DataFrame({"code": ("1", "01", "A7", "1.0") * 4}))
+    exact = two.rows("X", pandas.DataFrame({"code": [1]}))
+    np.testing.assert_array_equal(exact, two.rows("X", pandas.DataFrame({"code": ["1"]})))
 
 
 @pytest.mark.parametrize("how", list(frames(people(20))))
