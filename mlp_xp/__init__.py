@@ -49,11 +49,19 @@ __all__ = [
     "Epoch",
     "GradientCheck",
     "Loss",
+    "Sequential",
     "TrainingDiverged",
     "check_gradients",
     "device",
     "devices",
+    "from_torch",
     "inspect_step",
+    "load_table",
+    "model_for",
+    "prepare",
+    "search",
+    "stream",
+    "to_torch",
 ]
 
 

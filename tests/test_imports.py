@@ -206,3 +206,15 @@ def test_importing_brings_no_other_library() -> None:
     late = {"mlp_xp.layers", "mlp_xp.sequential", "mlp_xp.estimators"}
     assert not late & set(run(code).split())
     assert "numpy.testing" not in run(code)
+
+
+def test_a_star_brings_all_that_needs_numpy_alone() -> None:
+    """scikit-learn's face takes ten times as long to import as the rest."""
+    late = {name for name, module in mlp_xp.LATE.items() if not module.startswith("estimators")}
+    assert late <= set(mlp_xp.__all__)
+    program = (
+        "import sys; from mlp_xp import *; Sequential, load_table; "
+        "print({'sklearn', 'scipy', 'pandas', 'torch', 'optuna'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
