@@ -87,7 +87,7 @@ def numbers(argument: str, name: str, column: Series) -> Rows:
         bad = np.isnan(values) & ~gaps(column)
         if bad.any():
             why = "is no number, but the column held numbers in training"
-            raise _fault(argument, name, column, bad, f"{why}. Correct it, or leave it empty")
+            raise _fault(argument, name, column, bad, f"{why}. Correct it, or leave the row out")
     if np.isinf(values).any():
         why = "is infinite, but expected finite numbers and gaps"
         raise _fault(argument, name, column, np.isinf(values), why)
@@ -137,8 +137,8 @@ def moments(argument: str, name: str, column: Series, form: str | None) -> Serie
         )
         bad = dates.isna().to_numpy() & ~gaps(column)
         if bad.any():
-            why = f"is no date as in training ({form or 'ISO 8601'}). Correct it, or leave it empty"
-            raise _fault(argument, name, column, bad, why)
+            why = f"is no date as in training ({form or 'ISO 8601'})"
+            raise _fault(argument, name, column, bad, f"{why}. Correct it, or leave the row out")
     if dates.dt.tz is not None:
         dates = dates.dt.tz_convert("UTC").dt.tz_localize(None)
     return dates.rename(name)

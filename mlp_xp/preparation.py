@@ -199,6 +199,11 @@ def _prepare_inputs(
     holes = data.X.columns[data.X.isna().any()]
     table = learn(X, found.columns_of(data.y[rows]), keep, data.name, holes)
     names = tuple(column.name for column in table.used)
+    if not names and len(X) == 1:
+        raise DataError(
+            f"{data.name} has one example to train on, of {len(data.X):,}, but what its columns "
+            "are is learnt from two or more. Hold out fewer, or bring more rows."
+        )
     if not names:
         why = "; ".join(f"{column.name!r}: {column.why}" for column in table.unused[:5])
         raise DataError(f"{data.name} has no column to learn from ({why}). --keep NAME uses one.")

@@ -45,7 +45,7 @@ from .search_task import CHOOSE_BY, PRUNING, TRIALS, VALIDATION, Task, Wanted
 from .searching import STORAGE, Interrupted, Search, check_plots, run
 from .storage import check_writable
 from .train_command import SHORT, examples_of
-from .train_options import MANY, OUT, Options, lengths, positive, widths
+from .train_options import MANY, OUT, Options, lengths, positive, seed, widths
 
 # Options of the model and its training that are not searched where they are given, and those
 # that never are.
@@ -341,7 +341,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.value("--clip-norm", float, "NORM", "largest norm of a gradient (default: no limit)")
     of.name("--dtype", checks.DTYPES, "of the numbers (default: float32)")
     of.name("--precision", PRECISIONS, "of the operands of products (default: float32)")
-    of.value("--seed", int, "N", "decides split, trials and model (default: 0)")
+    of.value("--seed", seed, "N", "decides split, trials and model (default: 0)")
 
     of = Options(parser, "output")
     of.group.add_argument(

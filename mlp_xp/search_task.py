@@ -80,8 +80,9 @@ class Wanted:
 
     def check(self, data: Dataset) -> None:
         """Raise ValueError for what cannot be."""
-        for name, least in (("trials", 1), ("seed", 0), ("repeats", 1)):
-            checks.integer(name, getattr(self, name), least)
+        for name in ("trials", "repeats"):
+            checks.integer(name, getattr(self, name), 1)
+        checks.seed("seed", self.seed)
         for name in ("epochs", "early_stopping"):
             if getattr(self, name) is not None:
                 checks.integer(name, getattr(self, name), 1)

@@ -125,6 +125,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r}, but expected a whole number below 2**64.")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     try:
         return checks.number("it", float(text), 0, float("inf"))
@@ -258,7 +264,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "stop after N epochs without a better loss on the examples to choose by (see "
         "--validation), and keep the best",
     )
-    of.value("--seed", int, "N", "decides weights, shuffles, dropout and split (default: 0)")
+    of.value("--seed", seed, "N", "decides weights, shuffles, dropout and split (default: 0)")
     of.value("--resume", str, "MODEL", "train this model on, in its place unless --out is given")
     of.value(
         "--checkpoint",

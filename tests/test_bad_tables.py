@@ -172,6 +172,12 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         Y,
         "every label is no, .*Is this the wrong column",
     ),
+    "two rows": (
+        "t.csv",
+        "a,y\n1,yes\n2,no\n",
+        Y,
+        "one example to train on, of 2, but .* learnt from two or more. Hold out fewer, or bring",
+    ),
     "names as target": (
         "t.csv",
         "a,y\n" + "".join(f"{i % 5},n{i}\n" for i in range(30)),

@@ -751,6 +751,8 @@ USAGE = {
     "unknown option": (("train", "--epoch", "3"), "unrecognized arguments: --epoch"),
     "loss": (("train", "--loss", "mse"), "loss is 'mse', but expected one of 'squared_error'"),
     "close": (("train", "--optimizer", "adamm"), "Did you mean 'adam"),
+    "seed": (("train", "--seed", "-1"), "'-1', but expected a whole number below 2**64"),
+    "large seed": (("search", "--seed", str(2**64)), "but expected a whole number below 2**64"),
     "epochs": (("train", "--epochs", "0"), "'0', but expected a whole number of at least 1"),
     "hidden": (("train", "--hidden", "64,x"), "'x', but expected a whole number"),
     "dropout": (("train", "--dropout", "1"), "dropout is 1.0, but expected a number in [0, 1)"),
