@@ -80,6 +80,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
     dtype : "float32" or "float64"; None is X's
     precision : "float32"; "tf32" and "bfloat16" round the operands of matrix products to 11
         and 8 significant bits, and need float32 input or dtype="float32"
+    processes : as of `Sequential.fit`: "mpi", or a Dask cluster's address or client, whose
+        processes share every batch of a stochastic solver. No file holds it
     callbacks : functions (estimator, `Epoch`) after every epoch; a true result ends the fit
     progress : a progress bar on standard error
 
@@ -146,6 +148,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         device: str | Device | None = None,
         dtype: str | None = None,
         precision: str = "float32",
+        processes: Any = None,
         callbacks: Callback | Sequence[Callback] = (),
         progress: bool = False,
     ) -> None:
@@ -388,6 +391,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped ba
         device: str | Device | None = None,
         dtype: str | None = None,
         precision: str = "float32",
+        processes: Any = None,
         callbacks: Callback | Sequence[Callback] = (),
         progress: bool = False,
     ) -> None:

@@ -16,9 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from sklearn import get_config
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
@@ -33,6 +31,7 @@ from .estimators_data import (
     to_device,
 )
 from .estimators_live import Live, current, flat, publish
+from .estimators_ranks import Shares, Sharing, fit_on_cluster, generator, ranks_of
 from .estimators_recipe import (
     CONSTRAINTS,
     network_of,
@@ -57,6 +56,7 @@ from .hardware import Device
 from .losses import LOSSES, Kind, Loss
 from .network import Network, initial_statistics, join
 from .optimizers import OPTIMIZERS
+from .ranks import Ranks
 from .schedules import SCHEDULES
 from .training import CHUNK, Data, Step, stepper
 from .types import Array, Layer, State
@@ -92,7 +92,7 @@ def _equal(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return True
 
 
-class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class BaseMLP(Exportable, Shares):
     """Parameters, fitting and what is fitted; the classes add targets and predictions."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
@@ -190,8 +190,15 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
 
             check_asked(self)
         place = place_of(X, self.device)
-        with place.device.active():
-            return self._fit_there(X, y, sample_weight, validation_data, place, once, keeping)
+        ranks = ranks_of(self, place.device)
+        if self.processes is not None and ranks is None:
+            fit_on_cluster(self, X, y, sample_weight, validation_data, once, keeping)
+            self._warn_of_loss()
+            return self
+        with place.device.active(), nullcontext() if ranks is None else ranks.together():
+            return self._fit_there(
+                X, y, sample_weight, validation_data, place, once, keeping, ranks
+            )
 
     def _fit_there(
         self,
@@ -202,6 +209,7 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         place: Place,
         once: bool,
         keeping: Keeping | None,
+        ranks: Ranks | None,
     ) -> Self:
         """scikit-learn's order of checks and of random draws, then the solver."""
         hidden = self._hidden_sizes()
@@ -225,7 +233,7 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
         if first:
             self._name_targets(place)
         loss = self._loss(targets.kind, targets.n_outputs)
-        self._random_state = check_random_state(self.random_state)
+        self._random_state = generator(self.random_state, ranks, place.device)
         parameters = self._parameters()
         if first:
             network = network_of(parameters, sizes)
@@ -251,8 +259,7 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
             self._check_deterministic(live.recipe.network)
             state = minimise(self, problem, state)
         else:
-            step = self._step(live, problem)
-            state = self._descend(problem, state, step, parameters, once, keeping)
+            state, step = self._descend(live, problem, state, parameters, once, keeping, ranks)
         kept = None
         if step is not None and once and place.device is HOST and hasattr(step, "data"):
             kept, step.data = step, None  # nothing of the caller's is held on to
@@ -268,24 +275,29 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
                 "Solver produced non-finite parameter weights. The input data may contain large "
                 "values and need to be preprocessed."
             )
+        self._warn_of_loss()
+        return self
+
+    def _warn_of_loss(self) -> None:
         if not np.isfinite(self.loss_):
             warnings.warn(
                 f"The loss is {self.loss_}: nothing was learnt from batches with such a loss. "
                 "Scale X and y to a size of about one.",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
-        return self
 
     def _descend(
         self,
+        live: Live,
         problem: Problem,
         state: State,
-        step: Step,
         parameters: dict[str, Any],
         once: bool,
         keeping: Keeping | None,
-    ) -> State:
+        ranks: Ranks | None,
+    ) -> tuple[State, Step]:
+        """The state reached, and the step that led there."""
         keep = once or self.warm_start == "optimizer"
         if not (keep and hasattr(self, "_optimizer")):
             self._optimizer = begin(problem.recipe, problem.device, state.theta)
@@ -297,9 +309,12 @@ class BaseMLP(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn 
             self._expect_scores(copy.theta, copy.running)
         descent: Descent = self._optimizer
         run = Run(state._replace(moments=descent.moments, step=descent.step))
+        sharing = None if ranks is None else Sharing(ranks, self, problem, run)
+        step = self._step(live, problem) if sharing is None else sharing.stepper(problem)
         descent.moments = ()  # held by the run alone, which lets go of them with the first step
+        keeping = keeping if sharing is None or sharing.shows else None
         with self._keeper(keeping, problem, run) as keeper:
-            return descend(self, problem, run, step, schedule, once, keeper)
+            return descend(self, problem, run, step, schedule, once, keeper, sharing), step
 
     def _keeper(
         self, keeping: Keeping | None, problem: Problem, run: Run

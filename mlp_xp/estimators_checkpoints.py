@@ -7,6 +7,7 @@ estimator's `random_state`, 1 ms for 60,000 examples.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,38 +81,38 @@ def check_asked(est: Any) -> None:
     fixed_seed(est.random_state)
 
 
+def described(
+    est: Any, parameters: Mapping[str, Any], problem: Problem, state: State
+) -> dict[str, Any]:
+    """All that decides what a training computes, each by its name."""
+    device, validation = problem.device, problem.validation
+    begins = {name: getattr(est, name) for name in WATCHED}
+    return {
+        "the estimator": type(est).__name__,
+        **{name: value for name, value in parameters.items() if name not in OTHERS},
+        "the beginning": {**begins, "rate": est._optimizer.learning_rate},
+        "the state it begins from": described_state(device, state, len(est.loss_curve_)),
+        "the examples": _examples(device, problem.data, problem.chosen),
+        "the validation data": validation and _examples(device, validation.data),
+    }
+
+
 class EstimatorKeeper(Keeper):
     """Of `fit` of `MLPClassifier` and `MLPRegressor`."""
 
     def __init__(self, est: Any, checkpoint: Any, every: float, problem: Problem, run: Run) -> None:
-        device, recipe = problem.device, problem.recipe
-        self.est, self.device, self.network = est, device, recipe.network
+        device = problem.device
+        self.est, self.device, self.network = est, device, problem.recipe.network
         self.step, self.n_moments = run.state.step, len(run.state.moments)
         self.t, self.n = est.t_, len(problem.chosen)
         self.seconds, self.clock = 0.0, time.perf_counter()
-        self.rate = max(float(recipe.optimizer.rate), est._optimizer.learning_rate)
+        self.rate = max(float(problem.recipe.optimizer.rate), est._optimizer.learning_rate)
         self.classifies = not est._is_regressor
         self.watches = problem.validation is not None
         self.dtype = str(np.dtype(device.get(run.state.theta[:0]).dtype))
         self.config = config_of(est)
-        parameters = {k: v for k, v in self.config["parameters"].items() if k not in OTHERS}
-        validation = problem.validation
-        begins = {name: getattr(est, name) for name in WATCHED}
-        super().__init__(
-            checkpoint,
-            every,
-            {
-                "the estimator": self.config["estimator"],
-                **parameters,
-                "the beginning": {**begins, "rate": est._optimizer.learning_rate},
-                "the state it begins from": described_state(
-                    device, run.state, len(est.loss_curve_)
-                ),
-                "the examples": _examples(device, problem.data, problem.chosen),
-                "the validation data": validation and _examples(device, validation.data),
-            },
-            device,
-        )
+        recipe = described(est, self.config["parameters"], problem, run.state)
+        super().__init__(checkpoint, every, recipe, device)
         self.facts = facts_of(est, None)
         storage.to_json("the estimator", {**self.facts, "parameters": self.config})
 
@@ -256,4 +257,4 @@ def _examples(device: Device, data: Data, chosen: npt.NDArray[Any] | None = None
     return f"{m:,} with SHA-256 {digest(chain(some, arrays_of(device, data)))}"
 
 
-__all__ = ["EstimatorKeeper", "check_asked"]
+__all__ = ["EstimatorKeeper", "check_asked", "described"]

@@ -1,8 +1,8 @@
 """Estimators in files, and to and from scikit-learn's own.
 
 A file is laid out as `storage` describes: parameters and counters as JSON, weights, moments
-and the best weights of early stopping as tensors. `device` and `callbacks` are not kept:
-they belong to a session, not to a model. Arrays come back as NumPy's. A schedule that has
+and the best weights of early stopping as tensors. `device`, `callbacks` and `processes` are not
+kept: they belong to a session, not to a model. Arrays come back as NumPy's. A schedule that has
 learnt from losses (`reduce_on_plateau`) between calls of `partial_fit` begins anew.
 
 A file of `MLP` becomes an estimator that predicts the same, and an estimator an `MLP` that
@@ -45,7 +45,7 @@ from .prepared import NUMBERS, Preparation
 from .storage import Tensors
 from .types import Layer
 
-SESSION = ("device", "callbacks")
+SESSION = ("device", "callbacks", "processes")
 COUNTERS = (
     "n_iter_",
     "t_",
@@ -69,25 +69,25 @@ SHARED = ("normalization", "residual", "dropout", "clip_norm", "clip_value", "pr
 # -- parameters as JSON ------------------------------------------------------------
 
 
-def _plain(name: str, value: Any) -> Any:
+def plain(name: str, value: Any) -> Any:
     """A parameter's value as JSON can hold it and `_thing` can read it back."""
     for table in (ACTIVATIONS, LOSSES):
         for key, row in table.items():
             if isinstance(value, tuple) and value == row:
                 return key
     if is_dataclass(value) and not isinstance(value, type) and _class(type(value).__name__):
-        parts = {f.name: _plain(name, getattr(value, f.name)) for f in fields(value)}
+        parts = {f.name: plain(name, getattr(value, f.name)) for f in fields(value)}
         return {"row": [type(value).__name__, parts]}
     if isinstance(value, np.generic):
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple):
-        return {"tuple": [_plain(name, part) for part in value]}
+        return {"tuple": [plain(name, part) for part in value]}
     if isinstance(value, list | np.ndarray):
-        return [_plain(name, part) for part in value]
+        return [plain(name, part) for part in value]
     if isinstance(value, dict):
-        return {"dict": [[_plain(name, k), _plain(name, v)] for k, v in value.items()]}
+        return {"dict": [[plain(name, k), plain(name, v)] for k, v in value.items()]}
     raise ValueError(
         f"{name} is {value!r}, which a file cannot hold: expected names, numbers, or rows of "
         "the library's tables."
@@ -104,7 +104,7 @@ def _class(name: str) -> Any:
 
 
 def _thing(value: Any) -> Any:
-    """What `_plain` made plain."""
+    """What `plain` made plain."""
     if isinstance(value, list):
         return [_thing(part) for part in value]
     if not isinstance(value, dict):
@@ -153,7 +153,7 @@ def config_of(est: Any) -> dict[str, Any]:
     kept = {name: value for name, value in parameters.items() if name not in SESSION}
     return {
         "estimator": type(est).__name__,
-        "parameters": {name: _plain(name, value) for name, value in kept.items()},
+        "parameters": {name: plain(name, value) for name, value in kept.items()},
     }
 
 
@@ -464,7 +464,7 @@ def _check_parameters(theirs: Any, est: Any, others: list[str], default: Any) ->
             "by that much.",
             stacklevel=4,
         )
-    own = ("device", "dtype", "precision", "callbacks", "progress")
+    own = (*SESSION, "dtype", "precision", "progress")
     dropped = [name for name in changed if name not in own]
     if dropped:
         warnings.warn(

@@ -17,16 +17,18 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from . import checks
 from .checkpoints import fixed_seed
+from .devices import device as find_device
 from .estimators_data import numbers
 from .estimators_layouts import INSIDE, LAYOUTS, Rows, rows_of
+from .estimators_ranks import Shares, generator
 from .export.estimators import Exportable
 from .fitting import Callback
 from .hardware import Device
@@ -57,7 +59,7 @@ class Targets(NamedTuple):
     classes: tuple[Any, ...] | None
 
 
-class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class BaseNeural(Exportable, Shares):
     """Parameters, rows and fitting; the classes add targets and answers."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
@@ -96,6 +98,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         dtype: str = "float32",
         precision: str = "float32",
         device: str | Device = "cpu",
+        processes: Any = None,
         callbacks: Callback | Sequence[Callback] = (),
         progress: bool = False,
     ) -> None:
@@ -120,6 +123,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
         self.dtype = dtype
         self.precision = precision
         self.device = device
+        self.processes = processes
         self.callbacks = callbacks
         self.progress = progress
 
@@ -159,7 +163,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             fixed_seed(self.random_state)
         given = rows_of(self, X, reset=True)
         targets = self._targets(y, given)
-        random = check_random_state(self.random_state)
+        random = generator(self.random_state, self.processes, find_device(self.device))
         fixed = isinstance(self.random_state, int | np.integer)
         seed = int(self.random_state if fixed else random.randint(2**31 - 1))
         self.model_ = Sequential(
@@ -229,6 +233,7 @@ class BaseNeural(Exportable, BaseEstimator):  # type: ignore[misc]  # scikit-lea
             callbacks=self.callbacks,
             progress=self.progress,
             layout="rows",
+            processes=self.processes,
             **keeping,
         )
         self.history_ = self.model_.history
@@ -402,7 +407,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
     shape : of one example in the order of `layout`, where X is a table (n_samples, n_features),
         as scikit-learn's scalers and pipelines want it: (28, 28, 1)
     loss : name or `Loss`; "auto" is cross_entropy, of several labels multilabel
-    epochs, batch_size, schedule, callbacks, progress : as in `Sequential.fit`
+    epochs, batch_size, schedule, processes, callbacks, progress : as in `Sequential.fit`
     optimizer, learning_rate, l2, weight_decay, clip_norm, label_smoothing, density,
         initializer, dtype, precision, device : as in `Sequential`
     early_stopping : epochs without a better validation loss after which to stop, True for ten

@@ -59,6 +59,7 @@ CONSTRAINTS: dict[str, list[Any]] = {
     "n_iter_no_change": [_within(1, None, "left", Integral), Options(Real, {np.inf})],
     "max_fun": [_within(1, None, "left", Integral)],
     "device": [None, str, Device],
+    "processes": [object],  # `ranks.find` says what they may be
     "dtype": [None, StrOptions(set(checks.DTYPES))],
     "precision": [StrOptions(set(PRECISIONS))],
     "dropout": [_within(0, 1, "left"), tuple, list],

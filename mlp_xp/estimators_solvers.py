@@ -163,10 +163,12 @@ def descend(
     schedule: Schedule | None,
     once: bool,
     keeper: Any = None,
+    sharing: Any = None,
 ) -> State:
     """Train the estimator: up to `max_iter` epochs, or one. Returns the state reached.
 
-    keeper  an `estimators_checkpoints.EstimatorKeeper` of this training, or None
+    keeper   an `estimators_checkpoints.EstimatorKeeper` of this training, or None
+    sharing  an `estimators_ranks.Sharing` of the ranks that share its batches, or None
 
     Draws from `est._random_state` and counts as scikit-learn does.
     """
@@ -181,11 +183,18 @@ def descend(
     if not est.early_stopping and est.best_loss_ is None:  # the last fit watched a score
         est.best_loss_ = np.inf
     over = keeper is not None and keeper.restore(est, run, descent, schedule, per_epoch)
-    done = est.n_iter_
+    if sharing is not None:
+        over = sharing.begin(est, run, descent, over)
+    shows, done = sharing is None or sharing.shows, est.n_iter_
     began = descent.began = run.state.step if descent.began is None else descent.began
     callbacks = (est.callbacks,) if callable(est.callbacks) else tuple(est.callbacks)
+    callbacks, progress = (callbacks if shows else ()), est.progress and shows and not once
     steps = per_epoch if once else per_epoch * est.max_iter
     clock = time.perf_counter() - (keeper.seconds if keeper is not None else 0.0)
+
+    def say(*words: object) -> None:
+        if est.verbose and shows:
+            print(*words)
 
     def bits_at(number: int, m: int) -> Array | None:
         if recipe.network.n_dropped == 0:
@@ -208,7 +217,7 @@ def descend(
     try:
         with (
             training(run),
-            progress_bar(steps, est.progress and not once, est.max_iter, done * per_epoch) as bar,
+            progress_bar(steps, progress, est.max_iter, done * per_epoch) as bar,
             Interrupts() as interrupts,
         ):
 
@@ -231,17 +240,16 @@ def descend(
                 est.loss_ = float(epoch_mean(losses, np.arange(n), size, None))
                 est.t_ += n
                 est.loss_curve_.append(est.loss_)
-                if est.verbose:
-                    print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
-                measured = _watch(est, problem, device, run.state)
+                say(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+                measured = _watch(est, problem, device, run.state, say)
                 if est._scikit_rate and est.learning_rate == "invscaling":
                     base = float(est.learning_rate_init)
                     descent.learning_rate = base / (est.t_ + 1) ** est.power_t
                 if descent.rates is not None:
                     monitored = est.loss_ if measured is None else measured[0]
                     descent.rates.observe(np.array([monitored]))
-                stop = _is_over(est, descent)
-                if callbacks or est.progress:
+                stop, asked = _is_over(est, descent, say), [False]
+                if callbacks or progress:
                     seconds = time.perf_counter() - clock
                     result = Epoch(
                         epoch=len(est.loss_curve_),
@@ -256,20 +264,17 @@ def descend(
                     if callbacks:
                         publish(est, est._live, run.state)
                     asked = [bool(callback(est, result)) for callback in callbacks]
-                    stop = stop or any(asked)
+                stop = stop or (any(asked) if sharing is None else sharing.first(any(asked)))
                 if stop or once:
                     over = stop
                     break
-                if est.n_iter_ == est.max_iter:
-                    warnings.warn(
-                        f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached "
-                        "and the optimization hasn't converged yet.",
-                        ConvergenceWarning,
-                        stacklevel=4,
-                    )
+                if est.n_iter_ == est.max_iter and shows:
+                    unconverged(est)
         if keeper is not None:
             keeper.note(est, run.state, descent, over)
     except KeyboardInterrupt:
+        if sharing is not None:  # the other ranks would wait for this one
+            raise
         warnings.warn("Training interrupted by user.", stacklevel=4)
     finally:
         state = run.state
@@ -280,6 +285,16 @@ def descend(
         theta, running = est._best
         state = copied(device, state._replace(theta=theta, running=running))
     return state
+
+
+def unconverged(est: Any) -> None:
+    """scikit-learn's warning, from within `fit`."""
+    warnings.warn(
+        f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization "
+        "hasn't converged yet.",
+        ConvergenceWarning,
+        stacklevel=5,
+    )
 
 
 def _batch_size(est: Any, n: int) -> int:
@@ -306,7 +321,9 @@ def _check_weights(problem: Problem, order: npt.NDArray[np.int64], size: int) ->
         )
 
 
-def _watch(est: Any, problem: Problem, device: Device, state: State) -> tuple[float, float] | None:
+def _watch(
+    est: Any, problem: Problem, device: Device, state: State, say: Callable[..., None]
+) -> tuple[float, float] | None:
     """Measure on the validation data; count epochs without improvement; keep the best."""
     measured = None
     if problem.validation is not None:
@@ -317,8 +334,7 @@ def _watch(est: Any, problem: Problem, device: Device, state: State) -> tuple[fl
     if est.early_stopping and measured is not None:
         score = measured[1]
         est.validation_scores_.append(score)
-        if est.verbose:
-            print(f"Validation score: {score:f}")
+        say(f"Validation score: {score:f}")
         improved = not score < est.best_validation_score_ + est.tol
         if score > est.best_validation_score_:
             est.best_validation_score_ = score
@@ -331,7 +347,7 @@ def _watch(est: Any, problem: Problem, device: Device, state: State) -> tuple[fl
     return measured
 
 
-def _is_over(est: Any, descent: Descent) -> bool:
+def _is_over(est: Any, descent: Descent, say: Callable[..., None]) -> bool:
     """Whether the patience has ended; an adaptive learning rate is lowered first."""
     if not est._no_improvement_count > est.n_iter_no_change:
         return False
@@ -350,8 +366,7 @@ def _is_over(est: Any, descent: Descent) -> bool:
         descent.learning_rate /= 5.0
         ending = f"Setting learning rate to {descent.learning_rate:f}"
         est._no_improvement_count = 0
-    if est.verbose:
-        print(message, ending)
+    say(message, ending)
     est.stopped_ = ending.endswith("Stopping.")
     return bool(est.stopped_)
 

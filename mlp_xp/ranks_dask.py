@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +61,65 @@ def distributed() -> Any:
     except ImportError as error:
         raise missing("Training on a Dask cluster needs distributed", "dask", error) from None
     return distributed
+
+
+class Trainee(Protocol):
+    """What is trained on a cluster: every worker gets its pickle, and rank 0's end comes back.
+
+    subject  what callbacks are called with
+    """
+
+    subject: Any
+
+    @property
+    def epochs_trained(self) -> int: ...
+
+    def fit(
+        self,
+        data: dict[str, Any],
+        options: dict[str, Any],
+        callbacks: Any,
+        place: Any,
+        ranks: Ranks,
+    ) -> None:
+        """Train it on a worker; rank 0 keeps checkpoints in a place, or None."""
+
+    def reached(self) -> Any:
+        """Where it is, with arrays of the host."""
+
+    def take(self, reached: Any) -> None:
+        """Be where another is."""
+
+
+class OfModel:
+    """A `Model` as a `Trainee`."""
+
+    def __init__(self, model: Any) -> None:
+        self.subject = model
+
+    @property
+    def epochs_trained(self) -> int:
+        return int(self.subject.epochs_trained)
+
+    def fit(
+        self,
+        data: dict[str, Any],
+        options: dict[str, Any],
+        callbacks: Any,
+        place: Any,
+        ranks: Ranks,
+    ) -> None:
+        more = {"callbacks": callbacks, "checkpoint": place, "progress": False}
+        self.subject.fit(**data, **options, **more, processes=ranks)
+
+    def reached(self) -> tuple[Run, Any]:
+        model, run = self.subject, self.subject._run
+        return replace(run, state=moved(run.state, model.device.get)), model.layout
+
+    def take(self, reached: tuple[Run, Any]) -> None:
+        model, put = self.subject, self.subject.device.put
+        run, model.layout = reached
+        model._run = replace(run, state=moved(run.state, lambda A: put(np.array(A))))
 
 
 # -- on the workers ----------------------------------------------------------------
@@ -197,20 +256,20 @@ def _train(
     checkpoint: Any,
     wanted: str,
 ) -> None:
-    """The task of a rank: a copy of the model is trained, and rank 0's is told to the client.
+    """The task of a rank: a copy of the trainee is fitted, and rank 0's is told to the client.
 
-    data, options  what `fit` is given
+    data, options  what it is given
     wanted         what rank 0 tells after every epoch: "nothing", "numbers", or "state" too
     """
     distributed().secede()
     distributed().get_client()  # of this process, for the threads that read a stream, too
-    ranks, model = member(rank, size), pickle.loads(pickled)
+    ranks, trainee = member(rank, size), pickle.loads(pickled)
     link: Any = ranks.link
     with link.joined(hub), suppress(Ended):
 
-        def epoch_ended(model: Any, epoch: Epoch) -> Any:
-            run = _brought(model) if wanted == "state" else None
-            return link.call("ask", "epoch", epoch, run)
+        def epoch_ended(_: Any, epoch: Epoch) -> Any:
+            reached = trainee.reached() if wanted == "state" else None
+            return link.call("ask", "epoch", epoch, reached)
 
         if rank == 0 and isinstance(checkpoint, Checkpoints):
             tell = partial(link.call, "tell")
@@ -219,24 +278,12 @@ def _train(
             )
         good = False
         try:
-            model.fit(
-                **data,
-                **options,
-                callbacks=() if wanted == "nothing" else epoch_ended,
-                checkpoint=checkpoint,
-                progress=False,
-                processes=ranks,
-            )
+            callbacks = () if wanted == "nothing" else epoch_ended
+            trainee.fit(data, options, callbacks, checkpoint, ranks)
             good = True
         finally:
-            reached = (_brought(model), model.layout) if rank == 0 else None
+            reached = trainee.reached() if rank == 0 else None
             link.call("tell", "ended", rank, good, reached)
-
-
-def _brought(model: Any) -> Run:
-    """What a model has reached, on the host."""
-    run: Run = model._run
-    return replace(run, state=moved(run.state, model.device.get))
 
 
 # -- in the client -----------------------------------------------------------------
@@ -245,8 +292,8 @@ def _brought(model: Any) -> Run:
 class Training:
     """One `fit` on a cluster, as its client sees it."""
 
-    def __init__(self, model: Any, client: Any, workers: Sequence[str]) -> None:
-        self.model, self.client, self.workers = model, client, workers
+    def __init__(self, trainee: Trainee, client: Any, workers: Sequence[str]) -> None:
+        self.trainee, self.client, self.workers = trainee, client, workers
         self.futures: list[Any] = []
         self.ended: dict[int, bool] = {}  # ranks, and whether they came to their end
         self.place: Any = None  # the future of the hub, which lives as long
@@ -263,10 +310,10 @@ class Training:
         submit, n = partial(self.client.submit, pure=False, retries=0), len(self.workers)
         alone = [{"workers": [worker], "allow_other_workers": False} for worker in self.workers]
         # here, for no other thread may read a model that is being trained
-        model, given = self._put(cloudpickle.dumps(self.model)), self._placed(data)
+        sent, given = self._put(cloudpickle.dumps(self.trainee)), self._placed(data)
         self.place = submit(Hub, n, actor=True, **alone[0])
         self.futures = [
-            submit(_train, self.place, rank, n, model, given, *more, **alone[rank])
+            submit(_train, self.place, rank, n, sent, given, *more, **alone[rank])
             for rank in range(n)
         ]
         self.hub = self._when_there(self.place.result)
@@ -342,27 +389,24 @@ class Training:
         found, self.coming = self.coming.result(timeout=timeout), None
         return found
 
-    def _rank_ended(self, rank: int, good: bool, reached: tuple[Run, Any] | None) -> None:
+    def _rank_ended(self, rank: int, good: bool, reached: Any) -> None:
         self.ended[rank] = good
         if reached is not None:
-            run, self.model.layout = reached
-            self.take(run)
+            self.trainee.take(reached)
         if not good:
             self._when_there(self.hub.end().result)
-
-    def take(self, run: Run) -> None:
-        """Let the model be where the training is."""
-        put = self.model.device.put
-        self.model._run = replace(run, state=moved(run.state, lambda A: put(np.array(A))))
 
     def stop(self) -> None:
         """End all ranks, and take what rank 0 had reached, if it can still be told."""
         until = time.monotonic() + PATIENCE
         with suppress(Exception):  # the hub may be lost
             self.hub.end().result(timeout=LOOK)
-            while self._trains(0) and time.monotonic() < until:
+            trains = True
+            while 0 not in self.ended and trains and time.monotonic() < until:
+                trains = self._trains(0)  # what it told at last comes after it has ended
                 with suppress(TimeoutError):
                     what, *given = self._next(LOOK)
+                    trains = True
                     if what == "ended":
                         self._rank_ended(*given)
             if self.coming is not None:  # so that nobody waits at the hub any more
@@ -425,9 +469,6 @@ def fit(
     validation_data: Any = None,
     sample_weight: Any = None,
     epochs: int = EPOCHS,
-    callbacks: Any = (),
-    progress: bool = True,
-    checkpoint: Any = None,
     **options: Any,
 ) -> Any:
     """`Model.fit` on the workers of a Dask cluster; the model is trained as if that ran here.
@@ -436,21 +477,32 @@ def fit(
 
     Raises what `fit` does, and `WorkerLost` some seconds after a worker is killed.
     """
+    data = {"X": X, "Y": Y, "validation_data": validation_data, "sample_weight": sample_weight}
+    options["epochs"] = checks.integer("epochs", epochs, 1)
+    here = {name: options.pop(name) for name in ("callbacks", "progress") if name in options}
+    place = options.pop("checkpoint", None)
+    train(OfModel(model), processes, data, options, options["epochs"], place, **here)
+    return model
+
+
+def train(
+    trainee: Trainee,
+    processes: Any,
+    data: dict[str, Any],
+    options: dict[str, Any],
+    epochs: int,
+    checkpoint: Any = None,
+    callbacks: Any = (),
+    progress: bool = True,
+) -> None:
+    """Fit a trainee on all workers of a cluster, with data that these share."""
     called = checks.functions("callbacks", callbacks)
-    epochs = checks.integer("epochs", epochs, 1)
     place = checkpoint
     if isinstance(checkpoint, str | os.PathLike) and str(checkpoint):
         place = Checkpoints(checkpoint)
     if isinstance(place, Checkpoints):
         checkpoint = Checkpoints(os.path.abspath(place.folder))
     wanted = "state" if called else "numbers" if progress else "nothing"
-    options["epochs"] = epochs
-    data = {
-        "X": X,
-        "Y": Y,
-        "validation_data": validation_data,
-        "sample_weight": sample_weight,
-    }
     with connected(processes) as client:
         workers = sorted(client.nthreads())
         if not workers:
@@ -458,17 +510,17 @@ def fit(
                 f"The Dask cluster at {client.scheduler.address} has no workers: expected one or "
                 "more. Start some: dask worker ADDRESS."
             )
-        training, seen = Training(model, client, workers), model.epochs_trained
+        training, seen = Training(trainee, client, workers), trainee.epochs_trained
         with progress_bar(epochs, progress, seen + epochs, unit="epoch") as bar:
 
-            def epoch_ended(epoch: Epoch, run: Run | None) -> bool:
+            def epoch_ended(epoch: Epoch, reached: Any) -> bool:
                 nonlocal seen
-                if run is not None:
-                    training.take(run)
+                if reached is not None:
+                    trainee.take(reached)
                 bar.update(epoch.epoch - seen)
                 bar.show(epoch)
                 seen = epoch.epoch
-                stops = [bool(callback(model, epoch)) for callback in called]
+                stops = [bool(callback(trainee.subject, epoch)) for callback in called]
                 return any(stops)
 
             def goes_on(*told: Any) -> None:
@@ -497,7 +549,6 @@ def fit(
                 raise
             finally:
                 training.release()
-    return model
 
 
-__all__ = ["Ended", "WorkerLost", "fit"]
+__all__ = ["Ended", "Trainee", "WorkerLost", "fit", "train"]

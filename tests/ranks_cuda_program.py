@@ -2,6 +2,7 @@
 
 cases     every case, twice; what it ends with in FOLDER/<number of ranks>.npz
 stream    of a file, and of rows, that do not fit; the ends in FOLDER/stream.npz and host.npz
+estimate  an estimator; its end in FOLDER/estimate.npz
 counts    what a step asks of the device, on rank 0 as JSON in FOLDER/counts.json
 errors    trainings that cannot be; what this rank says of each as JSON in FOLDER/<rank>.json
 disagree  captures fail on the last rank; why this one does not replay in FOLDER/<rank>.txt
@@ -21,11 +22,23 @@ from typing import Any
 
 import cupy
 import numpy as np
+import pytest
 
 from mlp_xp import MLP, checks, ranks
 from mlp_xp.devices import device as find_device
 from mlp_xp.training import bits_for
-from ranks_program import M, X, Y, cases, streamed, trained
+from ranks_program import (
+    ESTIMATORS,
+    M,
+    X,
+    Y,
+    cases,
+    estimator,
+    examples,
+    reached,
+    streamed,
+    trained,
+)
 
 
 def stream(folder: Path) -> None:
@@ -37,6 +50,16 @@ def stream(folder: Path) -> None:
     if ranks.is_first():
         np.savez(folder / "stream.npz", **found)
         np.savez(folder / "host.npz", **host)
+
+
+def estimate(folder: Path) -> None:
+    warnings.filterwarnings("ignore", "Stochastic Optimizer: Maximum iterations")
+    weights = ESTIMATORS["weights"][2]
+    found = estimator("weights", "mpi", device="cuda").fit(*examples("weights"), **weights)
+    with pytest.raises(ValueError, match="X is sparse, but ranks on GPUs fetch their examples"):
+        estimator("sparse", "mpi", device="cuda").fit(*examples("sparse"))
+    if ranks.is_first():
+        np.savez(folder / "estimate.npz", **reached(found))
 
 
 def counts(folder: Path) -> None:
@@ -144,6 +167,5 @@ if __name__ == "__main__":
     if what == "cases":
         cases(folder, "cuda")
     else:
-        {"stream": stream, "counts": counts, "errors": errors, "disagree": disagree, "kill": kill}[
-            what
-        ](folder)
+        programs = (stream, estimate, counts, errors, disagree, kill)
+        {program.__name__: program for program in programs}[what](folder)

@@ -5,6 +5,7 @@ train    one training with checkpoints in FOLDER/run; its end in FOLDER/end.npz
 raise    the same, but RANK raises an error after EPOCH
 kill     the same, but RANK is killed after EPOCH
 differ   ranks with seeds of their own
+estimate every case of estimators, and what is theirs alone; in FOLDER/estimators.npz
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mlp_xp import MLP, EarlyStopping, Sequential, ranks, stream
 from mlp_xp.checkpoints import digest
@@ -75,6 +77,104 @@ def streamed(processes: str | None, device: str, times: int = 40) -> dict[str, n
         model.fit(data, epochs=2, batch_size=50, progress=False, processes=processes)
     theta = model.device.get(model._run.state.theta)
     return {"theta": theta, "loss": np.asarray(model.history["loss"])}
+
+
+# of MLPClassifier, MLPRegressor, NeuralClassifier, NeuralRegressor: options, and of fit
+QUICK = {"max_iter": 4, "batch_size": 20, "random_state": 3}
+WATCHING = {"early_stopping": True, "validation_fraction": 0.2, "n_iter_no_change": 2}
+ESTIMATORS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "classes": ("MLPClassifier", {"dropout": 0.3, "normalization": "batch", **QUICK}, {}),
+    "weights": ("MLPClassifier", {"alpha": 0.1, **QUICK}, {"sample_weight": WEIGHTS}),
+    "watched": ("MLPClassifier", {**QUICK, **WATCHING, "tol": 1.0, "max_iter": 30}, {}),
+    "values": ("MLPRegressor", {"solver": "sgd", "learning_rate": "adaptive", **QUICK}, {}),
+    "sparse": ("MLPRegressor", {"learning_rate": "reduce_on_plateau", **QUICK}, {}),
+    "layers": (
+        "NeuralClassifier",
+        {"layers": "dense:16", "epochs": 9, "early_stopping": 2, "batch_size": 20},
+        {"sample_weight": WEIGHTS},
+    ),
+    "numbers": ("NeuralRegressor", {"layers": "dense:16", "epochs": 4}, {}),
+}
+
+
+def estimator(case: str, processes: Any, **more: Any) -> Any:
+    import mlp_xp
+
+    name, options, _ = ESTIMATORS[case]
+    usual: dict[str, Any] = {"random_state": 3, "dtype": "float64"}
+    if name.startswith("MLP"):
+        usual |= {"hidden_layer_sizes": (16, 8)}
+    return getattr(mlp_xp, name)(**{**usual, **options, **more}, processes=processes)
+
+
+def examples(case: str) -> tuple[Any, Any]:
+    rows = X.T
+    if case == "sparse":
+        import scipy.sparse
+
+        rows = scipy.sparse.csr_array(np.where(np.abs(rows) < 1, 0, rows))
+    return rows, rows @ np.ones(12) if ESTIMATORS[case][0].endswith("Regressor") else Y
+
+
+def reached(est: Any) -> dict[str, np.ndarray]:
+    """What an estimator's training ends with."""
+    from mlp_xp.estimators_arrays import to_host
+
+    if hasattr(est, "model_"):
+        found = {"theta": to_host(est.model_._run.state.theta), "n": np.array(est.n_iter_)}
+        return {**found, "loss": np.array(est.history_["loss"]), "is": est.predict(X.T)}
+    found = {f"W{i}": coef for i, coef in enumerate(est.coefs_)}
+    found |= {f"b{i}": b for i, b in enumerate(est.intercepts_)}
+    found |= {f"moment{i}": moment for i, moment in enumerate(map(to_host, est._optimizer.moments))}
+    told = ("loss_curve_", "n_iter_", "t_", "best_loss_", "validation_scores_", "running_")
+    given = {name: getattr(est, name, None) for name in told}
+    found |= {name: v for name, v in given.items() if v is not None}
+    return {name: np.array(value) for name, value in found.items()}  # training writes to them
+
+
+def estimated(case: str, processes: Any) -> dict[str, np.ndarray]:
+    """By `fit`, and where it can be by two calls of `partial_fit` after it."""
+    rows, y = examples(case)
+    est = estimator(case, processes).fit(rows, y, **ESTIMATORS[case][2])
+    found = reached(est)
+    if case in ("classes", "values"):
+        for _ in range(2):
+            est.partial_fit(rows, y)
+        found |= {f"then/{name}": array for name, array in reached(est).items()}
+    return found
+
+
+def estimate(folder: Path) -> None:
+    everyone, found = ranks.world(), {}
+    for case in ESTIMATORS:
+        ends = [estimated(case, "mpi") for _ in range(2)]
+        same(everyone, *(digest(end.values()) for end in ends))
+        found |= {f"{case}/{name}": array for name, array in ends[0].items()}
+    for case in ("classes", "layers"):  # ranks that draw what they like draw what rank 0 does
+        np.random.seed(everyone.rank)
+        est = estimator(case, "mpi", random_state=None).fit(*examples(case))
+        same(everyone, digest(reached(est).values()))
+    seen: list[int] = []
+
+    def stops(est: Any, epoch: Any) -> bool:
+        seen.append(epoch.epoch)
+        return bool(epoch.epoch == 2)
+
+    rows, y = examples("classes")
+    kept = {"checkpoint": folder / "kept", "every": 0}
+    est = estimator("classes", "mpi", callbacks=stops, verbose=True).fit(rows, y)
+    assert (est.n_iter_, seen) == (2, [1, 2] if everyone.rank == 0 else [])
+    estimator("classes", "mpi", max_iter=3).fit(rows, y, **kept)
+    est = estimator("classes", "mpi").fit(rows, y, **kept)
+    found |= {f"kept/{name}": array for name, array in reached(est).items()}
+    with pytest.raises(ranks.RanksDiffer, match="random_state is 0 on rank 0, but 1 on rank 1"):
+        estimator("classes", "mpi", random_state=everyone.rank).fit(rows, y)
+    if everyone.rank == 0:
+        np.savez(folder / "estimators.npz", **found)
+
+
+def same(everyone: ranks.Ranks, *ends: str) -> None:
+    assert len({end for pair in everyone.link.all(ends) for end in pair}) == 1
 
 
 def cases(folder: Path, device: str = "cpu", *more: str) -> None:
@@ -148,7 +248,10 @@ def main(what: str, place: str, rank: str = "0", epoch: str = "0") -> None:
                 time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    if what == "cases":
+    if what == "estimate":
+        warnings.filterwarnings("ignore", "Stochastic Optimizer: Maximum iterations")
+        estimate(folder)
+    elif what == "cases":
         cases(folder, "cpu", "stream")
     elif what == "differ":
         own = ranks.world().rank

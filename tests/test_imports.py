@@ -70,6 +70,7 @@ ORDER = [
     "estimators_headers",
     "estimators_keeping",
     "estimators_checkpoints",
+    "estimators_ranks",
     "estimators_base",
     "estimators",
     "estimators_layouts",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import test_ranks
-from ranks_program import CASES, streamed, trained
+from ranks_program import CASES, WEIGHTS, estimator, examples, reached, streamed, trained
 
 PROGRAM = str(Path(__file__).with_name("ranks_cuda_program.py"))
 mpiexec = test_ranks.mpiexec
@@ -83,6 +83,19 @@ def test_data_that_do_not_fit_on_gpus_are_trained_on_as_by_one_process(
         for name, expected in end.items():
             near = {"rtol": 1e-10, "atol": 1e-10, "err_msg": f"{kind} {name}"}
             np.testing.assert_allclose(found[name], expected, **near)
+
+
+def test_ranks_on_gpus_fit_an_estimator_as_one_process_does(
+    mpiexec: str, emulated: bool, tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    done = launch(mpiexec, emulated, 2, "estimate", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "estimate.npz")
+    with pytest.warns(match="Maximum iterations"):
+        expected = reached(estimator("weights", None).fit(*examples("weights"), WEIGHTS))
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, rtol=1e-10, atol=1e-10, err_msg=name)
 
 
 def test_steps_exchange_on_the_device_eager_and_captured(

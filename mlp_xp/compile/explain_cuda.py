@@ -157,19 +157,11 @@ def _launches(
         made = call.launch if isinstance(call, Unless) else call
         if isinstance(made, Launch):
             _, *sizes, _ = made.launch
-            arrays, found = (
-                made.kept,
-                Launched(
-                    made.name,
-                    DOES.get(made.name, ""),
-                    math.prod(sizes[:3]),
-                    math.prod(sizes[3:]),
-                    {},
-                    0,
-                ),
-            )
+            grid, block = math.prod(sizes[:3]), math.prod(sizes[3:])
+            found = Launched(made.name, DOES.get(made.name, ""), grid, block, {}, 0)
+            arrays = made.kept
         elif isinstance(made, Product):
-            arrays, (A, B, out) = made.arrays, made.arrays
+            arrays = A, B, out = made.arrays
             does = f"{list(A.shape)} @ {list(B.shape)}"
             found = Launched(made.name, does, 0, 0, {}, 2 * out.size * A.shape[-1])
         else:
