@@ -39,14 +39,14 @@ def windows(xp: Any, X: Any, n: int) -> Any:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("n", [2, 9])
+@pytest.mark.parametrize("n", [2, 9, 70])  # the last in more than one loop
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("lead", [((), ()), ((3,), (3,)), ((3,), ()), ((), (3,))])
 def test_both_products_are_sums(lead: Any, rows: int, n: int, target: Any) -> None:
     rng = np.random.default_rng(0)
     W = rng.normal(size=(*lead[0], 4, rows, n))
-    X = rng.normal(size=(*lead[1], 4, 10, 3, 5))
-    delta = rng.normal(size=(*lead[0], 4, rows, (11 - n) * 15))
+    X = rng.normal(size=(*lead[1], 4, n + 3, 3, 5))
+    delta = rng.normal(size=(*lead[0], 4, rows, 4 * 15))
 
     def formula(xp: Any, W: Any, X: Any, delta: Any) -> Any:
         seen = windows(xp, X, n)

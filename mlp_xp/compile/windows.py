@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from .graph import Node, base, live
 
-FEW, MOST = 2, 32  # rows of W, and windows
+FEW, MOST = 2, 128  # rows of W, and windows
 
 
 class Windows(NamedTuple):
