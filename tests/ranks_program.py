@@ -55,6 +55,8 @@ def trained(case: str, processes: str | None, device: str = "cpu") -> dict[str, 
         given, fit = IMAGES, {"layout": "rows"}
     elif case == "stream":
         return streamed(processes, device)
+    elif case == "memory map":
+        return mapped(processes, device)
     else:
         options, fit = CASES[case]
         options = {"dtype": "float64", "seed": 3, "device": device, **options}
@@ -64,6 +66,18 @@ def trained(case: str, processes: str | None, device: str = "cpu") -> dict[str, 
     told = {name: np.asarray(history[name]) for name in history if name != "seconds"}
     get = model.device.get
     return {"theta": get(state.theta), "running": get(state.running), **told}
+
+
+def mapped(processes: str | None, device: str) -> dict[str, np.ndarray]:
+    """Of rows that stay in a file."""
+    model = MLP((12, 16, 4), normalization="batch", dtype="float64", seed=3, device=device)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder, "X.npy"), X.T)
+        rows = np.load(Path(folder, "X.npy"), mmap_mode="r")
+        fit = {"layout": "rows", "progress": False, "processes": processes}
+        model.fit(rows, Y, epochs=2, batch_size=20, **fit)
+        del rows
+    return {"theta": model.device.get(model._run.state.theta)}
 
 
 def streamed(processes: str | None, device: str, times: int = 40) -> dict[str, np.ndarray]:
@@ -252,7 +266,7 @@ def main(what: str, place: str, rank: str = "0", epoch: str = "0") -> None:
         warnings.filterwarnings("ignore", "Stochastic Optimizer: Maximum iterations")
         estimate(folder)
     elif what == "cases":
-        cases(folder, "cpu", "stream")
+        cases(folder, "cpu", "stream", "memory map")
     elif what == "differ":
         own = ranks.world().rank
         try:

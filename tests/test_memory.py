@@ -21,6 +21,7 @@ import pytest
 
 from conftest import need
 from mlp_xp import MLP, Sequential
+from mlp_xp.devices import device as find_device
 from mlp_xp.layers import Activation, BatchNorm, Conv1d, Dense, Flatten
 
 pytestmark = pytest.mark.filterwarnings("ignore:Stochastic Optimizer. Maximum iterations")
@@ -181,6 +182,53 @@ def test_a_model_that_is_dropped_is_gone_at_once(device: str) -> None:
     finally:
         if kept:
             gc.enable()
+
+
+@pytest.mark.parametrize("kind", ["MLP", "NeuralClassifier", "MLPClassifier"])
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+def test_examples_in_a_file_that_is_mapped_stay_there(kind: str, axis: Any, tmp_path: Path) -> None:
+    """Of rows in the model's dtype a batch is copied, and nothing else: so ranks share pages."""
+    if axis == "columns" and kind != "MLP":
+        pytest.skip("estimators take rows")
+    if kind != "MLP":
+        pytest.importorskip("sklearn")
+    import mlp_xp
+
+    shape = (100_000, 100) if axis == "rows" else (100, 100_000)
+    whole = np.lib.format.open_memmap(tmp_path / "X.npy", "w+", "float32", shape)
+    whole[:, ::7] = 1.0
+    whole.flush()
+    X, y = np.load(tmp_path / "X.npy", mmap_mode="r"), np.arange(100_000, dtype="int8") % 3
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 500}
+    fit: dict[str, Any] = {}
+    if kind == "MLP":
+        model: Any = MLP((100, 4, 3))
+        fit = {**options, "progress": False, "layout": axis}
+    elif kind == "MLPClassifier":
+        model = mlp_xp.MLPClassifier((4,), max_iter=1, batch_size=500, random_state=0)
+    else:
+        model = mlp_xp.NeuralClassifier("dense:4", random_state=0, **options)
+    tracemalloc.start()
+    try:
+        model.fit(X, y, **fit)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    copied = peak > X.nbytes // 5
+    assert copied == (axis == "columns"), f"{peak / 1e6:.1f} MB of {X.nbytes / 1e6:.0f}"
+
+
+@pytest.mark.parametrize("shape", [(3_000_000,), (3, 1_000_000), (1_000_000, 3), (1, 3_000_000)])
+def test_a_number_that_is_none_is_found_wherever_it_lies(shape: tuple[int, ...]) -> None:
+    """Arrays are looked at some lines at a time."""
+    array, cpu = np.zeros(shape, "float32"), find_device("cpu")
+    assert cpu.all_finite(array)
+    for place in (0, 1_500_000, -1):
+        for bad in (np.nan, -np.inf):
+            array.reshape(-1)[place] = bad
+            assert not cpu.all_finite(array)
+            array.reshape(-1)[place] = 0
+    assert cpu.all_finite(array.T)
 
 
 def test_networks_of_other_shapes_leave_kernels_alone(cupy: Any) -> None:

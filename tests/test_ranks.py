@@ -66,7 +66,7 @@ def ends(
     return dict(np.load(folder / f"{request.param}.npz"))
 
 
-@pytest.mark.parametrize("case", [*CASES, "images", "stream"])
+@pytest.mark.parametrize("case", [*CASES, "images", "stream", "memory map"])
 def test_ranks_train_as_one_process_does(ends: dict[str, np.ndarray], case: str) -> None:
     for name, expected in trained(case, None).items():
         found = ends[f"{case}/{name}"]
