@@ -45,8 +45,8 @@ class Shares(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         """In the place of a client the address of its scheduler, which means the same."""
         state = dict(super().__getstate__())
         client: Any = state.get("processes")
-        if hasattr(client, "scheduler"):
-            state["processes"] = client.scheduler.address
+        if hasattr(client, "scheduler"):  # of one that is closed there is none
+            state["processes"] = getattr(client.scheduler, "address", None)
         return state
 
 

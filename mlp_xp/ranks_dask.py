@@ -456,6 +456,11 @@ def connected(processes: Any) -> Iterator[Any]:
             f"processes is {processes!r}, but expected a distributed.Client that is not "
             "asynchronous, or the scheduler's address."
         )
+    if processes.status != "running":
+        raise ConnectionError(
+            f"processes is {processes!r}, which is {processes.status}: expected a client that is "
+            "connected. Make a new one, or pass the scheduler's address."
+        )
     with processes.as_current():  # an actor is asked through the client that is current
         yield processes
 

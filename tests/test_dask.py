@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -268,6 +269,15 @@ def test_searches_of_scikit_learn_run_on_the_cluster(client: Any) -> None:
     assert found.best_params_ == expected.best_params_
     for name in ("mean_test_score", "split0_test_score", "rank_test_score"):
         assert np.array_equal(found.cv_results_[name], expected.cv_results_[name])
+
+
+def test_a_client_that_is_closed_is_refused(client: Any) -> None:
+    distributed = sys.modules["distributed"]
+    closed = distributed.Client(client.scheduler.address, set_as_default=False)
+    closed.close()
+    with pytest.raises(ConnectionError, match="which is closed: expected a client that is conn"):
+        model().fit(X, Y, processes=closed)
+    assert pickle.loads(pickle.dumps(MLPClassifier(processes=closed))).processes is None
 
 
 def test_what_cannot_be_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
