@@ -77,12 +77,13 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
                 est._looks = own
             return Rows(table, own, False)
         array = table.reshape(len(table), *own)
+        n_features = table.shape[1]  # as scikit-learn counts them
     else:
-        array = _checked(X, layout)
+        array, n_features = _checked(X, layout), None
     order = INSIDE[layout]
     inner = array.transpose(0, *(axis + 1 for axis in order))
     shape = tuple(inner.shape[1:])
-    _same(est, shape, layout, reset)
+    _same(est, shape, layout, reset, n_features)
     table = np.ascontiguousarray(inner).reshape(len(array), -1)
     if like is not None and like.lengths:
         return _with_lengths(table, shape, np.full(len(table), shape[-1]), like.shape[-1])
@@ -120,11 +121,14 @@ def _checked(given: Any, layout: str) -> npt.NDArray[Any]:
     return array
 
 
-def _same(est: Any, shape: Shape, layout: str, reset: bool) -> None:
-    """Examples look like those of `fit`, but for the length of sequences."""
+def _same(est: Any, shape: Shape, layout: str, reset: bool, n_features: int | None = None) -> None:
+    """Examples look like those of `fit`, but for the length of sequences.
+
+    n_features  of a table; None: those of an example, or of a step
+    """
     looks = shape[:-1] if layout in ("sequences", "tokens") else shape
     if reset:
-        est.n_features_in_ = math.prod(shape if looks == shape else looks)
+        est.n_features_in_ = n_features or math.prod(looks)
         est._looks = looks
     elif looks != est._looks:
         raise ValueError(

@@ -146,6 +146,22 @@ def test_sequences_of_different_lengths(layers: Any) -> None:
     np.testing.assert_allclose(est.predict_proba(even), whole[at], rtol=1e-5, atol=1e-6)
 
 
+def test_sequences_in_a_table_are_asked_for_as_they_were_fitted(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 12)), np.arange(40) % 2
+    table = NeuralClassifier("gru:3", layout="sequences", shape=(4, 3), **QUICK).fit(X, y)
+    whole = NeuralClassifier("gru:3", layout="sequences", **QUICK).fit(X.reshape(-1, 4, 3), y)
+    assert (table.n_features_in_, whole.n_features_in_) == (12, 3)
+    expected = whole.predict_proba(X.reshape(-1, 4, 3))
+    np.testing.assert_array_equal(table.predict_proba(X), expected)
+    table.save(tmp_path / "estimator")
+    np.testing.assert_array_equal(
+        NeuralClassifier.load(tmp_path / "estimator").predict_proba(X), expected
+    )
+    with pytest.raises(ValueError, match="X has 9 features, but NeuralClassifier is expecting 12"):
+        table.predict(X[:, :9])
+
+
 def test_sequences_of_one_length_have_no_lengths() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 6, 2)), np.arange(40) % 2
