@@ -435,7 +435,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
         if len(classes) < 2:
             raise ValueError(
                 "Classifier can't train when only one class is present: y holds only "
-                f"{self.classes_[0]!r}."
+                f"{classes[0]!r}."
             )
         loss = self._loss("cross_entropy")
         kind = loss.kind if isinstance(loss, Loss) else LOSSES[loss].kind

@@ -174,6 +174,9 @@ class Model:
         """X as a table, where a model takes examples of other shapes too."""
         return X
 
+    def _check_rows(self, argument: str, rows: Any) -> None:
+        """ValueError for rows, as the network takes them, that are not what its layers take."""
+
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
 
@@ -320,6 +323,7 @@ class Model:
             data = checks.data(
                 X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
             )
+            self._check_rows("X", data.rows)
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data, lies)
@@ -377,7 +381,9 @@ class Model:
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
         lies = checks.layout(X, None, layout)
         X = self._table(X, lies)
-        return checks.data(X, Y, w, *args, prepared=self._prepared, layout=lies)
+        data = checks.data(X, Y, w, *args, prepared=self._prepared, layout=lies)
+        self._check_rows(names[0], data.rows)
+        return data
 
     @on_device
     def find_learning_rate(
@@ -433,6 +439,7 @@ class Model:
     def _scores(self, X: Any, layout: Layout | None) -> Array:
         X, args = self._table(X, layout), (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
+        self._check_rows("X", rows)
         return self._scores_by(self._recipe, self._state(), rows)
 
     def _laid(self, answer: Array, layout: Layout | None) -> Array:
@@ -580,7 +587,9 @@ class Model:
         args = (self.network.sizes, self.loss.kind, self.device, dtype or self.dtype)
         lies = checks.layout(X, layout, self.layout)
         X = self._table(X, lies)
-        return checks.data(X, Y, sample_weight, *args, prepared=self._prepared, layout=lies)
+        data = checks.data(X, Y, sample_weight, *args, prepared=self._prepared, layout=lies)
+        self._check_rows("X", data.rows)
+        return data
 
     # -- keeping -------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from conftest import Backend, tolerance
-from mlp_xp import MLP, Sequential, check_gradients, inspect_step
+from mlp_xp import MLP, Sequential, check_gradients, inspect_step, stream
 from mlp_xp import layers as package
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import gate
@@ -469,6 +469,61 @@ def test_lengths_go_with_an_embedding() -> None:
     asked = model.predict_proba(rows, layout="rows")
     np.testing.assert_array_equal(asked, model.predict_proba(others, layout="rows"))
     assert check_gradients(model, rows, np.arange(M) % 3, layout="rows").passed
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("value", [-1, 5, 1.5])
+def test_an_embedding_takes_the_numbers_of_its_columns_alone(
+    backend: Backend, value: float, lengths: bool
+) -> None:
+    """-1 would be the last column, 1.5 the second, and 5 a number of its own on a device."""
+    ids, ends = np.arange(28).reshape(4, 7) % 5.0, np.full((4, 1), 6.0)
+    layers = [Reshape((7,)), Embedding(5, 3), GRU(4), Dense(2)]
+    model = Sequential(7, layers, lengths=lengths, device=backend.device)
+
+    def rows(place: int) -> Any:
+        found = ids.copy()
+        found[2, place] = value
+        return backend.asarray(np.hstack([found, ends]) if lengths else found)
+
+    Y, message = np.arange(4) % 2, rf"holds {value:g}, but layer 2, Embedding\(.*\), takes whole"
+    for call in (
+        lambda: model.fit(rows(0), Y, layout="rows"),
+        lambda: model.fit(
+            backend.asarray(rows(6)) if lengths else ids,
+            Y,
+            layout="rows",
+            epochs=1,
+            progress=False,
+            validation_data=(rows(0), Y),
+        ),
+        lambda: model.predict(rows(0), layout="rows"),
+        lambda: model.evaluate(rows(0), Y, layout="rows"),
+        lambda: inspect_step(model, rows(0), Y, layout="rows"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    if lengths:  # what is after the end may be anything
+        model.predict(rows(6), layout="rows")
+
+
+@pytest.mark.parametrize("value", [-1, 6, 2.5])
+def test_a_length_is_a_whole_number_of_steps(backend: Backend, value: float) -> None:
+    model = Sequential((2, 5), [GRU(4), Dense(2)], lengths=True, device=backend.device)
+    X = np.ones((3, 11))
+    X[:, -1] = 5, 0, value
+    with pytest.raises(ValueError, match=f"X holds {value:g}, but .* its length, .* 0 … 5"):
+        model.predict(backend.asarray(X), layout="rows")
+
+
+def test_a_streams_tokens_are_checked_block_by_block() -> None:
+    """The least and the largest of a feature are of no example, whose length they go by."""
+    ids = np.array([[1.0, 2, 9, 2], [3, 1, 1, 3]])
+    model = Sequential(3, [Embedding(5, 3), GRU(4), Dense(2)], lengths=True)
+    model.fit(stream(ids, np.array([0, 1])), epochs=1, progress=False)
+    ids[0, 3] = 3
+    with pytest.raises(ValueError, match="holds 9, but layer 1, Embedding"):
+        model.fit(stream(ids, np.array([0, 1])), epochs=1, progress=False)
 
 
 # -- memory and threads

@@ -325,7 +325,7 @@ def test_examples_of_another_kind_are_refused() -> None:
         est.fit(X, y, validation_data=([np.zeros((30, 2))], ["up"]))
     with pytest.raises(ValueError, match=r"validation_data takes \(X, y\)"):
         est.fit(X, y, validation_data=0.5)
-    with pytest.raises(ValueError, match="only one class"):
+    with pytest.raises(ValueError, match="only one class is present: y holds only 'up'"):
         est.fit(X, ["up"] * len(X))
 
 

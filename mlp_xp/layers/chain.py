@@ -35,8 +35,10 @@ from ..types import Array, Namespace
 from . import stack
 from .base import Kind, Parameter, Pass, Shape
 from .residual import kinds
+from .shapes import Flatten, Reshape
 from .stack import Part, Pieces
 
+ALIKE = (Flatten, Reshape)  # what they give holds the numbers that they are given
 ENTRIES = 1 << 22  # of the largest array in one forward pass of an evaluation
 FILLED = {"zeros": 0.0, "ones": 1.0}
 
@@ -95,6 +97,35 @@ class Chain:
     def parts(self) -> tuple[Part, ...]:
         """The layers where they stand."""
         return stack.resolve(self.layers, self.shape)
+
+    @cached_property
+    def _of_whole(self) -> Part | None:
+        """The layer that takes the features themselves as whole numbers, if there is one."""
+        first = next((part for part in self.parts if not isinstance(part.kind, ALIKE)), None)
+        return first if first is not None and getattr(first.kind, "whole", False) else None
+
+    def check_rows(self, argument: str, device: Device, rows: Array) -> None:
+        """Raise ValueError for a length, or a number for an `Embedding`, that is none.
+
+        rows  (m, n_features) on the device or on the host. What is after the end of a sequence
+              may be anything
+        """
+        if not self.lengths and self._of_whole is None:
+            return
+        rows = getattr(rows, "rows", rows)  # too many for the device: `fast.upload`
+        xp, values = np if isinstance(rows, np.ndarray) else device.xp, rows
+        if self.lengths:
+            time, ends = self.shape[-1], rows[:, -1:]
+            what = "the last feature of each example is its length, a whole number 0 … "
+            _check_whole(argument, xp, ends, time, what)
+            if self._of_whole is not None:
+                step = xp.arange(time, dtype=rows.dtype, device=rows.device)
+                there = xp.astype(step < ends, rows.dtype)
+                values = xp.reshape(rows[:, :-1], (rows.shape[0], -1, time)) * there[:, None, :]
+        if self._of_whole is not None:
+            kind: Any = self._of_whole.kind
+            what = f"layer {self._of_whole.number}, {kind}, takes whole numbers 0 … "
+            _check_whole(argument, xp, values, kind.n_values - 1, what)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -368,6 +399,15 @@ class Chain:
         scores, memories = self.forward(kernels, xp, layers, X, bits=bits, seen=seen)
         self.backward(kernels, xp, layers, memories, *score(scores), seen=seen)
         return seen
+
+
+def _check_whole(argument: str, xp: Namespace, values: Array, most: int, what: str) -> None:
+    """Raise ValueError, saying what they are, for values that are no whole numbers 0 … most."""
+    values = xp.reshape(values, (-1,))
+    bad = (values < 0) | (values > most) | (values != xp.floor(values))
+    if bool(xp.any(bad)):
+        first = float(values[int(xp.argmax(xp.astype(bad, xp.int8)))])
+        raise ValueError(f"{argument} holds {first:g}, but {what}{most}.")
 
 
 def _events(

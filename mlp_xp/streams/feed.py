@@ -39,6 +39,7 @@ class Feed:
         self.device, self.dtype, self.prepared = model.device, model.dtype, model._prepared
         self.sizes, self.kind = model.network.sizes, model.loss.kind
         self.there: Data | None = None  # memory of a window on the device
+        self.check_rows = model._check_rows
         self.pick = picked(stream, model)
         if stream.n_targets is None:
             raise DataError(
@@ -48,14 +49,19 @@ class Feed:
 
     # -- from a file's rows to the network's -------------------------------------
 
-    def made(self, start: int, raw: Raw) -> Data:
-        """Rows as the network takes them, on the host."""
+    def made(self, start: int, raw: Raw, real: bool = True) -> Data:
+        """Rows as the network takes them, on the host.
+
+        real  whether they are examples: the least and the largest of each feature are none
+        """
         source, args = self.stream.source, (HOST, self.dtype)
         given = raw.rows if self.pick is None else raw.rows[:, self.pick]
         try:
             rows = checks.examples(
                 source.name, given, self.sizes[0], *args, self.prepared, layout="rows"
             )
+            if real:
+                self.check_rows(source.name, rows)
         except ValueError as error:
             raise not_finite(source, raw.rows, start) or _with_place(error, start) from None
         names = f"the target of {source.name}"
@@ -88,7 +94,8 @@ class Feed:
             y = y[:, 0] if stream.n_targets == () else y
         else:
             y = None
-        self.made(int(stream.starts[0]), Raw(ends, _zeros_like(y, self.sizes[-1], self.kind), None))
+        raw = Raw(ends, _zeros_like(y, self.sizes[-1], self.kind), None)
+        self.made(int(stream.starts[0]), raw, real=False)
         if y is not None:
             if self.prepared.classes is None and self.kind == "multiclass" and _whole_floats(y):
                 y = y.astype(np.int64)
