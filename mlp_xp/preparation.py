@@ -259,7 +259,25 @@ def model_for(
         of = shape_for(layers, n_inputs, shape)
         model = Sequential(of, layers_of(layers, of, n_out, activation), **options)
     model.preparation = found
+    _check_told_apart(data.name, found, model.dtype)
     return model
+
+
+def _check_told_apart(where: str, found: Preparation, dtype: str) -> None:
+    """Raise DataError for targets so close to each other, far from 0, that a dtype has no answers.
+
+    The model learns them scaled, in float64, and would score well; its answers are of its dtype.
+    """
+    offset, divisor = (np.reshape(part, -1) for part in found.outputs)
+    step = np.finfo(dtype).eps * np.abs(offset)
+    if (step > divisor).any():
+        i = int(np.argmax(step > divisor))
+        name = repr(found.target[i]) if i < len(found.target) else i
+        raise DataError(
+            f"{where}, target {name}: its numbers are {offset[i]:g} and {divisor[i]:.3g} more or "
+            f"less, but {dtype} has none there that are closer than {step[i]:.3g}. Subtract "
+            f"{offset[i]:.3g} from it, or train in float64 (--dtype; dtype= in Python)."
+        )
 
 
 def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:

@@ -354,6 +354,24 @@ def test_a_model_does_not_learn_its_own_targets_by_words_that_mean_nothing() -> 
     assert np.corrcoef(own, data.y)[0, 1] > 0.5 > abs(np.corrcoef(other, data.y)[0, 1]) + 0.3
 
 
+def test_targets_that_float32_cannot_tell_apart_are_refused() -> None:
+    """They are learnt scaled, with a good score, but all answers would be one number."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(200, 3))
+    times = 1.7e9 + 30 * X[:, 0]  # seconds, within minutes
+    data = Dataset("t.npz", X, times)
+    with pytest.raises(
+        DataError, match=r"target 0: .* float32 has none .* closer than 203. Subtract"
+    ):
+        model_for(data)
+    model = model_for(data, (32,), dtype="float64", learning_rate=0.01)
+    model.fit(X, times, layout="rows", epochs=40, progress=False)
+    error = model.predict(X) - times
+    assert 1 - np.var(error) / np.var(times) > 0.95
+    hours = Dataset("t.npz", X, 1.7e9 + 3600 * X[:, 0])
+    assert model_for(hours).dtype == "float32"
+
+
 # -- at predict ----------------------------------------------------------------------
 
 
