@@ -29,7 +29,11 @@ NEARLY = 0.9  # of the different words look like numbers: they are meant to be
 ROW_NAMES = re.compile(
     r"|#|id|index|key|uuid|guid|row|row ?(id|names?)|unnamed: ?\d*|column 1", re.I
 )
-ALMOST_NUMBER = re.compile(r"[-+]?[$€£]? ?\d{1,3}(,\d{3})*(\.\d+)? ?[%€$£]?|[-+]?\d+,\d+")
+SIGN = "[-+\N{MINUS SIGN}\N{EN DASH}]?"
+ALMOST_NUMBER = re.compile(
+    rf"{SIGN}[$€£]? ?\d{{1,3}}(,\d{{3}})*(\.\d+)? ?[%€$£]?"
+    rf"|{SIGN}\d{{1,3}}(\.\d{{3}})*,\d+|{SIGN}\d+[,.]\d+"
+)
 DATE_LIKE = re.compile(r"(?=(.*\d){3}).*[-/.:, ].*")
 PLAIN = ("boolean", "integer", "floating", "decimal", "mixed-integer-float")  # pandas's kinds
 

@@ -205,7 +205,14 @@ def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
         raise DataError(f"{name}: {said}. Is a quote left open?") from None
     if frame.iloc[:, -1].isna().any():  # pandas fills up what is too short
         _check_cells(written)
+    if options["skipinitialspace"]:  # of which those at the end are the other half
+        for column in frame.select_dtypes(["object", "string"]):
+            frame[column] = frame[column].map(_stripped)
     return frame
+
+
+def _stripped(cell: Any) -> Any:
+    return cell.strip() if isinstance(cell, str) else cell
 
 
 def _check_short(written: _Csv) -> None:

@@ -172,6 +172,18 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         Y,
         "every label is no, .*Is this the wrong column",
     ),
+    "minus signs": (
+        "t.csv",
+        lines(lambda i: f"\N{MINUS SIGN}{i}.5,1,{i % 2}"),
+        Y,
+        "column 'a' holds numbers written as '\N{MINUS SIGN}.*': expected plain ones",
+    ),
+    "two marks in each": (
+        "t.csv",
+        "a;y\n" + "".join(f"1.{i + 100},5;{i % 2}\n" for i in range(40)),
+        Y,
+        "column 'a' holds numbers written as '1.1.*,5': expected plain ones",
+    ),
     "two rows": (
         "t.csv",
         "a,y\n1,yes\n2,no\n",
