@@ -25,6 +25,7 @@ import numpy as np
 from . import (
     bench,
     commands,
+    evaluate_command,
     explain_command,
     export_command,
     predict_command,
@@ -83,8 +84,8 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "print loss and score on examples",
-        commands.evaluate_arguments,
-        commands.evaluate,
+        evaluate_command.add_arguments,
+        evaluate_command.evaluate,
     ),
     "export": Command(
         "write a model for other programs: as ONNX",

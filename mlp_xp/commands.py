@@ -1,4 +1,4 @@
-"""The commands evaluate and devices, and what all commands share.
+"""The command devices, and what all commands share.
 
 What people read goes through `say`: to standard output, or to standard error under
 --json, where the document a command returns is all that standard output gets.
@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from . import report
 from .data import VARIABLE, Dataset, Request, load
@@ -21,11 +20,13 @@ from .devices import devices
 from .extras import missing
 from .fingerprint import Fingerprint
 from .model import Model
-from .preparation import split, take
+from .preparation import take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
 from .report import described
 from .storage import EstimatorFileError
+from .streams.streamed import Stream
+from .tally import answers, class_numbers, judged, measured, names_of, numbers_of
 
 Document: TypeAlias = dict[str, Any] | list[Any]
 Arguments: TypeAlias = argparse.Namespace
@@ -77,7 +78,7 @@ def usage_error(message: object) -> NoReturn:
     raise Halt(2, str(message))
 
 
-# -- evaluate -------------------------------------------------------------
+# -- models, data and scores ----------------------------------------------
 
 
 def open_model(
@@ -175,25 +176,22 @@ def check_features(model: Model, data: Dataset, path: str) -> None:
         )
 
 
-def answers(model: Model, rows: Any) -> Rows:
-    """Predictions as the file would say them: (m,), or (m, n_targets)."""
-    return model.device.get(model.predict(rows, layout="rows"))
-
-
 def probabilities(model: Model, rows: Any) -> Rows:
     """(m, n_classes), or (m, n_labels) for labels independent of each other."""
     P = model.device.get(model.predict_proba(rows, layout="rows"))
     return np.hstack([1 - P, P]) if model.loss.kind == "binary" else P
 
 
-def measure(model: Model, X: Any, y: Rows) -> dict[str, Any]:
-    """Loss and score, and what they are made of.
+def measure(model: Model, X: Any, y: Rows | None) -> dict[str, Any]:
+    """Loss and score on examples, or on a stream, and what they are made of.
 
     classes   `report.by_class`, or by label; for classes only
     confused  `report.confused`, where an example is of one class
     rmse, mae root of the mean squared error and mean absolute error, in the targets' units
     targets   `report.by_target`, where there are several
     """
+    if y is None:
+        return measured(model, X)
     loss, score = model.evaluate(X, y, layout="rows")
     found, answer = {"examples": len(X), "loss": loss}, answers(model, X)
     if model.loss.kind not in NUMBERS:
@@ -205,53 +203,48 @@ def measure(model: Model, X: Any, y: Rows) -> dict[str, Any]:
         "mae": float(np.mean(np.abs(error))),
     }
     if answer.ndim == 2 and answer.shape[1] > 1:
-        found["targets"] = report.by_target(y, answer, _names(model, answer.shape[1]))
+        found["targets"] = report.by_target(y, answer, names_of(model, answer.shape[1]))
     return found
-
-
-def _names(model: Model, n: int) -> tuple[Any, ...]:
-    """Of the classes or targets, by number."""
-    prepared = model.preparation
-    if prepared is not None:
-        for names in (prepared.classes, prepared.target):
-            if names is not None and len(names) == n:
-                return names
-    return tuple(range(n))
 
 
 def _by_class(model: Model, y: Rows, answer: Rows) -> dict[str, Any]:
     if model.loss.kind == "multilabel":
         called = np.reshape(answer, (len(y), -1)) > 0
         truth = np.reshape(y, called.shape) > 0.5
-        return {"classes": report.by_label(truth, called, _names(model, called.shape[1]))}
-    right, names = _class_numbers(model, y)
-    given, _ = _class_numbers(model, answer)
+        return {"classes": report.by_label(truth, called, names_of(model, called.shape[1]))}
+    right, names = class_numbers(model, y)
+    given, _ = class_numbers(model, answer)
     return {
         "classes": report.by_class(right, given, names),
         "confused": report.confused(right, given, names),
     }
 
 
-def _class_numbers(model: Model, y: Rows) -> tuple[npt.NDArray[np.int64], tuple[Any, ...]]:
-    """Numbers of classes (m,) of labels, or of columns with a 1 in each row; and their names."""
-    n = max(model.network.sizes[-1], 2)
-    if y.ndim == 2 and y.shape[1] > 1:
-        y = np.argmax(y, axis=1)
-    elif model.preparation is not None and model.preparation.classes is not None:
-        y = model.preparation.numbers("y", np.reshape(y, (-1,)))
-    return np.reshape(y, (-1,)).astype(np.int64), _names(model, n)
-
-
-def balance(model: Model, y: Rows) -> str:
+def balance(model: Model, X: Any, y: Rows | None) -> str:
     """What is to be said of the sizes of the classes that are to be trained on, or ""."""
     kind = model.loss.kind
     if kind in NUMBERS:
         return ""
+    if y is None:
+        return _balance_of(model, X)
     if kind == "multilabel":
         counts = np.count_nonzero(np.reshape(y, (len(y), -1)) > 0.5, axis=0)
-        return report.balance(counts, _names(model, len(counts)), len(y), exclusive=False)
-    numbers, names = _class_numbers(model, y)
+        return report.balance(counts, names_of(model, len(counts)), len(y), exclusive=False)
+    numbers, names = class_numbers(model, y)
     return report.balance(np.bincount(numbers, minlength=len(names)), names, len(y))
+
+
+def _balance_of(model: Model, stream: Stream) -> str:
+    """`balance`, of what one pass over a stream found."""
+    found = stream.found
+    if found.counts is not None and found.labels is not None:
+        names = names_of(model, max(model.network.sizes[-1], 2))
+        known = dict(zip(found.labels, found.counts, strict=True))
+        counts, exclusive = [known.get(name, 0) for name in names], True
+    elif found.targets is not None:  # columns of 0 and 1
+        counts = np.rint(found.targets.mean * stream.m).astype(int).tolist()
+        names, exclusive = names_of(model, len(counts)), model.loss.kind == "multiclass"
+    return report.balance(counts, names, stream.m, exclusive)
 
 
 def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -> None:
@@ -282,22 +275,17 @@ def fingerprint(model: Model) -> Fingerprint | None:
     return Fingerprint.from_text(rows) if isinstance(rows, str) else None
 
 
-def numbers_of(model: Model, X: Any) -> Rows:
-    """Rows as numbers before they are scaled, by which they are known again."""
-    prepared = model.preparation
-    found: Rows = X if prepared is None else prepared.rows("X", X)
-    return found
-
-
-def judge(model: Model, X: Any, y: Rows) -> dict[str, Any]:
+def judge(model: Model, X: Any, y: Rows | None) -> dict[str, Any]:
     """`measure`, and whether the rows were used in training: learnt from, or chosen by.
 
     trained_on  how many were; None where the model's file does not say
     looked_up   of how many rows that is known: all, or a random sample
     unseen      `measure` of those among them that were not; None where there are none
     """
-    found = measure(model, X, y)
     seen = fingerprint(model)
+    if y is None:
+        return judged(model, X, seen)
+    found = measure(model, X, y)
     if seen is None:
         return {**found, "trained_on": None, "looked_up": 0, "unseen": None}
     met = seen.meet(numbers_of(model, X))
@@ -326,51 +314,13 @@ def say_unseen(args: Arguments, found: dict[str, Any]) -> None:
         say(args, f"{described(unseen)} on {unseen['examples']:,} that were not")
 
 
-def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """MODEL, DATA and their options."""
-    parser.add_argument("model", metavar="MODEL", help="file of a model")
-    parser.add_argument("data", metavar="DATA", help="a file, digits or fashion-mnist")
-    parser.add_argument(
-        "--held-out", action="store_true", help="only the examples that training held out of it"
-    )
-    add_data_arguments(parser)
-
-
-def evaluate(args: Arguments) -> Document:
-    """Measure on all examples, on the data's own test set, or on what training held out.
-
-    Where some of them were used in training, also on those that were not.
-    """
-    model, prepared = open_model(args.model, args.device)
-    data = read_data(args.data, args, prepared, labelled=True)
-    check_features(model, data, args.model)
-    X, y = (data.X, data.y) if data.X_test is None else (data.X_test, data.y_test)
-    assert y is not None
-    if args.held_out and data.X_test is None:
-        index = _held_out(model, data, args.model)
-        X, y = take(X, index), y[index]
-    found = judge(model, X, y)
-    say(args, f"{described(found)} on {len(X):,} examples of {data.name}{said_of(found)}")
-    say_unseen(args, found)
-    sampled = found["trained_on"] and found["looked_up"] < len(X)
-    if sampled and not args.held_out and data.X_test is None and _knows_split(model, data):
-        say(args, "--held-out measures on all that training held out")
-    say_parts(args, found)
-    return {"model": args.model, "data": data.name, **found}
-
-
-def _knows_split(model: Model, data: Dataset) -> bool:
-    """Whether these may be the data that training held a share out of."""
-    stored = kept_split(model)
-    return stored is not None and stored["held_out"] > 0 and stored["examples"] == len(data.X)
-
-
 def kept_split(model: Model) -> dict[str, Any] | None:
     """What `mlp-xp train` held out, by the model's metadata; None where they hold none of ours.
 
     held_out, validation  shares in [0, 1)
     seed                  of the draw
     examples              how many there were
+    units                 of a stream: how many it had, of which shares were drawn
     """
     found = model.metadata.get("split")
     if not isinstance(found, Mapping):
@@ -381,19 +331,6 @@ def kept_split(model: Model) -> dict[str, Any] | None:
     right = all(isinstance(share, int | float) and 0 <= share < 1 for share in shares)
     right = right and all(isinstance(n, int) and 0 <= n < 2**64 for n in counts)
     return stored if right else None
-
-
-def _held_out(model: Model, data: Dataset, path: str) -> npt.NDArray[np.int64]:
-    """Indices of the examples that training held out of the same data."""
-    stored = kept_split(model)
-    if stored is None or not _knows_split(model, data):
-        known = "nothing" if stored is None else f"a share of {stored['held_out']:g}"
-        known += "" if stored is None else f" of {stored['examples']:,} examples"
-        usage_error(
-            f"--held-out: the training of {path} held out {known}, but {data.name} has "
-            f"{len(data.X):,}: expected the file it was trained on."
-        )
-    return split(stored["examples"], stored["held_out"], stored["seed"])[1]
 
 
 # -- devices -------------------------------------------------------------------

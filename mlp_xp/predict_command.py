@@ -11,7 +11,8 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from .commands import (
     Arguments,
     Document,
     add_data_arguments,
-    answers,
     check_features,
     open_model,
     probabilities,
@@ -30,9 +30,15 @@ from .commands import (
 )
 from .data import Dataset
 from .identifiers import Column, columns
+from .model import Model
 from .prepared import NUMBERS, Preparation
 from .readers import DataError
 from .storage import check_writable, write_atomically
+from .stream_options import add_stream_arguments, check_memory, check_streamed, stream_of
+from .streams.ahead import ahead
+from .streams.feed import picked
+from .streams.source import not_finite
+from .tally import answers
 
 BLOCK = 4096  # lines that are written at once
 
@@ -53,16 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no-header", action="store_true", help="no line with the columns' names")
     add("--out", metavar="FILE", help="write there, not to standard output")
     add_data_arguments(parser)
+    add_stream_arguments(parser)
 
 
 def predict(args: Arguments) -> Document:
     """Write the table; its columns are the document."""
+    check_memory(args)
     model, prepared = open_model(args.model, args.device)
     if args.proba and model.loss.kind in NUMBERS:
         usage_error("--proba takes a model of classes, but this one predicts numbers.")
     if args.out:
         check_writable(args.out)
     names = list(dict.fromkeys(args.id))
+    if args.memory is not None:
+        return _predict_stream(args, model, prepared, names)
     data = read_data(args.data, args, prepared, labelled=False, ids=tuple(names))
     check_features(model, data, args.model)
     X = data.X if data.X_test is None else data.X_test
@@ -90,6 +100,54 @@ def predict(args: Arguments) -> Document:
         for block in text:
             _check_letters(block, sys.stdout.encoding or "utf-8")
             sys.stdout.write(block)
+    return document
+
+
+def _predict_stream(
+    args: Arguments, model: Model, prepared: Preparation, names: Sequence[str]
+) -> Document:
+    """Write the table block by block: neither it nor the document has all answers at once."""
+    check_streamed(model, args.model)
+    if args.json and not args.out:
+        usage_error("--json without --out prints all predictions at once: with --memory add --out.")
+    if len(names) > 1:
+        usage_error(
+            f"--id {names[1]}: with --memory one column can be copied, leave the others out."
+        )
+    # a target is read beside the features, whatever it holds: here what is copied
+    data = stream_of(args, args.data, names, prepared.features, labelled=False)
+    if names and not data.source.target:
+        usage_error(f"--id {names[0]}: {args.data} has no named columns, so nothing can be copied.")
+    pick = picked(data, model)
+
+    def blocks() -> Iterator[str]:
+        header: list[Sequence[str]] = []
+        for start, raw in ahead(data.blocks()):
+            rows = raw.rows if pick is None else raw.rows[:, pick]
+            try:
+                parts = [np.reshape(answers(model, rows), (len(rows), -1))]
+            except ValueError as error:
+                raise not_finite(data.source, raw.rows, start) or error from None
+            parts += [probabilities(model, rows)] if args.proba else []
+            if start == 0:
+                titles = [*names, *_predictions(prepared, parts[0].shape[1])]
+                for part in parts[1:]:
+                    titles += map(str, _classes(prepared, part.shape[1]))
+                _check_names(titles, names, args.no_header)
+                header = [] if args.no_header else [titles]
+            columns: list[Any] = [] if raw.targets is None else [raw.targets]
+            columns += [column for part in parts for column in part.T]
+            yield from _csv(header, columns)
+            header = []
+
+    document: dict[str, Any] = {"model": args.model, "data": Path(args.data).name}
+    if args.out:
+        write_atomically(args.out, (text.encode() for text in blocks()))
+        say(args, f"{data.m:,} predictions written to {args.out}")
+        return {**document, "examples": data.m, "out": args.out}
+    for text in blocks():
+        _check_letters(text, sys.stdout.encoding or "utf-8")
+        sys.stdout.write(text)
     return document
 
 

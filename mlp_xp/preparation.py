@@ -96,7 +96,7 @@ def _default_loss_of(stream: Stream) -> str:
 
 
 def _prepare_stream(
-    stream: Stream, loss: str | None, scale: str, scale_target: bool
+    stream: Stream, loss: str | None, scale: str, scale_target: bool, beside: Sequence[Stream]
 ) -> Preparation:
     """`prepare` of a stream, by one pass over it."""
     if stream.n_targets is None:
@@ -104,13 +104,15 @@ def _prepare_stream(
     loss, seen = _default_loss_of(stream) if loss is None else loss, stream.found
     found = Preparation(loss=loss, features=stream.features, target=stream.target)
     if found.kind in ("multiclass", "binary") and stream.n_targets == ():
-        if seen.labels is None:
+        parts = (stream, *beside)
+        if any(part.found.labels is None for part in parts):
             raise DataError(
                 f"{stream.name}: the target has more than {MOST_LABELS:,} different values, too "
                 "many for classes. Is this the wrong column?"
             )
-        labels = np.array(seen.labels)
-        found = replace(found, classes=_classes(labels, stream.m, loss, found.kind))
+        labels = np.unique([label for part in parts for label in part.found.labels or ()])
+        m = sum(part.m for part in parts)
+        found = replace(found, classes=_classes(labels, m, loss, found.kind))
     elif seen.targets is None:
         raise DataError(
             f"{stream.name}: the target holds words, but loss {loss!r} takes numbers. Use "
@@ -137,6 +139,7 @@ def prepare(
     scale: str = "auto",
     scale_target: bool = True,
     keep: Iterable[str] = (),
+    beside: Sequence[Stream] = (),
 ) -> Preparation:
     """What to do to a data set, found on the training examples `rows`.
 
@@ -147,9 +150,10 @@ def prepare(
     scale_target  whether numbers to predict are standardised
     keep          names of a table's columns to use although they number the rows, or are
                   nearly all different
+    beside        streams of the same source, whose labels are classes, too
     """
     if isinstance(data, Stream):
-        return _prepare_stream(data, loss, scale, scale_target)
+        return _prepare_stream(data, loss, scale, scale_target, beside)
     if data.y is None:
         raise DataError(f"{data.name} has no targets, by which a preparation goes.")
     rows = slice(None) if rows is None else rows
@@ -326,22 +330,25 @@ def split(
 
 
 class Examples(NamedTuple):
-    """Rows to train on, rows to choose by and rows held out, (0, n) where none are."""
+    """Rows to train on, rows to choose by and rows held out, (0, n) where none are.
+
+    Streams have their targets in themselves: y is None, and X is () where no rows are.
+    """
 
     X: Any
-    y: Rows
+    y: Rows | None
     X_choice: Any
-    y_choice: Rows
+    y_choice: Rows | None
     X_held: Any
-    y_held: Rows
+    y_held: Rows | None
 
     @property
     def sizes(self) -> dict[str, int]:
         """How many rows are in each part."""
         return {
-            "training": len(self.y),
-            "validation": len(self.y_choice),
-            "held_out": len(self.y_held),
+            "training": len(self.X),
+            "validation": len(self.X_choice),
+            "held_out": len(self.X_held),
         }
 
 
@@ -364,3 +371,16 @@ def divide(data: Dataset, held_out: float, validation: float, seed: int) -> tupl
     n = min(max(round(validation * len(kept)), 1), len(kept) - 1) if validation else 0
     choice, kept = kept[:n], kept[n:]  # in random order as it is
     return Examples(take(X, kept), y[kept], take(X, choice), y[choice], X_held, y_held), kept
+
+
+def divide_stream(stream: Stream, held_out: float, validation: float, seed: int) -> Examples:
+    """`divide` by whole units of the source."""
+    left, held, choice = stream, None, None
+    try:
+        if held_out:
+            left, held = left.split(held_out, seed)
+        if validation:
+            left, choice = left.split(validation, seed)
+    except DataError as error:
+        raise DataError(f"{error} Or keep nothing apart: --held-out 0.") from None
+    return Examples(left, None, choice or (), None, held or (), None)

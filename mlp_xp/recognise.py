@@ -87,7 +87,7 @@ def _column(name: str, column: Series, told: _Told) -> Column:
     category = isinstance(column.dtype, pandas.CategoricalDtype)
     if not category and (column.dtype.kind in "biuf" or inferred in PLAIN):
         values = numbers(where, name, column)
-        if every and not keep and _numbers_the_rows(name, values):
+        if every and not keep and numbers_the_rows(name, values):
             return Unused(name, "it numbers the rows")
         return Number.learn(name, values, holes)
     if column.dtype.kind == "M" or inferred in ("datetime64", "datetime", "date"):
@@ -105,7 +105,7 @@ def _column(name: str, column: Series, told: _Told) -> Column:
     return Coded.learn(name, cells, told.Y)
 
 
-def _numbers_the_rows(name: str, values: Rows) -> bool:
+def numbers_the_rows(name: str, values: Rows) -> bool:
     """Different whole numbers under a name of identifiers, or counting up."""
     whole = bool(np.all(values == np.floor(values)))
     return whole and (

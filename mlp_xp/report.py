@@ -56,24 +56,25 @@ def _row(name: Any, right: int, called: int, examples: int) -> dict[str, Any]:
     }
 
 
+def rows(counts: Sequence[Numbers], names: Sequence[Any]) -> list[dict[str, Any]]:
+    """A row a class or label, of how many were called it rightly, called it, and are it."""
+    columns = zip(*counts, strict=True)
+    return [_row(name, *map(int, column)) for name, column in zip(names, columns, strict=True)]
+
+
 def by_class(truth: Numbers, predicted: Numbers, names: Sequence[Any]) -> list[dict[str, Any]]:
     """A row a class.
 
     truth, predicted  (m,) numbers of classes
     names             of the classes, by number
     """
-    n = len(names)
-    examples, called, right = (
-        np.bincount(numbers, minlength=n)
-        for numbers in (truth, predicted, truth[truth == predicted])
-    )
-    return [_row(names[c], right[c], called[c], examples[c]) for c in range(n)]
+    parts = (truth[truth == predicted], predicted, truth)
+    return rows([np.bincount(part, minlength=len(names)) for part in parts], names)
 
 
 def by_label(truth: Numbers, predicted: Numbers, names: Sequence[Any]) -> list[dict[str, Any]]:
     """A row a label, of (m, n_labels) true and false."""
-    counts = [part.sum(axis=0) for part in (truth & predicted, predicted, truth)]
-    return [_row(name, *(int(c[i]) for c in counts)) for i, name in enumerate(names)]
+    return rows([part.sum(axis=0) for part in (truth & predicted, predicted, truth)], names)
 
 
 def confused(truth: Numbers, predicted: Numbers, names: Sequence[Any]) -> list[dict[str, Any]]:
@@ -82,6 +83,11 @@ def confused(truth: Numbers, predicted: Numbers, names: Sequence[Any]) -> list[d
     pairs, counts = np.unique(
         truth[wrong].astype(np.int64) * len(names) + predicted[wrong], return_counts=True
     )
+    return mixed(pairs, counts, names)
+
+
+def mixed(pairs: Numbers, counts: Numbers, names: Sequence[Any]) -> list[dict[str, Any]]:
+    """`confused`, of how many were of each pair: the number of the one · n + that of the other."""
     order = np.argsort(-counts, kind="stable")[:MIXED]
     return [
         {
@@ -139,14 +145,26 @@ def by_target(truth: Numbers, predicted: Numbers, names: Sequence[str]) -> list[
     truth, predicted  (m, n_targets), in the targets' units
     """
     error = predicted.astype(np.float64) - truth
-    squares = np.sum(error * error, axis=0)
+    squares, sizes = np.sum(error * error, axis=0), np.sum(np.abs(error), axis=0)
     spread = np.sum((truth - truth.mean(axis=0, dtype=np.float64)) ** 2, axis=0)
+    return targets(squares, sizes, spread, len(error), names)
+
+
+def targets(
+    squares: Numbers, sizes: Numbers, spread: Numbers, m: int, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """`by_target`, of the sums over m examples.
+
+    squares  (n_targets,) of the errors' squares
+    sizes    of their absolute values
+    spread   of the squares of what the targets are apart from their mean
+    """
     return [
         {
             "target": name,
             "r2": 1 - float(squares[i] / spread[i]) if spread[i] else None,
-            "rmse": float(np.sqrt(squares[i] / len(error))),
-            "mae": float(np.mean(np.abs(error[:, i]))),
+            "rmse": float(np.sqrt(squares[i] / m)),
+            "mae": float(sizes[i] / m),
         }
         for i, name in enumerate(names)
     ]

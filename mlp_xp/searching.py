@@ -29,7 +29,7 @@ import numpy as np
 
 from . import checks
 from .cells import as_pandas
-from .commands import judge, numbers_of
+from .commands import judge
 from .data import Dataset, Request, load
 from .description import NOTED, SCORED
 from .extras import missing
@@ -39,6 +39,7 @@ from .preparation import Examples
 from .search_space import arguments
 from .search_study import RECORD, Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
+from .tally import numbers_of
 from .train_command import DEFAULT_SCHEDULE
 
 STORAGE = "search.db"

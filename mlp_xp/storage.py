@@ -23,7 +23,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -422,8 +422,10 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     return place
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[bytes]) -> None:
     """Write a whole file or nothing: a reader sees the old file or the new, never a part.
+
+    content  all of it, or part by part
 
     An existing file's permissions are kept; a new one gets the usual ones.
     """
@@ -435,7 +437,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
             _lock(file.fileno())
             if place.exists():
                 os.chmod(spare, stat.S_IMODE(place.stat().st_mode))
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
             if os.name == "posix":  # while it is locked

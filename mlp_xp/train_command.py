@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,6 @@ from .commands import (
     judge,
     kept_split,
     measure,
-    numbers_of,
     open_model,
     read_data,
     said_of,
@@ -43,11 +42,22 @@ from .fingerprint import Fingerprint
 from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import Model
-from .preparation import Examples, default_loss, divide, model_for, prepare
+from .preparation import Examples, default_loss, divide, divide_stream, model_for, prepare
 from .prepared import Preparation
 from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
+from .stream_options import (
+    check_memory,
+    check_streamed,
+    knows_units,
+    refuse_numberings,
+    stream_of,
+)
+from .streams.feed import Feed
+from .streams.source import in_words
+from .streams.streamed import Stream
+from .tally import fingerprint_of, numbers_of
 from .train_options import (
     EVERY,
     OF_THE_MODEL,
@@ -86,6 +96,7 @@ def _train(args: Arguments) -> dict[str, Any]:
     out = args.out or args.resume or OUT
     if not args.dry_run and ranks.is_first():
         check_writable(out)
+    check_memory(args)
     if args.checkpoint_every is not None and args.checkpoint is None:
         usage_error("--checkpoint-every goes with --checkpoint FOLDER: add that, or leave it out.")
     model, prepared, examples, name = _resumed(args) if args.resume else _new(args)
@@ -107,7 +118,9 @@ def _train(args: Arguments) -> dict[str, Any]:
         if model.steps_trained == begun:
             raise
         message = f"interrupted in epoch {model.epochs_trained + 1}"
-        if args.checkpoint and model.epochs_trained > epochs_before:
+        if args.checkpoint and args.memory is not None:
+            message += f"; the same command goes on from step {model.steps_trained}"
+        elif args.checkpoint and model.epochs_trained > epochs_before:
             message += f"; the same command goes on from epoch {model.epochs_trained}"
         _save_unfinished(130, message, model, seen, out, ended)
     except TrainingDiverged as error:
@@ -165,41 +178,18 @@ def examples_of(args: Arguments) -> Dataset:
 
 def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     """A model of the options, for the data of the options."""
+    if args.memory is not None:
+        return _new_streamed(args)
     data = examples_of(args)
     assert data.y is not None
-    loss = args.loss or default_loss(data.y)
-    given = {key: getattr(args, key) for key in OF_THE_MODEL if getattr(args, key) is not None}
-    options: dict[str, Any] = {
-        **defaults(LOSSES[loss].kind),
-        "learning_rate": default_rate(given.get("optimizer", "adam")),
-        **given,
-        "loss": loss,
-    }
+    options = _options(args, args.loss or default_loss(data.y))
     if args.held_out is not None and data.X_test is not None:
         usage_error(f"--held-out: {data.name} has a test set of its own; leave the option out.")
-    for key in ("held_out", "validation"):
-        if not 0 <= options[key] < 1:
-            option = f"--{key.replace('_', '-')}"
-            usage_error(f"{option} is {options[key]:g}, but expected a number in [0, 1).")
-    if args.validation is not None and not _chooses(args):
-        usage_error(
-            "--validation keeps examples to choose by, but nothing is chosen: add "
-            "--early-stopping N or --schedule reduce_on_plateau, or leave the option out."
-        )
-    validation = options["validation"] if _chooses(args) else 0.0
+    validation = _validation(args, options)
     examples, index = divide(data, options["held_out"], validation, options["seed"])
     scale = (options["scale"], options["scale_target"])
-    prepared = prepare(data, index, loss, *scale, keep=args.keep)
-    arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
-    arguments["device"] = args.device
-    try:
-        if args.layers is not None:
-            arguments = with_layers(args, arguments)
-        elif args.shape is not None:
-            raise ValueError("--shape says how an example lies for --layers: add that, or leave it")
-        model = model_for(data, options["hidden"], found=prepared, **arguments)
-    except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        usage_error(error)
+    prepared = prepare(data, index, options["loss"], *scale, keep=args.keep)
+    model = _made(args, data, options, prepared)
     model.metadata = {
         "data": data.name,
         "split": {
@@ -210,6 +200,84 @@ def _new(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
         },
     }
     return model, prepared, examples, data.name
+
+
+def _new_streamed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
+    """`_new` of data that are read block by block, and divided by whole units of their file."""
+    data = _streamed(args, args.target)
+    options = _options(args, args.loss or "cross_entropy")
+    validation = _validation(args, options)
+    examples = divide_stream(data, options["held_out"], validation, options["seed"])
+    scale = (options["scale"], options["scale_target"])
+    beside = [part for part in (examples.X_choice, examples.X_held) if part]
+    prepared = prepare(examples.X, None, args.loss, *scale, beside=beside)
+    model = _made(args, examples.X, _options(args, prepared.loss), prepared)
+    name = Path(args.data).name
+    model.metadata = {
+        "data": name,
+        "split": {
+            "seed": options["seed"],
+            "held_out": options["held_out"],
+            "validation": validation,
+            "examples": data.m,
+            "units": len(data.units),
+        },
+    }
+    return model, prepared, examples, name
+
+
+def _streamed(args: Arguments, target: Sequence[str], features: Sequence[str] = ()) -> Stream:
+    """The stream to train on."""
+    if args.processes not in (None, "mpi"):
+        usage_error(
+            f"--processes {args.processes}: a file that --memory reads is this machine's: expected "
+            "mpi, or leave one of the two out."
+        )
+    data = stream_of(args, args.data, target, features, args.drop)
+    for name in set(args.keep) - set(data.features):
+        usage_error(f"--keep {name}: {data.name} has no such column to learn from.")
+    refuse_numberings(data, (*args.keep, *features))
+    return data
+
+
+def _options(args: Arguments, loss: str) -> dict[str, Any]:
+    """What is given, and the defaults of what is not."""
+    given = {key: getattr(args, key) for key in OF_THE_MODEL if getattr(args, key) is not None}
+    return {
+        **defaults(LOSSES[loss].kind),
+        "learning_rate": default_rate(given.get("optimizer", "adam")),
+        **given,
+        "loss": loss,
+    }
+
+
+def _validation(args: Arguments, options: dict[str, Any]) -> float:
+    """The share to choose by, 0 where nothing is chosen; shares that cannot be are refused."""
+    for key in ("held_out", "validation"):
+        if not 0 <= options[key] < 1:
+            option = f"--{key.replace('_', '-')}"
+            usage_error(f"{option} is {options[key]:g}, but expected a number in [0, 1).")
+    if args.validation is not None and not _chooses(args):
+        usage_error(
+            "--validation keeps examples to choose by, but nothing is chosen: add "
+            "--early-stopping N or --schedule reduce_on_plateau, or leave the option out."
+        )
+    return options["validation"] if _chooses(args) else 0.0
+
+
+def _made(
+    args: Arguments, data: Dataset | Stream, options: dict[str, Any], prepared: Preparation
+) -> Model:
+    arguments = {key: v for key, v in options.items() if key not in OF_THE_DATA}
+    arguments["device"] = args.device
+    try:
+        if args.layers is not None:
+            arguments = with_layers(args, arguments)
+        elif args.shape is not None:
+            raise ValueError("--shape says how an example lies for --layers: add that, or leave it")
+        return model_for(data, options["hidden"], found=prepared, **arguments)
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        usage_error(error)
 
 
 def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
@@ -226,8 +294,6 @@ def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
         usage_error(f"{args.resume} was trained on {known or 'data of its own'}: name it, --data.")
     if args.keep:
         usage_error(f"--keep belongs to the model in {args.resume}: leave the option out.")
-    data = read_data(args.data or str(known), args, prepared, labelled=True)
-    check_features(model, data, args.resume)
     usual: dict[str, Any] = {
         "held_out": 0.2,
         "seed": model.seeds[0],
@@ -239,11 +305,26 @@ def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     if not validation and _chooses(args):
         validation = defaults(prepared.kind)["validation"]
         say(args, "it was trained on the examples to choose by before: it may stop late")
-    examples, _ = divide(data, stored["held_out"], validation, stored["seed"])
-    if stored["examples"] != len(data.X):
-        say(args, f"{data.name} is not what it was trained on: held-out examples may not be new.")
-    model.metadata["split"] = {**stored, "validation": validation, "examples": len(data.X)}
-    return model, prepared, examples, data.name
+    shares = (stored["held_out"], validation, stored["seed"])
+    if args.memory is not None:
+        check_streamed(model, args.resume)
+        data = _streamed(args, tuple(args.target) or prepared.target, prepared.features)
+        examples, name = divide_stream(data, *shares), Path(args.data).name
+        same, split = knows_units(stored, data), {"examples": data.m, "units": len(data.units)}
+    elif "units" in stored:
+        usage_error(
+            f"{args.resume} was trained on a stream, of which whole units were held out: expected "
+            "--memory, as it was."
+        )
+    else:
+        found = read_data(args.data or str(known), args, prepared, labelled=True)
+        check_features(model, found, args.resume)
+        (examples, _), name = divide(found, *shares), found.name
+        same, split = stored["examples"] == len(found.X), {"examples": len(found.X)}
+    if not same:
+        say(args, f"{name} is not what it was trained on: held-out examples may not be new.")
+    model.metadata["split"] = {**stored, "validation": validation, **split}
+    return model, prepared, examples, name
 
 
 def _chooses(args: Arguments) -> bool:
@@ -260,21 +341,30 @@ def _seen(model: Model, examples: Examples) -> Fingerprint | None:
     before = fingerprint(model)
     if before is None and model.steps_trained > 0:
         return None
-    seen = Fingerprint.of(numbers_of(model, examples.X))
+    seen = _hashes(model, examples.X)
     if len(examples.X_choice):
-        seen |= Fingerprint.of(numbers_of(model, examples.X_choice))
+        seen |= _hashes(model, examples.X_choice)
     return seen if before is None else seen | before
+
+
+def _hashes(model: Model, X: Any) -> Fingerprint:
+    if isinstance(X, Stream):
+        return fingerprint_of(model, X)
+    return Fingerprint.of(numbers_of(model, X))
+
+
+def _batch_size(args: Arguments, examples: Examples) -> int:
+    return args.batch_size or default_batch_size(len(examples.X))
 
 
 def _note(args: Arguments, model: Model, examples: Examples, name: str) -> None:
     """Let a model know how it is going to be trained, for `mlp-xp show`."""
-    m = len(examples.X)
     model.metadata.pop(SCORED, None)
     model.metadata[NOTED] = {
         "data": name,
         "examples": examples.sizes,
         "schedule": args.schedule or DEFAULT_SCHEDULE,
-        "batch_size": args.batch_size or default_batch_size(m),
+        "batch_size": _batch_size(args, examples),
         "early_stopping": args.early_stopping,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -313,7 +403,11 @@ def _say_plan(
         args,
         f"{model.network.written}, {model.n_parameters:,} parameters, loss {prepared.loss}{chosen}",
     )
-    if uneven := balance(model, examples.y):
+    if isinstance(examples.X, Stream):
+        size = Feed(examples.X, model).window(_batch_size(args, examples), 1)
+        how = "all fit" if size == len(examples.X) else f"{size:,} are shuffled at a time"
+        say(args, f"read block by block within {in_words(args.memory)}: {how}")
+    if uneven := balance(model, examples.X, examples.y):
         say(args, uneven)
 
 
@@ -347,20 +441,21 @@ def _planned(model: Model, prepared: Preparation, examples: Examples, name: str)
 
 
 def _fit(args: Arguments, model: Model, examples: Examples, ended: dict[str, Any]) -> None:
-    m = len(examples.X)
-    epochs = args.epochs or default_epochs(m)
-    validation = None
+    epochs = args.epochs or default_epochs(len(examples.X))
+    validation: Any = None
     if len(examples.X_choice):
         validation = (examples.X_choice, examples.y_choice)
     elif len(examples.X_held) and not _chooses(args):  # only to be seen
         validation = (examples.X_held, examples.y_held)
+    if validation is not None and isinstance(validation[0], Stream):
+        validation = validation[0]
     terminal = sys.stderr.isatty()
     lines = () if terminal or args.no_progress else (_reporter(model, epochs),)
     model.fit(
         examples.X,
         examples.y,
         epochs=epochs,
-        batch_size=args.batch_size or default_batch_size(m),
+        batch_size=_batch_size(args, examples),
         validation_data=validation,
         schedule=args.schedule or DEFAULT_SCHEDULE,
         early_stopping=args.early_stopping,

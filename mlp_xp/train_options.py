@@ -17,6 +17,7 @@ from .optimizers import OPTIMIZERS
 from .preparation import SCALES
 from .ranks import on_cluster
 from .schedules import SCHEDULES
+from .stream_options import add_stream_arguments
 
 OUT = "model.safetensors"
 EVERY = 30.0  # seconds between two checkpoints
@@ -181,6 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "standard input), a .npz, .npy or IDX file",
     )
     add_data_arguments(of.group)
+    add_stream_arguments(of.group)
     of.group.add_argument(
         "--drop", action="append", default=[], metavar="NAME", help="a table's column to leave out"
     )

@@ -283,7 +283,8 @@ def _of_group(
         features = next((name for name in EXAMPLES if name in names and name != target), None)
         if features is None:
             raise DataError(
-                f"{path} holds {listed(names)}: name the array of examples with features=."
+                f"{path} holds {listed(names)}: name the array of examples with features= "
+                "(--examples)."
             )
     X = found if alone else array(features, "the examples")
     return Arrays(

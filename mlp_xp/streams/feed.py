@@ -49,16 +49,19 @@ class Feed:
 
     # -- from a file's rows to the network's -------------------------------------
 
+    def features(self, raw: Raw) -> Rows:
+        """Those of the model, as they are in the file."""
+        return raw.rows if self.pick is None else raw.rows[:, self.pick]
+
     def made(self, start: int, raw: Raw, real: bool = True) -> Data:
         """Rows as the network takes them, on the host.
 
         real  whether they are examples: the least and the largest of each feature are none
         """
         source, args = self.stream.source, (HOST, self.dtype)
-        given = raw.rows if self.pick is None else raw.rows[:, self.pick]
         try:
             rows = checks.examples(
-                source.name, given, self.sizes[0], *args, self.prepared, layout="rows"
+                source.name, self.features(raw), self.sizes[0], *args, self.prepared, layout="rows"
             )
             if real:
                 self.check_rows(source.name, rows)

@@ -117,7 +117,7 @@ def _of_path(
         return Arrays(str(path), NpyFile(path), _array(target), _array(weight), limit, files)
     hint = ""
     if kind in (".csv", ".tsv", ".feather", ".npz"):
-        hint = " Write it as Parquet first, or load it into memory with load_table."
+        hint = " Write it as Parquet first, or read it whole: load_table (leave --memory out)."
         if kind == ".npz":
             hint = " Its arrays are packed: save them as .npy files."
     raise DataError(f"{path} cannot be streamed: expected {KINDS}.{hint}")

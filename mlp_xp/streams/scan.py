@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Found(NamedTuple):
     features  their moments
     targets   theirs; None where there are none, or text
     labels    the different targets, rising, where there is one a row and they are few
+    counts    how many rows have each of them
     text      whether targets are text
     whole     whether all targets are whole numbers
     one_hot   whether each row of several targets holds a single 1 beside zeros
@@ -66,6 +68,7 @@ class Found(NamedTuple):
     features: Moments
     targets: Moments | None
     labels: tuple[Any, ...] | None
+    counts: tuple[int, ...] | None
     text: bool
     whole: bool
     one_hot: bool
@@ -76,7 +79,7 @@ class Found(NamedTuple):
 def scan(source: Source, blocks: Iterable[tuple[int, Raw]]) -> Found:
     """All rows of a stream, given with the number of the first of each block."""
     features, targets = Moments(), Moments()
-    labels: set[Any] | None = set()
+    labels: Counter[Any] | None = Counter()
     text = False
     whole = one_hot = flags = True
     total = 0.0 if source.weighted else None
@@ -94,16 +97,18 @@ def scan(source: Source, blocks: Iterable[tuple[int, Raw]]) -> Found:
                 whole = whole and (y.dtype.kind != "f" or bool((y == np.floor(y)).all()))
                 flags = flags and bool(((y == 0) | (y == 1)).all())
                 one_hot = one_hot and flags and y.ndim == 2 and bool((y.sum(axis=1) == 1).all())
-            if labels is not None:
-                labels |= set(np.unique(y).tolist()) if y.ndim == 1 else set()
-                if len(labels) > MOST_LABELS or y.ndim > 1:
-                    labels = None
+            if labels is not None and y.ndim == 1:
+                values, counts = np.unique(y, return_counts=True)
+                labels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+            if labels is not None and (len(labels) > MOST_LABELS or y.ndim > 1):
+                labels = None
         if total is not None:
             assert raw.weights is not None
             total += check_weights(source, raw.weights, start)
     known = targets if targets.n else None
     rising = None if labels is None else tuple(sorted(labels))
-    return Found(features, known, rising, text, whole, one_hot, flags, total)
+    sizes = None if labels is None else tuple(labels[label] for label in rising or ())
+    return Found(features, known, rising, sizes, text, whole, one_hot, flags, total)
 
 
 def _finite(source: Source, y: Rows, start: int) -> None:

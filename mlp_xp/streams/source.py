@@ -32,14 +32,12 @@ class Raw(NamedTuple):
     targets: Rows | None
     weights: Rows | None
 
-    def after(self, first: int) -> Raw:
-        """All but the first rows."""
-        if first == 0:
-            return self
+    def at(self, which: Any) -> Raw:
+        """Some of the rows: a slice, or (n,) whether each is one."""
         targets, weights = (
-            None if part is None else part[first:] for part in (self.targets, self.weights)
+            None if part is None else part[which] for part in (self.targets, self.weights)
         )
-        return Raw(self.rows[first:], targets, weights)
+        return Raw(self.rows[which], targets, weights)
 
 
 class Source:

@@ -86,7 +86,7 @@ class Stream:
             for raw in self.source.read(int(self.units[i]), self.most):
                 n = len(raw.rows)
                 if past < n:
-                    yield row + past, raw.after(past)
+                    yield row + past, raw.at(slice(past, None))
                 row, past = row + n, max(past - n, 0)
         self._check_unchanged()
 

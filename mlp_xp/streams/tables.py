@@ -13,8 +13,8 @@ from ..readers import DataError, Rows, listed
 from .source import Files, Raw, Source, at, computed, in_words, unreadable
 
 INSTEAD = (
-    "a stream takes numbers. Write it as numbers, leave it out with drop=, or, where the table "
-    "fits into memory, take load_table"
+    "a stream takes numbers. Write it as numbers, leave it out with drop= (--drop), or, where the "
+    "table fits into memory, take load_table (leave --memory out)"
 )
 
 
