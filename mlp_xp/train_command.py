@@ -212,7 +212,12 @@ def _new_streamed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
     beside = [part for part in (examples.X_choice, examples.X_held) if part]
     prepared = prepare(examples.X, None, args.loss, *scale, beside=beside)
     model = _made(args, examples.X, _options(args, prepared.loss), prepared)
-    name = Path(args.data).name
+    name, asked = Path(args.data).name, options["held_out"]
+    if (share := len(examples.X_held) / data.m) > 1.5 * asked:
+        warn(
+            f"of the {len(data.units)} units of {name} whole ones are held out: {share:.0%} of its "
+            f"rows, not {asked:.0%}. Write it in smaller row groups or chunks."
+        )
     model.metadata = {
         "data": name,
         "split": {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_checkpoints import assert_same, names
-from test_hostile_files import read, write
+from test_hostile_files import chosen, mutants, outcome, read, write
 from test_streams_hard import Slow
 
 from conftest import Backend
@@ -29,6 +29,7 @@ from mlp_xp.layers import Activation, BatchNorm, Conv2d, Dense, Dropout, Flatten
 from mlp_xp.model import Model
 from mlp_xp.readers import DataError
 from mlp_xp.schedules import ReduceOnPlateau
+from mlp_xp.storage import ModelFileError
 from mlp_xp.streams import Stream
 from mlp_xp.streams.feed import Feed
 
@@ -402,6 +403,39 @@ def test_what_does_not_fit_is_refused_and_the_older_one_gone_on_from(
         write(folder / newest.name, {**header, **parts}, changed)
         with pytest.warns(CheckpointWarning, match=rf"from the older .*{older.name}"):
             assert_same(fitted(make(), opened(), folder, **options), straight, before=1)
+
+
+@pytest.mark.parametrize("case", ["three networks", "everything"])
+def test_a_header_that_was_changed_is_refused_or_works(
+    case: str, sample: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLP_XP_NATIVE", "0")
+    make, opened, options = CASES[case]
+    killed(make(), opened(), tmp_path / "whole", PER_EPOCH + 4, monkeypatch, **options)
+    name = f"epoch-1-step-{PER_EPOCH + 4}.safetensors"
+    header, tensors = read(tmp_path / "whole" / name)
+    folder = tmp_path / "changed"
+    folder.mkdir()
+
+    def go_on() -> None:
+        try:
+            fitted(make(), opened(), folder, **options)
+        except CheckpointError as error:
+            raise ModelFileError(str(error)[:500]) from None
+
+    wrong, counts = dict[str, str](), {"works": 0, "refused": 0}
+    cases = [("nothing", "config", header["config"]), *chosen(list(mutants(header)), sample)]
+    for change, part, text in cases:
+        for other in folder.iterdir():
+            other.unlink()
+        write(folder / name, {**header, part: text}, tensors)
+        found = outcome(go_on)
+        if found in counts:
+            counts[found] += 1
+        else:
+            wrong[change] = found
+    assert not wrong, "\n".join(f"{change}: {found}" for change, found in wrong.items())
+    assert min(counts.values()) > 0
 
 
 def test_a_full_disk_is_said_and_loses_nothing(

@@ -179,6 +179,7 @@ def test_arrays_of_an_hdf5_file_and_a_folder_are_read(
         file["deep/rows"], file["y"] = X, CLASS
     found = trained(run, "--examples", "deep/rows", "--target", "y", data="d.h5")
     assert "d.h5: 1,562 examples to train on, 1,438 held out, 3 classes\n" in found.out
+    assert "of the 2 units of d.h5 whole ones are held out: 48% of its rows, not 20%" in found.err
     argv = ("model.safetensors", "d.h5", "--memory", "200kB", "--examples", "deep/rows")
     assert run("evaluate", *argv, "--target", "y").code == 0
     assert run("predict", *argv).out.count("\n") == M + 1
