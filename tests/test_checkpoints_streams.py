@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_checkpoints import assert_same, names
+from test_checkpoints import assert_same, names, waiting
 from test_hostile_files import chosen, mutants, outcome, read, write
 from test_streams_hard import Slow
 
@@ -436,6 +437,31 @@ def test_a_header_that_was_changed_is_refused_or_works(
             wrong[change] = found
     assert not wrong, "\n".join(f"{change}: {found}" for change, found in wrong.items())
     assert min(counts.values()) > 0
+
+
+def test_a_checkpoint_that_takes_long_is_of_the_step_at_which_it_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, packed = threading.Event(), ModelKeeper.packed
+
+    def slow(self: ModelKeeper, *args: Any) -> bytes | None:
+        assert trained.wait(60), "the training waited for the disk"
+        return packed(self, *args)
+
+    def end(model: Model, epoch: Epoch) -> None:
+        trained.set()
+        waiting(model, epoch)
+        raise Killed
+
+    make, opened, options = CASES["everything"]
+    begun = {"early_stopping": 9, **options}
+    monkeypatch.setattr(ModelKeeper, "packed", slow)
+    monkeypatch.setattr(ModelKeeper, "note", lambda *_: None)  # so that it begins within
+    with pytest.raises(Killed):
+        fitted(make(), opened(), tmp_path, **begun, callbacks=end)
+    monkeypatch.undo()
+    assert names(tmp_path) == ["epoch-0-step-1.safetensors"]
+    assert_same(fitted(make(), opened(), tmp_path, **begun), fitted(make(), opened(), **begun))
 
 
 def test_a_full_disk_is_said_and_loses_nothing(
