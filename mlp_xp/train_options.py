@@ -278,7 +278,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-every",
         seconds,
         "SECONDS",
-        f"between two checkpoints, at least; 0: after every epoch (default: {EVERY:g})",
+        f"between two checkpoints, at least; 0: after every epoch (default: {EVERY:g}); with "
+        "--memory within epochs, too",
     )
     of.value(
         "--processes",

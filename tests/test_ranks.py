@@ -104,6 +104,50 @@ def test_a_rank_that_ends_ends_all_and_the_same_call_goes_on_to_the_bit(
         assert np.array_equal(found[name], expected), name
 
 
+WITHIN = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from mlp_xp import MLP, ranks, stream
+from mlp_xp.checkpoints_models import ModelKeeper
+
+folder, until = Path(sys.argv[1]), int(sys.argv[2])
+begin, within = ModelKeeper._begin, ModelKeeper.within
+
+def written(self, *args):
+    begin(self, *args)
+    self._wait()
+
+def last(self, run, *args):
+    within(self, run, *args)
+    if run.state.step == until:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+ModelKeeper._begin, ModelKeeper.within = written, last
+X = np.random.default_rng(0).normal(size=(230, 6)).astype("float32")
+data = stream(X, (X[:, 0] > 0).astype(int), memory=9000)
+options = {"epochs": 3, "batch_size": 16, "progress": False, "processes": "mpi", "every": 0}
+model = MLP((6, 8, 2), dropout=0.2).fit(data, checkpoint=folder / "run", **options)
+if ranks.is_first():
+    np.savez(folder / "end.npz", theta=model._run.state.theta, loss=model.history["loss"])
+"""
+
+
+def test_ranks_go_on_within_an_epoch_of_a_stream_to_the_bit(mpiexec: str, tmp_path: Path) -> None:
+    ends = []
+    for name, step in (("whole", 0), ("killed", 22)):
+        folder = tmp_path / name
+        folder.mkdir()
+        if step:
+            assert launch(mpiexec, 2, "-c", WITHIN, str(folder), str(step)).returncode != 0
+            assert (folder / "run" / f"epoch-1-step-{step}.safetensors").exists()
+        done = launch(mpiexec, 2, "-c", WITHIN, str(folder), "0")
+        assert done.returncode == 0, done.stderr
+        ends.append(dict(np.load(folder / "end.npz")))
+    for name, expected in ends[0].items():
+        assert np.array_equal(ends[1][name], expected), name
+
+
 def test_ranks_that_are_given_different_trainings_all_say_so(mpiexec: str, tmp_path: Path) -> None:
     done = launch(mpiexec, 2, PROGRAM, "differ", str(tmp_path))
     assert done.returncode == 0, done.stderr

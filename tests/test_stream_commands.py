@@ -31,6 +31,8 @@ TARGETS: dict[str, np.ndarray] = {
     "amount": (100 * X[:, 0] + X[:, 1]).astype(np.float32),
     "other": (X[:, 2] - X[:, 3]).astype(np.float32),
     "even": (CLASS == 2).astype(int),
+    "no": (CLASS == 0).astype(int),
+    "flag": CLASS > 0,
 }
 NAMES = [f"x{j}" for j in range(N)]
 USUAL = ("--memory", "200kB", "--epochs", 2, "--hidden", "16", "--no-progress")
@@ -90,6 +92,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "numbers": only("amount"),
     "two targets": only("amount", "other"),
     "labels": only("yes", "even"),
+    "columns of a single 1": only("yes", "no"),
+    "true and false": only("flag"),
 }
 
 
