@@ -123,7 +123,10 @@ def _prepare_stream(
         if stream.n_targets == ():
             outputs = Scale(outputs.offset[0], outputs.divisor[0])
         found = replace(found, outputs=outputs)
-    inputs = STREAMED[scale](seen.features, stream.source.dtype == np.uint8)
+    with np.errstate(all="ignore"):  # what overflows is refused
+        inputs = STREAMED[scale](seen.features, stream.source.dtype == np.uint8)
+    _check_scale(f"{stream.name}, target", found.target or ("y",), found.outputs)
+    _check_scale(f"{stream.name}, column", found.features, inputs)
     return replace(found, inputs=inputs)
 
 

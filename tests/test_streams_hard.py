@@ -16,7 +16,7 @@ import pytest
 from test_streams import MEMORY, QUIET, RNG, SIZES, M, N, X, _hdf5, _zarr, arrays, same, w, y
 
 from conftest import need
-from mlp_xp import MLP, TrainingDiverged, stream
+from mlp_xp import MLP, TrainingDiverged, prepare, stream
 from mlp_xp.checkpoints import CheckpointError
 from mlp_xp.readers import DataError
 from mlp_xp.streams import Stream
@@ -295,6 +295,15 @@ def test_what_does_not_fit_the_model_is_said_before_training() -> None:
         stream(np.ma.masked_greater(X, 5), y)
     with pytest.raises(DataError, match=r"the targets have shape \(10,\), but X has 2,000"):
         stream(X, y[:10])
+
+
+def test_numbers_too_large_to_be_scaled_are_refused() -> None:
+    large = np.asarray(X, np.float64)
+    large[:, 2] *= 1e200
+    with pytest.raises(DataError, match="column 2: its numbers are too large to be scaled"):
+        prepare(stream(large, y, memory="10MB"))
+    with pytest.raises(DataError, match="target 'y': its numbers are too large to be scaled"):
+        prepare(stream(X, X[:, 0].astype(float) * 1e200, memory="10MB"))
 
 
 def test_estimators_and_all_else_name_what_takes_streams() -> None:

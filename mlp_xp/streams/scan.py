@@ -30,7 +30,11 @@ class Moments:
         self.high: npt.NDArray[np.float64] = np.zeros(0)
 
     def add(self, values: Rows) -> None:
-        """Take in rows (n, k)."""
+        """Take in rows (n, k). What overflows is not finite, for who scales by it to refuse."""
+        with np.errstate(all="ignore"):
+            self._add(values)
+
+    def _add(self, values: Rows) -> None:
         wide = values.astype(np.float64)
         n, mean = len(wide), wide.mean(axis=0)
         low, high = wide.min(axis=0), wide.max(axis=0)
