@@ -207,7 +207,8 @@ def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
         _check_cells(written)
     if options["skipinitialspace"]:  # of which those at the end are the other half
         for column in frame.select_dtypes(["object", "string"]):
-            frame[column] = frame[column].map(_stripped)
+            if column not in text:  # whose very characters are wanted
+                frame[column] = frame[column].map(_stripped)
     return frame
 
 
