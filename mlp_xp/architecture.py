@@ -88,6 +88,10 @@ class Architecture(Protocol):
     @property
     def work(self) -> int: ...
 
+    def check_rows(self, argument: str, device: Device, rows: Array) -> None:
+        """Raise ValueError for finite numbers (m, n_features) that its layers do not take."""
+        ...
+
     def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
         """A context to run its steps in."""
         ...

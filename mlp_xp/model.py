@@ -174,9 +174,6 @@ class Model:
         """X as a table, where a model takes examples of other shapes too."""
         return X
 
-    def _check_rows(self, argument: str, rows: Any) -> None:
-        """ValueError for rows, as the network takes them, that are not what its layers take."""
-
     def _put(self, array: npt.NDArray[Any]) -> Array:
         return self.device.put(array.astype(self.dtype, copy=False))
 
@@ -323,7 +320,7 @@ class Model:
             data = checks.data(
                 X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
             )
-            self._check_rows("X", data.rows)
+            self.network.check_rows("X", self.device, data.rows)
         validation = None
         if validation_data is not None:
             validation = self._validation(validation_data, lies)
@@ -382,7 +379,7 @@ class Model:
         lies = checks.layout(X, None, layout)
         X = self._table(X, lies)
         data = checks.data(X, Y, w, *args, prepared=self._prepared, layout=lies)
-        self._check_rows(names[0], data.rows)
+        self.network.check_rows(names[0], self.device, data.rows)
         return data
 
     @on_device
@@ -439,7 +436,7 @@ class Model:
     def _scores(self, X: Any, layout: Layout | None) -> Array:
         X, args = self._table(X, layout), (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
-        self._check_rows("X", rows)
+        self.network.check_rows("X", self.device, rows)
         return self._scores_by(self._recipe, self._state(), rows)
 
     def _laid(self, answer: Array, layout: Layout | None) -> Array:
@@ -588,7 +585,7 @@ class Model:
         lies = checks.layout(X, layout, self.layout)
         X = self._table(X, lies)
         data = checks.data(X, Y, sample_weight, *args, prepared=self._prepared, layout=lies)
-        self._check_rows("X", data.rows)
+        self.network.check_rows("X", self.device, data.rows)
         return data
 
     # -- keeping -------------------------------------------------------------

@@ -115,6 +115,9 @@ class Network:
     def work(self) -> int:
         return self.n_weights
 
+    def check_rows(self, argument: str, device: Device, rows: Array) -> None:
+        """They take any."""
+
     def threads(self, device: Device, batch_size: int) -> AbstractContextManager[object]:
         return device.threads(self.sizes, batch_size)
 

@@ -128,9 +128,6 @@ class Sequential(Model):
             )
         return found
 
-    def _check_rows(self, argument: str, rows: Any) -> None:
-        self.network.check_rows(argument, self.device, rows)
-
     def _table(self, X: Any, layout: Layout | None) -> Any:
         """X of the examples' shape as a table; anything else as it is."""
         shape = self.network.shape

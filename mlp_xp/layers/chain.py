@@ -113,15 +113,16 @@ class Chain:
         if not self.lengths and self._of_whole is None:
             return
         rows = getattr(rows, "rows", rows)  # too many for the device: `fast.upload`
-        xp, values = np if isinstance(rows, np.ndarray) else device.xp, rows
+        xp: Namespace = np if isinstance(rows, np.ndarray) else device.xp
+        values = rows
         if self.lengths:
             time, ends = self.shape[-1], rows[:, -1:]
             what = "the last feature of each example is its length, a whole number 0 … "
             _check_whole(argument, xp, ends, time, what)
             if self._of_whole is not None:
                 step = xp.arange(time, dtype=rows.dtype, device=rows.device)
-                there = xp.astype(step < ends, rows.dtype)
-                values = xp.reshape(rows[:, :-1], (rows.shape[0], -1, time)) * there[:, None, :]
+                values = xp.reshape(rows[:, :-1], (rows.shape[0], -1, time))
+                values = xp.where((step < ends)[:, None, :], values, xp.zeros_like(values))
         if self._of_whole is not None:
             kind: Any = self._of_whole.kind
             what = f"layer {self._of_whole.number}, {kind}, takes whole numbers 0 … "
@@ -406,7 +407,8 @@ def _check_whole(argument: str, xp: Namespace, values: Array, most: int, what: s
     values = xp.reshape(values, (-1,))
     bad = (values < 0) | (values > most) | (values != xp.floor(values))
     if bool(xp.any(bad)):
-        first = float(values[int(xp.argmax(xp.astype(bad, xp.int8)))])
+        marks = xp.where(bad, xp.ones_like(values), xp.zeros_like(values))
+        first = float(values[int(xp.argmax(marks))])
         raise ValueError(f"{argument} holds {first:g}, but {what}{most}.")
 
 

@@ -39,7 +39,7 @@ class Feed:
         self.device, self.dtype, self.prepared = model.device, model.dtype, model._prepared
         self.sizes, self.kind = model.network.sizes, model.loss.kind
         self.there: Data | None = None  # memory of a window on the device
-        self.check_rows = model._check_rows
+        self.network = model.network
         self.pick = picked(stream, model)
         if stream.n_targets is None:
             raise DataError(
@@ -64,7 +64,7 @@ class Feed:
                 source.name, self.features(raw), self.sizes[0], *args, self.prepared, layout="rows"
             )
             if real:
-                self.check_rows(source.name, rows)
+                self.network.check_rows(source.name, HOST, rows)
         except ValueError as error:
             raise not_finite(source, raw.rows, start) or _with_place(error, start) from None
         names = f"the target of {source.name}"
