@@ -199,6 +199,12 @@ def test_columns_of_labels_are_0_and_1(method: str, low: int, high: int) -> None
         getattr(MLPClassifier(), method)(MANY, np.where(TAGS, high, low))
 
 
+@pytest.mark.parametrize("sizes", [(5.5,), ("3",), ((3, 2),), np.array([4.7])])
+def test_widths_are_whole_numbers(sizes: Any) -> None:
+    with pytest.raises(TypeError, match=r"hidden_layer_sizes is .*, but expected whole numbers"):
+        MLPClassifier(sizes).fit(MANY, TAGS)
+
+
 def test_a_row_of_the_poisson_loss_refuses_what_its_name_does() -> None:
     for loss in ("poisson", LOSSES["poisson"]):
         with pytest.raises(ValueError, match="y holds -1, but loss='poisson' takes y >= 0"):
