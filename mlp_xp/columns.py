@@ -124,7 +124,7 @@ class Words:
     def __str__(self) -> str:
         n = len([value for value in self.values if value is not None])
         holes = ", and one for gaps" if None in self.values else ""
-        return f"{n} words, a column each{holes}"
+        return f"{n} word{'s' * (n != 1)}, a column each{holes}"
 
     @staticmethod
     def encode(columns: Sequence[Any], cells: Sequence[Any], Y: Rows | None) -> list[Rows]:

@@ -279,7 +279,7 @@ CELLS: dict[str, tuple[list[Any], str]] = {
         "date: year, month, day, total_seconds, weekday"),
     "names": (["Ann", "Bo", "Cy", "Di"], "left out: 4 of its 4 words are different"),
     "empty": ([None, None, None, None], "left out: it is empty"),
-    "one word and gaps": (["x", None, "x", None], "1 words, a column each, and one for gaps"),
+    "one word and gaps": (["x", None, "x", None], "1 word, a column each, and one for gaps"),
 }  # fmt: skip
 
 
