@@ -64,6 +64,36 @@ def test_both_products_are_sums(lead: Any, rows: int, n: int, target: Any) -> No
         np.testing.assert_allclose(mine, theirs, **tolerance("float64", 256))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("kept", [False, True])  # whether patches are wanted anyway
+@pytest.mark.parametrize("tile", [1 << 12, 1 << 15])
+@pytest.mark.parametrize("axes", [(9, 3), (1, 20), (20, 1)])  # rows and columns, before windows
+@pytest.mark.parametrize("lead", [((), ()), ((3,), (3,)), ((3,), ())])
+def test_in_tiles_products_are_the_same_in_less_memory(
+    lead: Any, axes: tuple[int, int], tile: int, kept: bool, target: Any
+) -> None:
+    rng, n, channels = np.random.default_rng(0), 5, 2
+    rows, columns = axes
+    X = rng.normal(size=(*lead[1], 4 * channels, rows + n - 1, columns, 64))
+    W = rng.normal(size=(*lead[0], 4, 6, channels * n))
+
+    def formula(xp: Any, W: Any, X: Any) -> Any:
+        seen = windows(xp, X, n)
+        seen = xp.reshape(seen, (*seen.shape[:-3], 4, channels * n, seen.shape[-1]))
+        return [xp.matmul(W, seen) + 1, *([seen] if kept else [])]
+
+    arrays = {"W": W, "X": X}
+    graph = Graph("float64")
+    roots = trace(formula, graph, *(graph.input(name, a.shape) for name, a in arrays.items()))
+    none = [None] * len(roots)
+    plans = [target.plans(fuse.Fusion(roots, none, tile=size)) for size in (tile, 0)]
+    assert (plans[0].n_bytes < plans[1].n_bytes) != kept
+    made = target(plans[0], arrays)
+    made.finish()
+    for mine, theirs in zip(made.run(), interpret.run(roots, arrays), strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 1024))
+
+
 def _formulas() -> dict[str, Any]:
     def rows(xp: Tracer, W: Node, X: Node) -> Any:  # three rows: a product pays
         return xp.matmul(xp.concat([W, W, W], axis=-2), windows(xp, X, 3))

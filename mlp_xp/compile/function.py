@@ -75,7 +75,8 @@ class Function:
         graph = Graph(self.dtype)
         given = [graph.input(f"x{i}", x.shape, x.dtype) for i, x in enumerate(arrays)]
         roots = list(trace(self.formula, graph, *given))
-        return self.target.plans(Fusion(roots, [None] * len(roots), self.target.native))
+        target = self.target
+        return target.plans(Fusion(roots, [None] * len(roots), target.native, target.tile))
 
     def _made(self, arrays: Sequence[Buffer], key: Any) -> tuple[Program, list[Node]]:
         plan = planned(key, lambda: self.plan(arrays))

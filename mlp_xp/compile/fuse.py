@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .graph import Node, base, live, seen_through
 from .layout import Layout, Shape, Step, broadcast, indexed, packed, reshaped
-from .windows import spread
+from .windows import Spread, spread
 
 HEAVY = {
     *("exp", "log", "log1p", "expm1", "log2", "sqrt", "divide", "reciprocal", "pow"),
@@ -153,15 +153,19 @@ class Fusion:
              up, or the root's own
     sums     whether products of few rows with windows become sums: not where each addition is
              a pass over memory, as by NumPy's calls, of which it took three times as long
+    tile     bytes of patches, from which on products with them are made in tiles; 0: never
     places   where every node lies that does
     """
 
     def __init__(
-        self, roots: Sequence[Node], results: Sequence[Node | None], sums: bool = True
+        self,
+        roots: Sequence[Node],
+        results: Sequence[Node | None],
+        sums: bool = True,
+        tile: int = 0,
     ) -> None:
-        self.windowed: set[Node] = set()
-        if sums:
-            roots, self.windowed = spread(roots)
+        found = spread(roots, tile) if sums else Spread(tuple(roots), set(), set())
+        roots, self.windowed, self.tiles = found
         self.wanted, self.items = tuple(roots), list[Item]()
         self.places: dict[Node, Place] = {}
         self.ready: dict[Node, int] = {}  # the first item that can read a node from memory
@@ -232,6 +236,7 @@ class Fusion:
 
     def _fill(self, join: Node) -> None:
         place, ready = self.place(join), 0
+        since = len(self.items) if join in self.tiles else 0
         for part, layout in pieces(join, place.layout):
             made, _ = base(part)
             own = self.places.get(made)
@@ -239,7 +244,7 @@ class Fusion:
             if own is not None and made.size == part.size and _same_place(own, there):
                 ready = max(ready, self.ready[made])
                 continue
-            ready = max(ready, self._put(Target(part, there)).number + 1)
+            ready = max(ready, self._put(Target(part, there), since).number + 1)
         self.ready[join] = ready
 
     def _operand(self, node: Node) -> Place:
@@ -323,15 +328,15 @@ class Fusion:
 
     # -- loops
 
-    def _put(self, target: Target) -> Loop:
-        """Have a target written by some loop."""
+    def _put(self, target: Target, since: int = 0) -> Loop:
+        """Have a target written by some loop, of those from a number on."""
         node = target.node
         shared = self._prepare(node)
-        loop = self._find(target, shared) if shared else None
+        loop = self._find(target, shared, since) if shared else None
         if loop is None:
             for other in shared:
                 self._kept(other)
-            loop = self._find(target, ())
+            loop = self._find(target, (), since)
         if loop is None:
             if node.op == "reduce":
                 loop = Loop(len(self.items), node.args[0].shape, node.param[1])
@@ -364,10 +369,11 @@ class Fusion:
             loop.inside.add(id(inner))
             self.loops_with.setdefault(inner, loop)
 
-    def _find(self, target: Target, shared: Sequence[Node]) -> Loop | None:
+    def _find(self, target: Target, shared: Sequence[Node], since: int) -> Loop | None:
         """The newest loop that can write a target; only one that computes all that is shared."""
         node = target.node
         reads, level = self._reads(node)
+        level = max(level, since)
         wanted = {id(other) for other in shared}
         size = node.args[0].size if node.op == "reduce" else node.size
         made = base(node.args[0])[0] if node.op == "reduce" else node

@@ -44,6 +44,7 @@ class NumpyProgram(Program):
 
     target = "NumPy"
     native = False
+    tile = 0
     plans = NumpyPlan
     plan: NumpyPlan
 

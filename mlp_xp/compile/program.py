@@ -27,6 +27,7 @@ from .layout import Layout, Step, broadcast, indexed
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
 ALIGNED = 64  # bytes
+TILE = 1 << 21  # bytes of patches; half of it, and less, is slower where rows are few
 OPERANDS = (8, 10, 12)  # words of a product that hold addresses: A, B and what they make
 
 FINISH = f"""
@@ -197,11 +198,13 @@ class Program:
     roots    arrays that hold the results after `run`
     target   what its calls are made of
     native   whether it is compiled
+    tile     of a `Fusion` for it
     n_calls  of kernels, products and functions of NumPy, when it is finished
     """
 
     target: ClassVar[str] = "C"
     native: ClassVar[bool] = True
+    tile: ClassVar[int] = TILE
     plans: ClassVar[type[Plan]] = Plan
 
     def __init__(

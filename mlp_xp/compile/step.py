@@ -66,11 +66,13 @@ def traced(
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
     plans: Callable[[Fusion], Plan],
     sums: bool = True,
+    tile: int = 0,
 ) -> StepPlan:
     """A step for arrays of these shapes and dtypes, given by their names.
 
     Examples are given as "rows" or, as columns, as "X"; what decays, by a "rate", or as
-    "shrink", which is rate · weight_decay. `sums` as of a `Fusion`.
+    "shrink", which is rate · weight_decay. `sums` and `tile` as of a
+    `Fusion`.
     """
     graph = Graph(shapes["theta"][1])
     known = {name: graph.input(name, *shape) for name, shape in shapes.items()}
@@ -95,11 +97,11 @@ def traced(
         changed["running"] = after.running
     # the loss last: what it sums of the parameters can go along with their update
     roots = [*changed.values(), after.loss]
-    fusion = Fusion(roots, [*(known[name] for name in changed), None], sums)
+    fusion = Fusion(roots, [*(known[name] for name in changed), None], sums, tile)
     late = frozenset(node.param for node in fusion.overwritten())
     if late:
         kept = [None if name in late else known[name] for name in changed]
-        fusion = Fusion(roots, [*kept, None], sums)
+        fusion = Fusion(roots, [*kept, None], sums, tile)
     return StepPlan(plans(fusion), tuple(changed), late)
 
 
@@ -154,8 +156,9 @@ class Batch:
             given["connected"] = np.ascontiguousarray(recipe.connected)
         shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
         key = (step.target, key_of(recipe, data, shapes))
-        plans, sums = step.target.plans, step.target.native
-        made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, plans, sums))
+        target = step.target
+        of = (target.plans, target.native, target.tile)
+        made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, *of))
         self.program = step.target(made.plan, given, self._gather(), step.block)
         step.block = self.program.block
         self.program.finish()
