@@ -47,7 +47,7 @@ from mlp_xp.training import Data, bits_for, columns, stepper, train_step
 
 M = 128
 WIDE = (784, 256, 256, 10)
-SECONDS = 0.05  # of one turn, at least
+SECONDS, REST = 0.1, 0.05  # of one turn, at least, and before it
 
 
 class Case(NamedTuple):
@@ -192,6 +192,7 @@ def torchs(model: Any, case: Case, X: Any, y: Any, how: str) -> tuple[Side, floa
         return loss_of(module(inputs[index]), labels[index])
 
     if how == "compiled":
+        torch._dynamo.reset()  # or from the ninth case on it gives up, and runs eagerly
         objective = torch.compile(objective)
 
     def step(index: Any) -> None:
@@ -280,6 +281,10 @@ class _Scalars:
 
 
 def timed(side: Side, n: int) -> float:
+    """Seconds a step, after the threads of whoever had the turn before have gone to sleep."""
+    time.sleep(REST)
+    side.run(1)
+    side.wait()
     began = time.perf_counter()
     side.run(n)
     side.wait()

@@ -11,8 +11,7 @@ its own reserves a gigabyte), measures by turns, a round each:
     step      `fit` on a window that is in memory, as many epochs as are an epoch of all
     together  `fit` on the stream, one epoch
 
-Both begin anew every round: the longer a model has learnt these labels, the slower are its steps,
-for probabilities become numbers below 1e-38, which processors compute slowly.
+Both begin anew every round.
 
 Rates are MB of rows (as float32) a second. The file is dropped from the system's cache before each.
 What is wanted is that together runs at the rate of the slower of the two. Peak RSS is the
@@ -125,7 +124,7 @@ def read(feed: Feed, size: int) -> Data:
     """All windows of an epoch, filled as in a training; returns the first buffer."""
     buffers = [feed._buffer(size) for _ in range(2)]
     order = [feed.stream.unit_order(0)]
-    for _ in feed._filled(size, order, buffers, threading.Event()):
+    for _ in feed._filled(size, order, buffers, threading.Event(), 0):
         pass
     return buffers[0]
 
