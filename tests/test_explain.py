@@ -25,7 +25,7 @@ from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.devices import device as find_device
 from mlp_xp.explained import explain_step
 from mlp_xp.fast import choice, native
-from mlp_xp.layers import Activation, BatchNorm, Conv2d, Dense, Dropout, Flatten, MaxPool
+from mlp_xp.layers import Activation, BatchNorm, Conv1d, Conv2d, Dense, Dropout, Flatten, MaxPool
 from mlp_xp.training import Data, bits_for, stepper
 
 TINY = """\
@@ -130,6 +130,16 @@ def test_pieces_are_named_by_their_indices() -> None:
         assert _key(layout, shape) == text
         flat = np.arange(math.prod(shape)).reshape(shape)
         assert flat[key].size == layout.size
+
+
+@pytest.mark.skipif(not native.available(), reason="no C compiler")
+def test_pieces_of_a_parameter_are_named_by_its_own_indices() -> None:
+    layers = [Conv1d(4, 3, groups=4), Activation(), Flatten(), Dense(2)]
+    model = Sequential((4, 9), layers, seed=0)
+    text = str(explain_step(model._recipe, model._run.state, 8))
+    assert "W1[:, 0] * " in text
+    assert "W1[:, 2] * " in text
+    assert "theta[" not in text
 
 
 @pytest.mark.parametrize("number", range(0, N_SAMPLES, 10))

@@ -40,11 +40,12 @@ LEAST = 2  # operations in what is given a name of its own where it is needed tw
 
 
 class Part(NamedTuple):
-    """A named piece of a flat vector: entries start … stop along its last axis."""
+    """A named piece of a flat vector: entries start … stop along its last axis, of a shape."""
 
     name: str
     start: int
     stop: int
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def named(
     program: Program | CudaProgram, network: Architecture
 ) -> tuple[dict[Node, list[Part]], dict[Node, str]]:
     """The names of a step's arrays and of their pieces, as `explain` takes them."""
-    slots = [Part(slot.name, slot.start, slot.stop) for slot in network.slots]
+    slots = [Part(slot.name, slot.start, slot.stop, slot.shape) for slot in network.slots]
     theta = next(node for node in program.given if node.param == "theta")
     parts = {theta: slots}
     names: dict[Node, str] = {program.fusion.wanted[-1]: "J"}
@@ -263,6 +264,11 @@ class _Names:
             whole = k * (part.stop - part.start) == layout.size and k in (1, owner.size // n)
             if part.start == low % n and whole:
                 return part.name + _turned(layout)
+            if n == owner.size and part.start <= low <= high < part.stop:
+                inside = layout._replace(offset=layout.offset - part.start)
+                key = _key(inside, part.shape or (part.stop - part.start,))
+                if key is not None:
+                    return f"{part.name}[{key}]" + _turned(layout)
         key = _key(layout, owner.shape) or f"{low}:{high + 1}"
         return f"{self.of(owner)}[{key}]" + _turned(layout)
 
