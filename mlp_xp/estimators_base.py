@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
-from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,6 @@ from .estimators_data import (
     to_device,
 )
 from .estimators_live import Live, current, flat, publish
-from .estimators_ranks import Shares, Sharing, fit_on_cluster, generator, ranks_of
 from .estimators_recipe import (
     CONSTRAINTS,
     network_of,
@@ -40,6 +39,7 @@ from .estimators_recipe import (
     recipe_of,
     schedule_of,
 )
+from .estimators_shares import Shares, generator, ranks_of
 from .estimators_solvers import (
     Descent,
     Problem,
@@ -57,10 +57,12 @@ from .hardware import Device
 from .losses import LOSSES, Kind, Loss
 from .network import Network, initial_statistics, join
 from .optimizers import OPTIMIZERS
-from .ranks import Ranks
 from .schedules import SCHEDULES
 from .training import CHUNK, Data, Step, stepper
 from .types import Array, Layer, State
+
+if TYPE_CHECKING:
+    from .ranks import Ranks
 
 # parameters that take a name of a table
 NAMES: dict[str, dict[str, Any]] = {
@@ -193,6 +195,8 @@ class BaseMLP(Exportable, Shares):
         place = place_of(X, self.device)
         ranks = ranks_of(self, place.device)
         if self.processes is not None and ranks is None:
+            from .estimators_ranks import fit_on_cluster
+
             fit_on_cluster(self, X, y, sample_weight, validation_data, once, keeping)
             self._warn_of_loss()
             return self
@@ -310,7 +314,11 @@ class BaseMLP(Exportable, Shares):
             self._expect_scores(copy.theta, copy.running)
         descent: Descent = self._optimizer
         run = Run(state._replace(moments=descent.moments, step=descent.step))
-        sharing = None if ranks is None else Sharing(ranks, self, problem, run)
+        sharing = None
+        if ranks is not None:
+            from .estimators_ranks import Sharing
+
+            sharing = Sharing(ranks, self, problem, run)
         step = self._step(live, problem) if sharing is None else sharing.stepper(problem)
         descent.moments = ()  # held by the run alone, which lets go of them with the first step
         keeping = keeping if sharing is None or sharing.shows else None

@@ -28,7 +28,7 @@ from .checkpoints import fixed_seed
 from .devices import device as find_device
 from .estimators_data import numbers
 from .estimators_layouts import INSIDE, LAYOUTS, Rows, rows_of
-from .estimators_ranks import Shares, generator
+from .estimators_shares import Shares, generator
 from .export.estimators import Exportable
 from .fitting import Callback
 from .hardware import Device

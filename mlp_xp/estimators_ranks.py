@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 
 from .checkpoints import digest
 from .estimators_arrays import SparseRows
@@ -22,51 +20,9 @@ from .estimators_keeping import plain
 from .estimators_solvers import Descent, Problem, unconverged
 from .exchange import is_foreign, library_of
 from .fitting import Run, moved
-from .hardware import Device
-from .ranks import Ranks, find
+from .ranks import Ranks
 from .ranks_cuda import is_cuda
 from .training import Step
-
-
-class Shares(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """An estimator whose `processes` may be a client of a cluster, which nobody can copy."""
-
-    processes: Any
-
-    def __sklearn_clone__(self) -> Self:
-        """scikit-learn's clone, of the same client."""
-        alone: Any = object.__new__(type(self))
-        vars(alone).update({**vars(self), "processes": None})
-        found: Self = BaseEstimator.__sklearn_clone__(alone)
-        found.processes = self.processes
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """In the place of a client the address of its scheduler, which means the same."""
-        state = dict(super().__getstate__())
-        client: Any = state.get("processes")
-        if hasattr(client, "scheduler"):  # of one that is closed there is none
-            state["processes"] = getattr(client.scheduler, "address", None)
-        return state
-
-
-def generator(random_state: Any, processes: Any, device: Device) -> np.random.RandomState:
-    """What an estimator draws from: of ranks that were given no `random_state`, that of rank 0."""
-    random: np.random.RandomState = check_random_state(random_state)
-    ranks = find(processes, device)
-    if ranks is None or random_state is not None:
-        return random
-    return np.random.RandomState(ranks.first(int(random.randint(2**31 - 1))))
-
-
-def ranks_of(est: Any, device: Device) -> Ranks | None:
-    """The ranks of an estimator's `processes`; ValueError where its solver knows no batches."""
-    if est.processes is not None and est.solver == "lbfgs":
-        raise ValueError(
-            f"processes is {est.processes!r}, but solver='lbfgs' takes all examples in every "
-            "step, and processes share batches: expected a stochastic solver, 'adam' or another."
-        )
-    return find(est.processes, device)
 
 
 class Sharing:

@@ -60,6 +60,7 @@ ORDER = [
     "checkpoints",
     "checkpoints_models",
     "ranks_dask",
+    "estimators_shares",
     "estimators_objective",
     "packing",
     "estimators_arrays",
@@ -222,3 +223,17 @@ def test_a_star_brings_all_that_needs_numpy_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_a_first_fit_brings_nothing_that_it_does_not_use() -> None:
+    pytest.importorskip("sklearn")
+    code = """if True:
+        import sys, warnings
+        import numpy as np
+        from mlp_xp import MLPClassifier
+        warnings.simplefilter("ignore")
+        MLPClassifier((3,), max_iter=1).fit(np.eye(4), [0, 1, 0, 1])
+        print(*sys.modules)
+    """
+    late = ("ranks", "checkpoints", "storage", "streams", "layers", "model", "report")
+    assert not {f"mlp_xp.{name}" for name in late} & set(run(code).split())
