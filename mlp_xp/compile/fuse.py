@@ -152,7 +152,7 @@ class Fusion:
     results  a node that is the memory each root has to be written to: inputs that are given
              up, or the root's own
     sums     whether products of few rows with windows become sums: not where each addition is
-             a pass over memory, as by NumPy's calls, of which it took three times as long
+             a pass over memory, as by NumPy's calls, of which it took two to three times as long
     tile     bytes of patches, from which on products with them are made in tiles; 0: never
     places   where every node lies that does
     """
