@@ -213,6 +213,7 @@ def build(folder: Path, texts: Mapping[str, Sequence[str]]) -> list[Path]:
         units = min(2 * jobs, len(bodies))
         ordered = sorted(bodies, key=len)  # units of about as much
         sources += [c_source.unit(dtype, ordered[i::units]) for i in range(units)]
+        sources.append(c_source.multiply(dtype)[0])
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(jobs) as pool:
 
         def compiled(number: int, level: str, *command: str) -> str:

@@ -25,7 +25,7 @@ from mlp_xp.compile.program import Plan, Program
 from mlp_xp.compile.step import Apart, Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
-from mlp_xp.fast import blas, native
+from mlp_xp.fast import native
 from mlp_xp.fast.tracing import Untraceable
 from mlp_xp.fitting import copied
 from mlp_xp.kernels import SPEC
@@ -228,32 +228,6 @@ def test_what_cannot_be_recorded_says_why(formula: Any, why: str) -> None:
     graph = Graph("float64")
     with pytest.raises(Untraceable, match=why):
         trace(formula, graph, graph.input("x", (3, 4)))
-
-
-@pytest.mark.parametrize("columns", [1, 3, 4, 5, 8, 30])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_no_product_of_two_transposes_has_columns_that_threads_share(
-    columns: int, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """See `blas.racing`."""
-    monkeypatch.setattr(blas, "pieced", lambda: True)
-    rng = np.random.default_rng(0)
-    A, B = rng.normal(size=(2, 6, 20)).astype(dtype), rng.normal(size=(2, columns, 6)).astype(dtype)
-
-    def formula(xp: Any, A: Any, B: Any) -> list[Any]:
-        return [xp.matmul(xp.matrix_transpose(A), xp.matrix_transpose(B))]
-
-    made, _ = Function(formula, dtype).program([A, B])
-    (found,) = made.run()
-    np.testing.assert_allclose(found, formula(np, A, B)[0], **tolerance(dtype, 64))
-    (calls,) = made.plan.products.values()
-    shapes = [(row[3], row[4], row[6]) for _, row in calls if row is not None]
-    assert len(shapes) == len(calls)
-    assert sum(shape[2] for shape in shapes) == 2 * columns
-    if dtype == "float32":
-        assert not [shape for shape in shapes if shape[:2] == (1, 1) and shape[2] % 4]
-    else:
-        assert len(calls) == 2
 
 
 # -- layers, by their table

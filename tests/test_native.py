@@ -696,7 +696,7 @@ def test_a_blas_that_lies_elsewhere_is_found_too(
 @pytest.fixture
 def other_blas(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """As where no BLAS has been chosen yet."""
-    for name in ("product", "_libraries", "pieced"):
+    for name in ("product", "_libraries"):
         monkeypatch.setattr(blas, name, _again(getattr(blas, name)))
     return monkeypatch
 
@@ -718,32 +718,6 @@ def test_a_blas_that_nobody_knows_is_a_clear_error(other_blas: pytest.MonkeyPatc
     other_blas.setenv("MLP_XP_BLAS", "atlas")
     with pytest.raises(ValueError, match="'atlas', but expected 'numpy' or 'mkl'"):
         blas.product("float32")
-
-
-def test_every_product_of_the_right_shape_in_pieces_is_the_product(
-    other_blas: pytest.MonkeyPatch,
-) -> None:
-    other_blas.setattr(blas, "PIECE", 5_000)
-    other_blas.setattr(blas, "pieced", lambda: True)
-    other_blas.setattr(calls, "LEAST_PRODUCT", 1)
-    rng, cut = np.random.default_rng(0), 0
-    for dtype in ("float32", "float64"):
-        for rows, columns, inner in rng.integers(1, 70, (40, 3)):
-            inner = inner if rng.integers(2) else 300
-            A = rng.normal(size=(rows, inner)).astype(dtype, order="F" if rng.integers(2) else "C")
-            B = rng.normal(size=(inner, columns)).astype(dtype, order="CF"[rng.integers(2)])
-            made, out = calls.Calls(dtype), np.empty((rows, columns), dtype)
-            found = made.product(A, B, out)
-            assert found is not None
-            made.finish()
-            cut += found[0].words[0, 14] != rows
-            for threads in (1, 2, 3):
-                out.fill(np.nan)
-                native.runtime().use_threads(threads)
-                made.calls[0]()
-                native.runtime().use_threads(1)
-                np.testing.assert_allclose(out, A @ B, **tolerance(dtype, 4096))
-    assert cut > 20
 
 
 def test_every_row_of_the_tables_is_compiled() -> None:

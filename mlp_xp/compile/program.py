@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product as combinations
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import blas
 from ..fast.c_source import MOST_PARTS
 from ..fast.calls import Calls, Table, address, parts_of
 from ..fast.tracing import Untraceable
@@ -335,29 +334,12 @@ class Program:
         for index in combinations(*map(range, lead)):
             key: list[Step] = [("at", i) for i in index]
             matrices = [place._replace(layout=_matrix(place.layout, key)) for place in places]
-            for parts in self._apart(matrices):
-                A, B, C = map(self.array, parts)
-                if C.size == 0:
-                    continue
-                row = Calls(self.plan.dtype).product(A, B, C)
-                found.append((parts, None if row is None else row[0].rows[row[1]]))
+            A, B, C = map(self.array, matrices)
+            if C.size == 0:
+                continue
+            row = Calls(self.plan.dtype).product(A, B, C)
+            found.append((matrices, None if row is None else row[0].rows[row[1]]))
         return found
-
-    def _apart(self, matrices: list[Place]) -> Iterator[list[Place]]:
-        """A product of two matrices as those that no other thread's can spoil: see `blas.racing`.
-
-        The columns up to a multiple of four, and each of the others by itself.
-        """
-        A, *others = matrices
-        n = others[1].layout.shape[1]
-        turned = all(blas.layout(self.array(place))[0] for place in matrices[:2])
-        if n % 4 == 0 or not (turned and blas.racing(self.dtype.itemsize)):
-            yield matrices
-            return
-        whole = n - n % 4
-        for start, size in [(0, whole), *((j, 1) for j in range(whole, n))]:
-            cut: Step = ("cut", start, size, 1)
-            yield [A, *(place._replace(layout=_columns(place.layout, cut)) for place in others)]
 
     def _call(self, item: Call) -> None:
         out = self.array(self.fusion.place(item.node))
@@ -406,11 +388,6 @@ def _matrix(layout: Layout, lead: Sequence[Step]) -> Layout:
     """One of a stack of matrices."""
     rest: list[Step] = [("all", n) for n in layout.shape[-2:]]
     return indexed(layout, (*lead, *rest))
-
-
-def _columns(layout: Layout, cut: Step) -> Layout:
-    """Some columns of a matrix."""
-    return indexed(layout, [("all", layout.shape[0]), cut])
 
 
 def size_of(node: Node) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..extras import cure
 from ..types import Array
-from . import native
+from . import c_source, native
 
 # cblas_sgemm, cblas_dgemv and so on by the names that libraries give them, and the size of their
 # integers: OpenBLAS as NumPy's and SciPy's wheels bring it, others' builds of it and MKL
@@ -29,11 +29,7 @@ NAMES = {
     "cblas_{}{}": 32,
 }
 LETTERS = {"float32": "s", "float64": "d"}
-
-# OpenBLAS's kernels for AVX-512 have a second set for products of at most so many
-# multiplications, which packs nothing: there a larger product is faster in such pieces.
-PIECED = ("SkylakeX", "Cooperlake", "SapphireRapids")
-PIECE = 1_000_000
+VECTOR, FEW = 64, 24  # bytes of one, and rows that are made as columns: see multiply.c
 
 
 class OpenBLAS:
@@ -143,48 +139,36 @@ def layout(array: Array) -> tuple[bool, int]:
     raise ValueError(f"strides {array.strides} of {array.shape} are no matrix of a BLAS")
 
 
+def own(dtype: str, turned: tuple[bool, bool], shape: tuple[int, int, int]) -> int | None:
+    """The runtime's own product, where it is to be taken; None where the BLAS is.
+
+    turned  whether A and B are read transposed
+    shape   (rows, columns, inner)
+
+    It is faster than OpenBLAS 0.3.31, but where so few columns fill no vector (bench/). Two
+    transposes are its own in any case: OpenBLAS's kernel of small ones in float32 for AVX-512
+    (`sgemm_small_kernel_tt_skylakex.c`) keeps the places of the columns beyond a multiple of
+    four in an array that all threads share, and one in some million calls from eight threads
+    was seen to write where another's belonged.
+    """
+    rows, columns, _ = shape
+    across = rows if turned[1] and rows <= FEW else columns
+    narrow = 2 * across * np.dtype(dtype).itemsize <= VECTOR and not all(turned)
+    if wanted() != "numpy" or (narrow and product(dtype) is not None):
+        return None
+    return _multiply(dtype)
+
+
 @cache
-def pieced() -> bool:
-    """Whether products are faster in pieces."""
-    if wanted() != "numpy":
-        return False
-    return libraries()[0].info().get("architecture") in PIECED
-
-
-def racing(itemsize: int) -> bool:
-    """Whether a product of two transposes may be wrong while another thread makes one.
-
-    OpenBLAS's kernel of small ones in float32 for AVX-512
-    (`sgemm_small_kernel_tt_skylakex.c`, as NumPy's wheels bring it in 0.3.31) keeps the places of
-    the columns beyond a multiple of four in an array that all threads share: one in some million
-    calls from eight threads was seen to write where another's belonged.
-    """
-    return itemsize == 4 and pieced()
-
-
-def piece(
-    itemsize: int, turned: tuple[bool, bool], shape: tuple[int, int, int], pitches: tuple[int, ...]
-) -> tuple[int, int]:
-    """Rows and columns of a product (rows, columns, inner) that are one call of the BLAS.
-
-    By measurement on Zen 5, one thread, GFLOP/s whole and in pieces: D X of 784-100, batch 32,
-    179 and 210 in float32, 79 and 107 in float64; Wᵀ D of 100-784, batch 200, 207 and 233, 83
-    and 115; W Xᵀ of 784-100, batch 200, 158 and 205, but 80 and 75; with W by columns, batch
-    1000, 159 and 193, 84 and 110. A pitch of a multiple of 2 KiB puts all rows of a piece
-    into the same sets of the cache.
-    """
-    rows, columns, inner = shape
-    whole = (rows, columns)
-    if not pieced() or rows * columns * inner <= PIECE:
-        return whole
-    if any(pitch * itemsize % 2048 == 0 for pitch in pitches):
-        return whole
-    width = 128 // itemsize
-    if turned[1]:
-        width = 16
-        poor = itemsize == 8 and columns > 64 and not turned[0]
-        if poor or not 256 <= inner <= 1024:
-            return whole
-    elif inner > 512:
-        return whole
-    return min(rows, max(16, PIECE // (inner * width) // 16 * 16)), width
+def _multiply(dtype: str) -> int | None:
+    """Where multiply.c begins for a type; None where it has no vectors, or cannot be compiled."""
+    source, name = c_source.multiply(dtype)
+    found = native.brought(name)
+    if found is not None:
+        return found
+    try:
+        library = native.library(source)
+    except native.CannotCompile as error:
+        native.warn("Products are the BLAS's", error)
+        return None
+    return native.entry(library, name) if hasattr(library, name) else None

@@ -58,6 +58,16 @@ def unit(dtype: str, kernels: Sequence[str]) -> str:
 
 def runtime() -> tuple[str, str]:
     """runtime.c, and its name, which the source holds as a mark."""
-    text = Path(__file__).with_name("runtime.c").read_text(encoding="utf-8")
+    text = _text("runtime.c")
     mark = name(text)
     return f"{text}\nconst int {mark} = 1;\n", mark
+
+
+def multiply(dtype: str) -> tuple[str, str]:
+    """multiply.c for a type, and what the kernel is called."""
+    text = f"typedef {CTYPES[dtype]} T;\n{_text('multiply.c')}"
+    return f"#define NAME {name(text)}\n{text}", name(text)
+
+
+def _text(file: str) -> str:
+    return Path(__file__).with_name(file).read_text(encoding="utf-8")

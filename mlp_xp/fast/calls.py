@@ -126,19 +126,21 @@ class Calls:
         return int(argument or 0)
 
     def product(self, A: Buffer, B: Buffer, out: Buffer) -> tuple[Table, int] | None:
-        """out ← A B, by the BLAS that NumPy has; None where that cannot be reached."""
-        functions = blas.product(self.name, vector=B.shape[1] == 1)
-        if functions is None:
-            return None
+        """out ← A B, by the runtime or the BLAS; None where neither can."""
         (rows, inner), columns = A.shape, B.shape[1]
         (turned_a, pitch_a), (turned_b, pitch_b) = blas.layout(A), blas.layout(B)
         pitch = out.strides[0] // out.itemsize if rows > 1 else columns
-        parts = _parts(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
         shape = (turned_a, turned_b, rows, columns, inner)
-        pitches = (pitch_a, pitch_b, pitch)
-        piece = blas.piece(out.itemsize, (turned_a, turned_b), (rows, columns, inner), pitches)
         operands = (A, pitch_a, B, pitch_b, out, pitch)
-        return self.kernel(functions[0], functions[1], *shape, *operands, *piece, parts=parts)
+        own = blas.own(self.name, (turned_a, turned_b), (rows, columns, inner))
+        if own is not None and columns > 1:
+            parts = _parts(rows * inner * columns, LEAST_PRODUCT)
+            return self.kernel(own, None, *shape, *operands, parts=parts)
+        functions = blas.product(self.name, vector=columns == 1)
+        if functions is None:
+            return None
+        parts = _parts(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
+        return self.kernel(functions[0], functions[1], *shape, *operands, parts=parts)
 
     def finish(self) -> None:
         """Compile the kernels and make the tables; raises `CannotCompile`."""

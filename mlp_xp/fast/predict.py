@@ -116,7 +116,7 @@ def _on_buffers(
 
     def predict(rows: Buffer) -> Buffer:
         check(rows, layers[0].W.shape[-1], most)
-        A, m = np.ascontiguousarray(rows), rows.shape[0]  # as a transpose: see `blas.racing`
+        A, m = np.ascontiguousarray(rows), rows.shape[0]  # no transpose beside one: see `blas.own`
         with asking(), np.errstate(all="ignore"):
             for (W, b, f), buffer in zip(turned, own.buffers, strict=True):
                 Z = buffer if m == most else buffer[:m]

@@ -245,9 +245,9 @@ void gather(const I *w, I part, I parts) {
     for (; j < until; j++) memcpy(out + j * size, data + index[j] * size, size);
 }
 
-/* out ← A B, row-major: the words after the first two are the BLAS's function, whether A
-   and B are read transposed, rows, columns and inner size, A, B and out, each with its
-   pitch, and the rows and columns of `out` that are one call of the function.  */
+/* out ← A B, row-major, by a BLAS. The words after the first two are its function, whether A
+   and B are read transposed, rows, columns and inner size, and A, B and out, each with its
+   pitch.  */
 
 enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
 
@@ -264,25 +264,17 @@ static I stride(I side, I parts) { return (side + 8 * parts - 1) / (8 * parts) *
     const I by_rows = stride(rows, parts) * columns, by_columns = stride(columns, parts) * rows; \
     const int by_row = by_rows < by_columns || (by_rows == by_columns && rows >= columns);   \
     const I most = by_row ? rows : columns, from = part * stride(most, parts);               \
-    const I until = least(from + stride(most, parts), most);                                 \
-    const I last_i = by_row ? until : rows, last_j = by_row ? columns : until;               \
+    const I n = least(stride(most, parts), most - from);                                     \
+    const I i = by_row ? from : 0, j = by_row ? 0 : from;                                    \
     const T *A = (const T *)w[8], *B = (const T *)w[10];                                     \
-    T *C = (T *)w[12];                                                                       \
-    const I first_i = by_row ? from : 0, first_j = by_row ? 0 : from;                        \
-    const I n_i = (last_i - first_i + w[14] - 1) / w[14];                                    \
-    const I n_j = (last_j - first_j + w[15] - 1) / w[15];                                    \
-    for (I k = 0; from < until && k < n_i * n_j; k++) { /* the longer side outside */        \
-      const I i = first_i + w[14] * (by_row ? k / n_j : k % n_i);                            \
-      const I j = first_j + w[15] * (by_row ? k % n_j : k / n_i);                            \
-      ((NAME##_blas *)w[2])(ROW_MAJOR, ta, tb, least(w[14], last_i - i),                     \
-                            least(w[15], last_j - j), inner, 1,                              \
-                            A + (ta == PLAIN ? i * pa : i), pa,                              \
-                            B + (tb == PLAIN ? j : j * pb), pb, 0, C + i * pc + j, pc);      \
-    }                                                                                        \
+    if (n > 0)                                                                               \
+      ((NAME##_blas *)w[2])(ROW_MAJOR, ta, tb, by_row ? n : rows, by_row ? columns : n,      \
+                            inner, 1, A + (w[3] ? i : i * pa), pa,                           \
+                            B + (w[4] ? j * pb : j), pb, 0, (T *)w[12] + i * pc + j, pc);    \
   }
 
 /* The same for one column, by the BLAS's product of a matrix and a vector: in one part.  */
-#define VECTOR(NAME, T, INT)                                                                 \
+#define BY_VECTOR(NAME, T, INT)                                                              \
   typedef void NAME##_blas(int, int, INT, INT, T, const T *, INT, const T *, INT, T, T *,    \
                            INT);                                                             \
   void NAME(const I *w, I part, I parts) {                                                   \
@@ -293,10 +285,10 @@ static I stride(I side, I parts) { return (side + 8 * parts - 1) / (8 * parts) *
                           w[4] ? 1 : w[11], 0, (T *)w[12], w[13]);                           \
   }
 
-VECTOR(vector_float32_64, float, long long)
-VECTOR(vector_float64_64, double, long long)
-VECTOR(vector_float32_32, float, int)
-VECTOR(vector_float64_32, double, int)
+BY_VECTOR(vector_float32_64, float, long long)
+BY_VECTOR(vector_float64_64, double, long long)
+BY_VECTOR(vector_float32_32, float, int)
+BY_VECTOR(vector_float64_32, double, int)
 
 PRODUCT(product_float32_64, float, long long)
 PRODUCT(product_float64_64, double, long long)

@@ -1,0 +1,193 @@
+/* C ← A B, of numbers T: a kernel of runtime.c's, one for each type (`c_source`).
+
+   A tile of C, up to TALL rows of up to WIDE vectors, stays in registers while its sums grow:
+   for each k, TALL numbers of a column of A, each times WIDE vectors of a row of B. Every entry
+   is a sum over k in order, whatever the tile it is in, so no result depends on how a product
+   is cut; after each DEPTH of them C is what it is up to there.
+
+   What tiles read again and again is laid together first: columns of B where B is read
+   transposed, ends within a vector, or goes to OFTEN tiles; rows of A, those of HELD tiles,
+   where A is read transposed and its rows are FAR bytes apart, for then they all lie in the
+   same few sets of the cache. BREADTH vectors of B are laid at once.  */
+
+#include <string.h>
+
+typedef long long I;
+
+/* Sums fill the registers, but for what a row's vectors and a number take.  */
+#if defined __AVX512F__
+enum { VECTOR = 64, WIDE = 4 };
+#define ROW_OF(X, R) X(R, 1) X(R, 2) X(R, 3) X(R, 4)
+#elif defined __AVX2__ && defined __FMA__
+enum { VECTOR = 32, WIDE = 2 };
+#define ROW_OF(X, R) X(R, 1) X(R, 2)
+#elif defined __aarch64__
+enum { VECTOR = 16, WIDE = 4 };
+#define ROW_OF(X, R) X(R, 1) X(R, 2) X(R, 3) X(R, 4)
+#endif
+
+#ifdef ROW_OF /* or else there is no such kernel */
+enum { TALL = 6, DEPTH = 512, BREADTH = 16, OFTEN = 8, HELD = 8, FAR = 2048, FEW = 24 };
+enum { LANES = VECTOR / sizeof(T) };
+#define TILES(X) ROW_OF(X, 1) ROW_OF(X, 2) ROW_OF(X, 3) ROW_OF(X, 4) ROW_OF(X, 5) ROW_OF(X, 6)
+#define EACH(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); i++)
+
+typedef T V __attribute__((vector_size(VECTOR), aligned(sizeof(T)), may_alias));
+
+static _Thread_local struct {
+  T a[DEPTH * HELD * TALL], b[DEPTH * BREADTH * LANES];
+} rooms __attribute__((aligned(64)));
+
+static inline I least(I a, I b) { return a < b ? a : b; }
+static inline I ceiled(I n, I part) { return (n + part - 1) / part; }
+
+/* A square of LANES rows of B, `pitch` apart, as columns of `out`, whose rows are `apart`.  */
+static inline void turn(const T *B, I pitch, T *out, I apart) {
+#ifdef __clang__
+  for (I k = 0; k < LANES; k++)
+    for (I j = 0; j < LANES; j++) out[k * apart + j] = B[j * pitch + k];
+#else
+  typedef __typeof__((V){0} == (V){0}) Order; /* whole numbers of T's size */
+  V rows[LANES], next[LANES];
+  Order low, high; /* two vectors' entries by turns, of their lower and of their upper halves */
+  EACH(i, LANES) low[i] = (i & 1) * LANES + i / 2, high[i] = low[i] + LANES / 2;
+  EACH(i, LANES) rows[i] = *(const V *)(B + i * pitch);
+  EACH(n, LANES == 16 ? 4 : LANES == 8 ? 3 : LANES == 4 ? 2 : 1) {
+    EACH(i, LANES / 2) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + LANES / 2], high);
+    }
+    EACH(i, LANES) rows[i] = next[i];
+  }
+  EACH(i, LANES) *(V *)(out + i * apart) = rows[i];
+#endif
+}
+
+/* out ← n rows of `width` columns of B, with zeros up to `lanes`.  */
+static void lay(int turned, const T *B, I pitch, I n, I width, I lanes, T *out) {
+  const I down = turned ? 1 : pitch, along = turned ? pitch : 1;
+  for (I j = 0; j < lanes; j += LANES, out += LANES) {
+    const I there = least(LANES, width - j);
+    I k = 0;
+    if (there == LANES && turned)
+      for (; k + LANES <= n; k += LANES)
+        turn(B + j * pitch + k, pitch, out + k * lanes, lanes);
+    else if (there == LANES)
+      for (; k < n; k++) *(V *)(out + k * lanes) = *(const V *)(B + k * pitch + j);
+    for (; k < n; k++)
+      for (I i = 0; i < LANES; i++)
+        out[k * lanes + i] = i < there ? B[k * down + (j + i) * along] : 0;
+  }
+}
+
+/* R rows of N vectors: C ← A B, or C + A B.  */
+static inline __attribute__((always_inline)) void tile(
+    const int R, const int N, I n, const T *A, I down, I along, const T *B, I pitch, T *C, I pc,
+    int add) {
+  V c[TALL][WIDE], b[WIDE];
+  EACH(i, R) EACH(j, N) c[i][j] = add ? *(const V *)(C + i * pc + j * LANES) : (V){0};
+  for (I k = 0; k < n; k++, A += along, B += pitch) {
+    EACH(j, N) b[j] = *(const V *)(B + j * LANES);
+    EACH(i, R) {
+      const T a = A[i * down];
+      EACH(j, N) c[i][j] += a * b[j];
+    }
+  }
+  EACH(i, R) EACH(j, N) *(V *)(C + i * pc + j * LANES) = c[i][j];
+}
+
+#define TILE(R, N)                                                                               \
+  static void tile_##R##_##N(I n, const T *A, I down, I along, const T *B, I pitch, T *C,  \
+                                   I pc, int add) {                                              \
+    tile(R, N, n, A, down, along, B, pitch, C, pc, add);                                   \
+  }
+#define TILE_NAME(R, N) tile_##R##_##N,
+TILES(TILE)
+typedef void Tile(I, const T *, I, I, const T *, I, T *, I, int);
+static Tile *const tiles[TALL][WIDE] = {TILES(TILE_NAME)};
+
+/* All of it, on this thread. Rows and columns of C lie ci and cj apart.  */
+static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, const T *B,
+                        I pb, T *C, I ci, I cj) {
+  struct {
+    const T *B;
+    I pitch, column, width, vectors;
+  } panels[BREADTH];
+  T edge[TALL * WIDE * LANES] __attribute__((aligned(64)));
+  const I depth = ceiled(inner, ceiled(inner, DEPTH) + !inner), n_tiles = ceiled(rows, TALL);
+  const int far = ta && pa * (I)sizeof(T) >= FAR;
+  I k = 0;
+  do {
+    const I n = least(depth, inner - k);
+    const T *a = A + (ta ? k * pa : k), *b = B + (tb ? k : k * pb);
+    for (I start = 0; start < columns; start += BREADTH * LANES) {
+      const I until = least(columns, start + BREADTH * LANES);
+      I n_panels = 0;
+      T *next = rooms.b;
+      for (I j = start; j < until; n_panels++) {
+        const I vectors = least(WIDE, ceiled(until - j, LANES)), lanes = vectors * LANES;
+        const I width = least(lanes, until - j);
+        const int together = tb || width < lanes || n_tiles >= OFTEN;
+        const T *from = b + (tb ? j * pb : j);
+        if (together) lay(tb, from, pb, n, width, lanes, next);
+        panels[n_panels].B = together ? next : from;
+        panels[n_panels].pitch = together ? lanes : pb;
+        panels[n_panels].column = j;
+        panels[n_panels].width = width;
+        panels[n_panels].vectors = vectors;
+        j += lanes;
+        next += n * lanes;
+      }
+      for (I t = 0, laid = 0, first = 0, n_laid = 0; t < n_tiles; t++) {
+        const I i = rows * t / n_tiles, r = rows * (t + 1) / n_tiles - i;
+        const T *own = a + (ta ? i : i * pa);
+        if (far && t == laid) {
+          laid = least(t + HELD, n_tiles), first = i, n_laid = rows * laid / n_tiles - i;
+          for (I l = 0; l < n; l++)
+            memcpy(rooms.a + l * n_laid, own + l * pa, n_laid * sizeof(T));
+        }
+        if (far) own = rooms.a + i - first;
+        const I down = ta ? 1 : pa, along = far ? n_laid : ta ? pa : 1;
+        for (I p = 0; p < n_panels; p++) {
+          Tile *const kernel = tiles[r - 1][panels[p].vectors - 1];
+          const I width = panels[p].width, lanes = panels[p].vectors * LANES;
+          T *c = C + i * ci + panels[p].column * cj;
+          if (cj == 1 && width == lanes) {
+            kernel(n, own, down, along, panels[p].B, panels[p].pitch, c, ci, k > 0);
+            continue;
+          }
+          for (I x = 0; k > 0 && x < r; x++)
+            for (I y = 0; y < width; y++) edge[x * lanes + y] = c[x * ci + y * cj];
+          kernel(n, own, down, along, panels[p].B, panels[p].pitch, edge, lanes, k > 0);
+          for (I x = 0; x < r; x++)
+            for (I y = 0; y < width; y++) c[x * ci + y * cj] = edge[x * lanes + y];
+        }
+      }
+    }
+    k += n;
+  } while (k < inner);
+}
+
+/* The words of a product of the BLAS's, but for its function. Where B is read transposed, few
+   rows are better the columns of Cᵀ = Bᵀ Aᵀ, for which A is laid together instead of B.  */
+void NAME(const I *w, I part, I parts) {
+  const I inner = w[7], pa = w[9], pb = w[11], pc = w[13];
+  const T *A = (const T *)w[8], *B = (const T *)w[10];
+  T *C = (T *)w[12];
+  const int turned = w[4] && (w[3] || w[5] <= FEW);
+  const int ta = turned ? 0 : w[3], tb = turned ? !w[3] : w[4];
+  const I rows = turned ? w[6] : w[5], columns = turned ? w[5] : w[6];
+  /* rows are cut if they can be: then a thread has to do with the same rows of a layer's weights
+     in each of its products, which its core has at hand */
+  const I high = ceiled(rows, parts), broad = ceiled(ceiled(columns, LANES), parts) * LANES;
+  const int by_row = 8 * high * columns <= 9 * rows * broad;
+  const I i = by_row ? part * high : 0, j = by_row ? 0 : part * broad;
+  const I n_i = by_row ? least(high, rows - i) : rows, n_j = by_row ? columns : least(broad, columns - j);
+  if (n_i <= 0 || n_j <= 0) return;
+  if (turned)
+    whole(0, tb, n_i, n_j, inner, B + i * pb, pb, tb ? A + j * pa : A + j, pa, C + j * pc + i, 1, pc);
+  else
+    whole(ta, tb, n_i, n_j, inner, A + (ta ? i : i * pa), pa, B + (tb ? j * pb : j), pb,
+                C + i * pc + j, pc, 1);
+}
+#endif

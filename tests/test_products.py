@@ -1,0 +1,153 @@
+"""The runtime's own products: `fast/multiply.c`."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlp_xp.fast import blas, c_source, calls, native, packed
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="there is no C compiler")
+DTYPES = ("float32", "float64")
+TURNED = [(False, False), (False, True), (True, False), (True, True)]
+ROUNDED = 8  # units in the last place of Σ |a| |b| by which a sum may be off
+
+
+def levels() -> list[str]:
+    """Kinds of processors that this one can do the work of."""
+    there = set(packed.features().split())
+    known = packed.LEVELS.get(packed.platform.machine(), {})
+    return [name for name, needed in known.items() if there.issuperset(needed)]
+
+
+@pytest.fixture(scope="module", params=levels())
+def kernels(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, int]:
+    """Where the kernel of each dtype begins, as it is compiled for a kind of processor."""
+    folder, found = tmp_path_factory.mktemp("products"), {}
+    for dtype in DTYPES:
+        source, name = c_source.multiply(dtype)
+        text, made = folder / f"{dtype}.c", folder / f"{dtype}.so"
+        text.write_text(source, encoding="utf-8")
+        flags = (*packed.flags(request.param), *native.FLAGS, "-shared")
+        native.run([*native.compiler(), *flags, str(text), "-o", str(made)], folder / dtype, 120)
+        found[dtype] = native.entry(ctypes.CDLL(str(made)), name)
+    return found
+
+
+def matrix(rng: np.random.Generator, rows: int, columns: int, dtype: str, turned: bool) -> Any:
+    """Numbers that lie by rows or by columns, with a gap after each."""
+    gap = int(rng.integers(0, 9))
+    if turned:
+        return matrix(rng, columns, rows, dtype, False).T
+    return rng.normal(size=(rows, columns + gap)).astype(dtype)[:, :columns]
+
+
+def multiplied(kernels: dict[str, int], A: Any, B: Any, parts: int = 1, threads: int = 1) -> Any:
+    """A B, in so many parts on so many threads; what lies beside it stays."""
+    (rows, inner), columns = A.shape, B.shape[1]
+    room = np.full((rows + 1, columns + 3), 7, A.dtype)
+    out = room[:rows, :columns]
+    out.fill(np.nan)
+    (ta, pa), (tb, pb) = blas.layout(A), blas.layout(B)
+    words = [kernels[str(A.dtype)], parts, 0, ta, tb, rows, columns, inner]
+    words += [calls.address(A), pa, calls.address(B), pb, calls.address(out), room.shape[1], 0, 0]
+    table, runtime = np.array(words, np.int64), native.runtime()
+    before = runtime.use_threads(threads)
+    try:
+        runtime.run(calls.address(table), 1)
+    finally:
+        runtime.use_threads(before)
+    assert (room[rows:] == 7).all()
+    assert (room[:, columns:] == 7).all()
+    return out.copy()
+
+
+def shapes(rng: np.random.Generator) -> Iterator[tuple[int, int, int]]:
+    for most in (8, 40, 150):
+        yield from (tuple(map(int, rng.integers(1, most, 3))) for _ in range(12))
+    yield from itertools.product((1, 6, 25), (1, 16, 65), (1, 513, 1100))
+    yield from ((7, 600, 30), (300, 9, 20), (26, 300, 520))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", TURNED)
+def test_a_product_is_right_however_it_lies_and_is_cut(
+    dtype: str, turned: tuple[bool, bool], kernels: dict[str, int]
+) -> None:
+    rng = np.random.default_rng(0)
+    for rows, columns, inner in shapes(rng):
+        A = matrix(rng, rows, inner, dtype, turned[0])
+        B = matrix(rng, inner, columns, dtype, turned[1])
+        found = multiplied(kernels, A, B)
+        wide, off = (A.astype(np.longdouble), B.astype(np.longdouble)), np.finfo(dtype).eps
+        room = np.abs(wide[0]) @ np.abs(wide[1]) * off * ROUNDED
+        assert (np.abs(found - wide[0] @ wide[1]) <= room).all(), (rows, columns, inner)
+        for parts, threads in ((2, 2), (3, 2), (5, 3), (64, 3)):
+            np.testing.assert_array_equal(multiplied(kernels, A, B, parts, threads), found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_that_are_a_page_apart_are_laid_together(dtype: str, kernels: dict[str, int]) -> None:
+    rng = np.random.default_rng(1)
+    A = rng.normal(size=(530, 1024)).astype(dtype)[:, :100].T
+    B = rng.normal(size=(530, 70)).astype(dtype)
+    near = np.ascontiguousarray(A.T).T
+    assert blas.layout(near)[1] != blas.layout(A)[1]
+    for parts in (1, 3):
+        found = multiplied(kernels, A, B, parts, 2)
+        np.testing.assert_array_equal(found, multiplied(kernels, near, B))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_sum_of_nothing_is_zero(dtype: str, kernels: dict[str, int]) -> None:
+    A, B = np.ones((9, 1), dtype)[:, :0], np.ones((1, 20), dtype)[:0]
+    assert (multiplied(kernels, A, B, 2, 2) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", TURNED)
+def test_what_is_no_number_stays_in_its_row_and_column(
+    dtype: str, turned: tuple[bool, bool], kernels: dict[str, int]
+) -> None:
+    rng = np.random.default_rng(2)
+    A, B = matrix(rng, 30, 40, dtype, turned[0]), matrix(rng, 40, 37, dtype, turned[1])
+    A[4, 7], B[2, 36] = np.nan, np.inf
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(
+            np.isfinite(multiplied(kernels, A, B, 3, 2)), np.isfinite(A @ B)
+        )
+
+
+def test_few_columns_are_the_blas_s_and_two_transposes_never() -> None:
+    if blas.product("float32") is None or blas._multiply("float32") is None:
+        pytest.skip("NumPy's BLAS cannot be called from C here, or there are no vectors")
+    for dtype, few in (("float32", 8), ("float64", 4)):
+        assert blas.own(dtype, (False, False), (50, few, 30)) is None
+        assert blas.own(dtype, (False, False), (50, few + 1, 30)) is not None
+        assert blas.own(dtype, (False, True), (few, 50, 30)) is None
+        assert blas.own(dtype, (True, True), (few, few, 30)) is not None
+
+
+def test_without_a_blas_all_products_are_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    if blas._multiply("float32") is None:
+        pytest.skip("there are no vectors")
+    monkeypatch.setattr(blas, "product", lambda dtype, vector=False: None)
+    assert blas.own("float32", (False, False), (50, 3, 30)) is not None
+
+
+def test_products_that_do_not_compile_are_the_blas_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(source: str) -> Any:
+        raise native.CannotCompile("as if")
+
+    monkeypatch.setattr(native, "brought", lambda name: None)
+    monkeypatch.setattr(native, "library", failing)
+    monkeypatch.setattr(native, "_warned", set())
+    with pytest.warns(RuntimeWarning, match="Products are the BLAS's: as if"):
+        assert blas._multiply.__wrapped__("float32") is None
