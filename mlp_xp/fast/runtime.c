@@ -1,9 +1,9 @@
 /* Runs a table of calls, some of them shared out to threads.
 
    A call is a row of WORDS integers: the kernel, into how many parts its work may be cut,
-   and the kernel's own arguments. All threads take parts of the same call until none is
-   left; then the next call begins. A thread that the system has put aside holds nobody up
-   unless it was put aside in the middle of a part: whoever has time takes the next one.  */
+   and the kernel's own arguments. A thread takes its own part of a call, which is the same of
+   every call, for there is what its core has at hand; then those that are left. A thread that
+   the system has put aside holds nobody up unless it was put aside in the middle of a part.  */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -56,12 +56,16 @@ static inline void round_by(Rounding how) { (void)how; }
 enum { FLUSH = 0 };
 #endif
 
-/* The call at hand. `open` tells its number (upper 32 bits), its parts (16) and the next
-   part to be taken (16) in one word, so that a part is taken by one compare-and-swap and
-   never from a call that is over.  */
+/* The call at hand: its number (upper 32 bits) and its parts, in one word. `taken` tells of each
+   part of which call it was taken last: one that is not yet of the call at hand is free, and
+   who comes late, from a call that is over, finds none.  */
 static _Atomic U open_call;
 static _Atomic(const I *) call_words;
 static _Atomic I finished;
+static struct {
+  _Atomic unsigned call;
+  char apart[60]; /* a line of the cache for each */
+} taken[MOST_THREADS];
 
 static pthread_mutex_t helpers_lock = PTHREAD_MUTEX_INITIALIZER; /* of whoever runs a table */
 static pthread_mutex_t sleep_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -87,26 +91,29 @@ static void begin(void) {
   }
 }
 
-static int take_parts(void) {
+static int take_parts(I mine) {
+  const U now = atomic_load_explicit(&open_call, memory_order_acquire);
+  const unsigned call = now >> 32;
+  const I parts = now & 0xffff;
   int took = 0;
-  for (;;) {
-    U now = atomic_load_explicit(&open_call, memory_order_acquire);
-    const I part = now & 0xffff, parts = now >> 16 & 0xffff;
-    if (part >= parts) return took;
+  for (I i = 0; i < parts; i++) {
+    const I part = (mine + i) % parts;
+    unsigned last = atomic_load_explicit(&taken[part].call, memory_order_relaxed);
+    if ((int)(last - call) >= 0 || !atomic_compare_exchange_strong(&taken[part].call, &last, call))
+      continue;
     const I *words = atomic_load_explicit(&call_words, memory_order_relaxed);
-    if (!atomic_compare_exchange_strong(&open_call, &now, now + 1)) continue;
     ((Kernel *)words[0])(words, part, parts);
     atomic_fetch_add_explicit(&finished, 1, memory_order_release);
     took = 1;
   }
+  return took;
 }
 
-static void *help(void *unused) {
-  (void)unused;
+static void *help(void *mine) {
   round_by(rounding() | FLUSH);
   for (;;) {
     for (I i = 0; i < MANNERS + PATIENCE; i++) {
-      if (take_parts()) i = 0;
+      if (take_parts((I)mine)) i = 0;
       i < MANNERS ? rest() : (void)sched_yield();
     }
     pthread_mutex_lock(&sleep_lock);
@@ -145,7 +152,7 @@ __attribute__((constructor)) static void watch_forks(void) {
 static int hire(I wanted) {
   const I before = helpers;
   while (helpers < wanted && helpers < MOST_THREADS - 1) {
-    if (pthread_create(helper + helpers, NULL, help, NULL)) break;
+    if (pthread_create(helper + helpers, NULL, help, (void *)(helpers + 1))) break;
     pthread_detach(helper[helpers++]);
   }
   return helpers > before;
@@ -177,7 +184,7 @@ static int awake(I parts, I work) {
   if (slept < WORTH) return up > 0;
   slept = 0;
   pthread_mutex_lock(&sleep_lock);
-  atomic_fetch_add(&open_call, (U)1 << 32);
+  atomic_store(&open_call, ((atomic_load(&open_call) >> 32) + 1) << 32); /* of no parts */
   pthread_cond_broadcast(&wake);
   pthread_mutex_unlock(&sleep_lock);
   return 1;
@@ -187,8 +194,8 @@ static void share(const I *words, I parts) {
   const U number = (atomic_load(&open_call) >> 32) + 1;
   atomic_store(&finished, 0);
   atomic_store(&call_words, words);
-  atomic_store(&open_call, number << 32 | (U)parts << 16);
-  take_parts();
+  atomic_store(&open_call, number << 32 | (U)parts);
+  take_parts(0);
   for (I i = 0; atomic_load_explicit(&finished, memory_order_acquire) < parts; i++)
     i < MANNERS ? rest() : (void)sched_yield();
 }
