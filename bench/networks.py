@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,15 +83,21 @@ def given(case: Case) -> Given:
     return Given(rows, labels, order, layers)
 
 
-def stepping(step: Callable[[int], Any], losses: Callable[[], Any], wait: Callable[[], Any]) -> Any:
-    """Steps over the orders, one after another."""
+def stepping(
+    step: Callable[[int], Any],
+    losses: Callable[[], Any],
+    wait: Callable[[], Any],
+    inside: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Any:
+    """Steps over the orders, one after another, all of a turn inside a context."""
     number = 0
 
     def run(n: int) -> None:
         nonlocal number
-        for _ in range(n):
-            step(number % N_ORDERS)
-            number += 1
+        with inside():
+            for _ in range(n):
+                step(number % N_ORDERS)
+                number += 1
 
     def next_losses() -> np.ndarray:
         run(1)
@@ -110,14 +117,13 @@ def ours(case: Case, known: Given, at_once: bool) -> Contestant:
 
     def step(i: int) -> None:
         index = known.order[i]
-        with models[0].network.threads(device, case.m):
-            for k, one in enumerate(steps):
-                states[k] = one(states[k], index if at_once else index[k], None, RATE)
+        for k, one in enumerate(steps):
+            states[k] = one(states[k], index if at_once else index[k], None, RATE)
 
     def losses() -> Any:
         return np.concatenate([np.ravel(state.loss) for state in states])
 
-    return stepping(step, losses, lambda: None)
+    return stepping(step, losses, lambda: None, lambda: models[0].network.threads(device, case.m))
 
 
 def torchs(case: Case, known: Given) -> Contestant:

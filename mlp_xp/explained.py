@@ -9,7 +9,7 @@ import numpy as np
 
 from .compile.explain import Explanation, explain, named
 from .compile.program import Program
-from .compile.step import Apart, CompiledStep
+from .compile.step import Apart, Batch, CompiledStep
 from .devices import device
 from .fast.tracing import Untraceable
 from .hardware import Device
@@ -63,9 +63,11 @@ def _on_the_cpu(step: CompiledStep, m: int) -> Explanation:
     """Of the programs that a step makes for its batches."""
     network, one = step.recipe.network, step.theta.ndim == 1
     made = step._made(m, one, network.n_dropped > 0)  # several networks have batches of their own
-    if isinstance(made, Apart):
+    if isinstance(made, Apart) and len(made.batches) == len(step.theta):
         program = made.batches[0].program
         return replace(explain(program, *named(program, network)), networks=len(made.batches))
+    if isinstance(made, Apart):  # for a part of them each thread has a program like that of all
+        made = Batch(step, m, one, network.n_dropped > 0)
     return explain(made.program, *named(made.program, network))
 
 

@@ -333,6 +333,25 @@ def test_networks_with_a_program_each_are_trained_as_specified(
     assert {type(made) for made in step.programs.values()} == {Apart}
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("number", SEVERAL)
+def test_small_networks_have_a_program_for_each_thread(number: int, threads: int) -> None:
+    step, model, data, state = _step(sample(number))
+    expected = specified(model, data, state)
+    runtime = native.runtime()
+    before = runtime.use_threads(threads)
+    try:
+        found = walk(model, data, copied(model.device, state), step)
+    finally:
+        runtime.use_threads(before)
+    assert_equal_paths(found, expected, sample(number))
+    if len(state.theta) >= threads:
+        for made in step.programs.values():
+            assert isinstance(made, Apart)
+            assert len(made.batches) == threads
+            assert sum(batch.loss.size for batch in made.batches) == len(state.theta)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("own", [{}, {"normalization": "batch", "dropout": 0.2, "density": 0.5}])
 def test_each_of_several_networks_has_the_bits_that_it_has_alone(

@@ -7,7 +7,7 @@ a step is given become those of the state it returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -29,10 +29,10 @@ from .trace import trace
 
 Buffer = npt.NDArray[Any]
 DTYPES = ("float32", "float64")
-# Parameters from which on several networks are programs of their own. On two cores, µs a step
-# as one program and as many: 8 of 20-16-3 (387 parameters) 23 and 22, 16 of 20-32-3 (771) 63 and
-# 46, 16 of 64-64-64-10 530 and 276, 8 of 784-100-10 1,130 and 570; but a program takes a quarter
-# of a millisecond to make, in every `fit`.
+# Parameters from which on several networks are programs of their own; of smaller ones each thread
+# has a program for its share. On two cores, µs a step as one program, as two, and as many: 64 of
+# 20-16-3 (387 parameters) 172, 100 and 107, 16 of 64-64-64-10 530 as one and 276 as many, 8 of
+# 784-100-10 1,130 and 570; but a program takes a quarter of a millisecond to make, in every `fit`.
 LARGE = 1000
 
 
@@ -219,25 +219,37 @@ class Batch:
 
 
 class Apart:
-    """Steps of several networks for batches of m examples: a program each, and one call of all.
+    """Steps of several networks for batches of m examples: several programs, one call of all.
 
-    As `Batch`, whose loops are over all networks. Those of small networks are so few calls; what
-    a large one reads and writes is gone from the cache when the next loop wants it, and its
-    products are too small for several threads. Here each thread takes a network from beginning
-    to end.
+    As `Batch`, whose loops are over all networks; here each thread takes some of them from
+    beginning to end. Of large ones it takes one after the other, for what they read and write
+    is gone from the cache when the next loop over all wants it, and their products are too small
+    for several threads; of small ones as many as there are for each thread, in few calls.
+
+    n_programs  at most the number of networks
     """
 
-    def __init__(self, step: CompiledStep, m: int, shared: bool, dropped: bool) -> None:
+    def __init__(
+        self, step: CompiledStep, m: int, shared: bool, dropped: bool, n_programs: int
+    ) -> None:
         n, dtype = len(step.theta), step.theta.dtype
         self.step, self.index = step, np.zeros((n, m), np.int64)
         self.bits, self.program = bits_of(step, m, dropped), self
-        given = zip(step.alone(), self.index, self.bits, strict=True)
-        self.batches = [Batch(one, m, True, dropped, index, bits) for one, index, bits in given]
+        self.batches = list[Batch]()
+        for i in range(n_programs):
+            own = slice(n * i // n_programs, n * (i + 1) // n_programs)
+            one = step.part(own)
+            index, bits = self.index[own], self.bits[own]
+            if one.theta.ndim == 1:
+                made = Batch(one, m, True, dropped, index[0], bits[0])
+            else:
+                made = Batch(one, m, shared, dropped, index[0] if shared else index, bits)
+            self.batches.append(made)
         self.late = [pair for batch in self.batches for pair in batch.late]
-        self.losses = [batch.loss for batch in self.batches]
+        self.losses = [batch.loss.reshape(-1) for batch in self.batches]
         tables = [batch.program.calls.whole for batch in self.batches]
         known = [table for table in tables if table is not None]
-        self.calls = calls.each(str(dtype), known) if len(known) == n else None
+        self.calls = calls.each(str(dtype), known) if len(known) == n_programs else None
         self.read: Data | None = None
 
     def take(self, index: Buffer) -> None:
@@ -262,7 +274,7 @@ class Apart:
     @property
     def loss(self) -> Buffer:
         """Of each network."""
-        return np.array([loss.item() for loss in self.losses], self.step.theta.dtype)
+        return np.concatenate(self.losses)
 
 
 def _own(array: Buffer) -> Buffer:
@@ -317,28 +329,39 @@ class CompiledStep:
         for target, source in zip(mine, (state.theta, state.running, *state.moments), strict=True):
             np.copyto(target, source)
 
-    def alone(self) -> Iterator[CompiledStep]:
-        """A step of each network, on its part of the arrays."""
+    def part(self, own: slice) -> CompiledStep:
+        """A step of some networks, or of one, on their part of the arrays."""
+        alone = own.stop == own.start + 1
+        n = len(self.theta)
 
-        def number(array: Buffer, k: int) -> Buffer:
-            return array.reshape(-1)[k : k + 1].reshape(())
+        def some(array: Buffer) -> Buffer:
+            return array[own.start] if alone else array[own]
 
-        for k in range(len(self.theta)):
-            recipe, connected = self.recipe, self.recipe.connected
-            if connected is not None:
-                recipe = replace(recipe, connected=connected[k])
-            one = CompiledStep(recipe, self.device, self.data, self.target)
-            one.theta, one.running = self.theta[k], self.running[k]
-            one.moments = tuple(moment[k] for moment in self.moments)
-            one.scalars = tuple(number(scalar, k) for scalar in self.scalars)
-            one.rate = number(self.rate, k)
-            yield one
+        def number(scalar: Buffer) -> Buffer:
+            return scalar.reshape(n)[own].reshape(() if alone else (-1, 1))
+
+        recipe = self.recipe
+        if recipe.connected is not None:
+            recipe = replace(recipe, connected=some(recipe.connected))
+        one = CompiledStep(recipe, self.device, self.data, self.target)
+        one.theta, one.running = some(self.theta), some(self.running)
+        one.moments = tuple(map(some, self.moments))
+        one.scalars = tuple(map(number, self.scalars))
+        one.rate = number(self.rate)
+        return one
+
+    def _n_programs(self) -> int:
+        """Of how many programs a step of several networks is made."""
+        n, threads = len(self.theta) if self.theta.ndim > 1 else 1, native.threads()
+        if n < threads or not self.target.native:
+            return 1
+        return n if self.theta.shape[-1] >= LARGE else threads
 
     def _made(self, m: int, shared: bool, dropped: bool) -> Batch | Apart:
         """A program of all networks, or one of each."""
-        large = self.theta.ndim > 1 and self.theta.shape[-1] >= LARGE and self.target.native
-        if large and len(self.theta) >= native.threads():
-            found = Apart(self, m, shared, dropped)
+        n_programs = self._n_programs()
+        if n_programs > 1:
+            found = Apart(self, m, shared, dropped, n_programs)
             if found.calls is not None:
                 return found
         return Batch(self, m, shared, dropped)
