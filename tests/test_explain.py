@@ -36,34 +36,34 @@ TINY = """\
      reads t1 48 B, b1 12 B; writes t2 48 B
   3  product  t3[1, 4] = W2[1, 3] @ t2[3, 4]  24 flop
      reads W2 12 B, t2 48 B; writes t3 16 B
-  4  loop over [1, 4]
+  4  loop over [4]
        u1 = t3 + b2 - targets
-       t4[1, 4] = u1 / 4
-       db2[1, 1] = sum(t4, axis=1)
-       t5[1] = sum(0.5 * u1 * u1, axis=1)
-     reads t3 16 B, b2 4 B, targets 16 B; writes t4 16 B, db2 4 B, t5 4 B
-  5  product  t6[3, 4] = W2[3, 1] @ t4[1, 4]  24 flop
-     reads W2 12 B, t4 16 B; writes t6 48 B
-  6  loop over [3, 4]
+       t4[1] = sum(0.5 * u1 * u1, axis=0)
+       t5[1, 4] = u1 / 4
+       db2[1, 1] = sum(t5, axis=0)
+     reads t3 16 B, b2 4 B, targets 16 B; writes t4 4 B, db2 4 B, t5 16 B
+  5  product  dW2[1, 3] = t5[1, 4] @ t2.T[4, 3]  24 flop
+     reads t5 16 B, t2 48 B; writes dW2 12 B
+  6  product  t6[3, 4] = W2[3, 1] @ t5[1, 4]  24 flop
+     reads W2 12 B, t5 16 B; writes t6 48 B
+  7  loop over [3, 4]
        t7[3, 4] = t6 * (1 - t2) * (1 + t2)
        db1[3, 1] = sum(t7, axis=1)
-     reads t6 48 B, t2 48 B; writes t7 48 B, db1 12 B
-  7  product  dW1[3, 2] = t7[3, 4] @ rows[4, 2]  48 flop
+     reads t6 48 B, t2 48 B; writes db1 12 B, t7 48 B
+  8  product  dW1[3, 2] = t7[3, 4] @ rows[4, 2]  48 flop
      reads t7 48 B, rows 32 B; writes dW1 24 B
-  8  product  dW2[1, 3] = t4[1, 4] @ t2.T[4, 3]  24 flop
-     reads t4 16 B, t2 48 B; writes dW2 12 B
   9  loop over [13]
        theta'[13] = theta - scalar0 * gradient
      reads theta 52 B, scalar0 4 B, gradient 52 B; writes theta' 52 B
  10  loop over one entry
-       J = t5 / 4
-     reads t5 4 B; writes J 4 B
+       J = t4 / 4
+     reads t4 4 B; writes J 4 B
 
 10 groups: 5 products, 5 loops
 21 calls a run, of NumPy
 168 flop in products, 928 B read and written
 given: theta 52 B, running 0 B, rate 4 B, rows 32 B, targets 16 B, scalar0 4 B
-buffers: 9 arrays of 284 B in 448 B of memory
+buffers: 9 arrays of 284 B in 384 B of memory
 """
 
 

@@ -172,7 +172,7 @@ class Fusion:
         self.home: dict[Node, Loop] = {}  # whose sum, or written map, a node is
         self.loops_with: dict[Node, Loop] = {}  # the first loop a map is computed in
         self.copies: dict[tuple[Node, Steps], Node] = {}
-        self.order = live(roots)
+        self.order = sorted(live(roots), key=lambda node: node.number)  # as it was recorded
         self.uses: dict[Node, int] = {}
         for node in self.order:
             for arg in node.args:
@@ -334,8 +334,9 @@ class Fusion:
         shared = self._prepare(node)
         loop = self._find(target, shared, since) if shared else None
         if loop is None:
-            for other in shared:
-                self._kept(other)
+            for other in sorted(shared, key=lambda node: node.number):
+                if self._cost(other) > CHEAP:  # it is cheap once what it is made of is kept
+                    self._kept(other)
             loop = self._find(target, (), since)
         if loop is None:
             if node.op == "reduce":
