@@ -78,6 +78,12 @@ def _numpy_finite(array: npt.NDArray[Any]) -> bool:
     return all(_numpy_finite(part) if len(array) > 1 else _numpy_finite(part[0]) for part in parts)
 
 
+def _numpy_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    from .fast.aligned import copy
+
+    return copy(array)
+
+
 def _cpu() -> Device:
     return Device(
         "cpu",
@@ -92,6 +98,7 @@ def _cpu() -> Device:
         function=_numpy_function,
         threads=_blas_threads,
         finite=_numpy_finite,
+        copy=_numpy_copy,
     )
 
 

@@ -435,15 +435,10 @@ def weighted_mean(
 
 def copied(device: Device, state: State) -> State:
     """A state whose arrays are its own."""
-    xp = device.xp
-
-    def copy(array: Array) -> Array:
-        return xp.asarray(array, copy=True)
-
     return state._replace(
-        theta=copy(state.theta),
-        moments=tuple(map(copy, state.moments)),
-        running=copy(state.running),
+        theta=device.copied(state.theta),
+        moments=tuple(map(device.copied, state.moments)),
+        running=device.copied(state.running),
     )
 
 

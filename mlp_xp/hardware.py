@@ -48,6 +48,7 @@ class Device(NamedTuple):
     scorer       (device) → a faster `training.Scores`, or None
     function     (formula (xp, *arrays) → arrays, dtype, what tells the formula from others) → a
                  faster function of the arrays, whose results lie where the last ones did; or None
+    copy         array → one of its own, where what computes there likes it to lie; or None
     """
 
     name: str
@@ -67,6 +68,11 @@ class Device(NamedTuple):
     predictor: Callable[..., Any] | None = None
     scorer: Callable[..., Any] | None = None
     function: Callable[..., Any] | None = None
+    copy: Callable[[Array], Array] | None = None
+
+    def copied(self, array: Array) -> Array:
+        """An array of its own with the same entries."""
+        return self.xp.asarray(array, copy=True) if self.copy is None else self.copy(array)
 
     def all_finite(self, array: Array) -> bool:
         """Whether there is nothing infinite and no NaN in an array; waits for the device."""

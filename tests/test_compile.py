@@ -26,6 +26,8 @@ from mlp_xp.compile.step import Apart, Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
 from mlp_xp.fast import native
+from mlp_xp.fast.aligned import LINE
+from mlp_xp.fast.calls import address
 from mlp_xp.fast.tracing import Untraceable
 from mlp_xp.fitting import copied
 from mlp_xp.kernels import SPEC
@@ -374,6 +376,19 @@ def test_each_of_several_networks_has_the_bits_that_it_has_alone(
         alone = trained(seed).parameters
         for name, array in several.parameters.items():
             np.testing.assert_array_equal(array[k], alone[name])
+
+
+def test_what_a_step_works_on_begins_with_a_line_of_the_cache() -> None:
+    model, rng = MLP((7, 5, 3), seed=0), np.random.default_rng(0)
+    state = copied(model.device, model._run.state)
+    data = Data(rng.random((9, 7), np.float32), np.arange(9) % 3)
+    step = CompiledStep(model._recipe, model.device, data)
+    after = step(state, np.arange(5), None, 0.1)
+    assert after.theta is state.theta
+    (made,) = step.programs.values()
+    assert isinstance(made, Batch)
+    arrays = [state.theta, *state.moments, made.inputs["rows"], made.program.block]
+    assert not [array for array in arrays if address(array) % LINE]
 
 
 @pytest.mark.parametrize("seed", [0, [0, 1]])

@@ -129,9 +129,10 @@ def test_few_columns_are_the_blas_s_and_two_transposes_never() -> None:
     if blas.product("float32") is None or blas._multiply("float32") is None:
         pytest.skip("NumPy's BLAS cannot be called from C here, or there are no vectors")
     for dtype, few in (("float32", 8), ("float64", 4)):
-        assert blas.own(dtype, (False, False), (50, few, 30)) is None
-        assert blas.own(dtype, (False, False), (50, few + 1, 30)) is not None
+        assert blas.own(dtype, (False, True), (50, few, 30)) is None
+        assert blas.own(dtype, (False, True), (50, few + 1, 30)) is not None
         assert blas.own(dtype, (False, True), (few, 50, 30)) is None
+        assert blas.own(dtype, (False, False), (few, few, 30)) is not None
         assert blas.own(dtype, (True, True), (few, few, 30)) is not None
 
 
@@ -139,7 +140,7 @@ def test_without_a_blas_all_products_are_our_own(monkeypatch: pytest.MonkeyPatch
     if blas._multiply("float32") is None:
         pytest.skip("there are no vectors")
     monkeypatch.setattr(blas, "product", lambda dtype, vector=False: None)
-    assert blas.own("float32", (False, False), (50, 3, 30)) is not None
+    assert blas.own("float32", (False, True), (50, 3, 30)) is not None
 
 
 def test_products_that_do_not_compile_are_the_blas_s(monkeypatch: pytest.MonkeyPatch) -> None:

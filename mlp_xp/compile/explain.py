@@ -155,7 +155,7 @@ class Explanation:
             each = [name if n == 1 else f"{n} {name}" for name, n in names.items()]
             lines.append(f"{_count(self.calls, 'launch')} a step: {', '.join(each)}")
         else:
-            whose = "NumPy" if self.target == "NumPy" else "kernels and a BLAS"
+            whose = "NumPy" if self.target == "NumPy" else "kernels and products"
             lines.append(f"{_count(self.calls, 'call')} a run, of {whose}")
         if kinds:
             lines.append(f"{_flops(self.flops)} in products, {_bytes(self.moved)} read and written")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import blas, native
+from ..fast import aligned, blas, native
 from ..fast.predict import Predictor, check
 from ..fast.predict import predictor as in_place
 from ..fast.threads import Shared
@@ -96,7 +96,7 @@ class Prediction:
         read = (recipe.network, recipe.loss, recipe.kernels)
         key = ("predict", *read, dtype, m, shapes, tuple(given.turned.items()))
         plan = planned(key, lambda: given.plan(recipe, m))
-        rows = np.zeros((m, given.n_features), dtype)
+        rows = aligned.zeros((m, given.n_features), dtype)
         self.program = Program(plan, {**given.arrays, "rows": rows}, None, own.block)
         self.program.finish()
         own.block = self.program.block
@@ -125,9 +125,6 @@ class CompiledPredictor:
         self, recipe: Recipe, layers: Sequence[Layer], most: int | None, otherwise: Predictor
     ) -> None:
         self.recipe, self.layers, self.most, self.otherwise = recipe, layers, most, otherwise
-        self.turned = layers
-        if most is not None and most > 1:  # the weights are those of now: by columns, see `blas`
-            self.turned = [layer._replace(W=np.asfortranarray(layer.W)) for layer in layers]
         self.own, self.compiles = _Own(), True
 
     def __call__(self, rows: Buffer) -> Buffer:
@@ -147,8 +144,7 @@ class CompiledPredictor:
             if len(own.plans) == MOST_PLANS:
                 own.plans.clear()
             try:
-                layers = self.layers if len(rows) == 1 else self.turned
-                plan = Prediction(self.recipe, layers, own, len(rows))
+                plan = Prediction(self.recipe, self.layers, own, len(rows))
             except (Untraceable, native.CannotCompile, ValueError):  # strides no BLAS takes
                 self.compiles = False
                 return self.otherwise(rows)

@@ -15,6 +15,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from ..fast import aligned
+from ..fast.aligned import LINE
 from ..fast.c_source import MOST_PARTS
 from ..fast.calls import Calls, Table, address, parts_of
 from ..fast.tracing import Untraceable
@@ -25,7 +27,6 @@ from .layout import Layout, Step, broadcast, indexed
 
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
-ALIGNED = 64  # bytes
 TILE = 1 << 21  # bytes of patches; half of it, and less, is slower where rows are few
 OPERANDS = (8, 10, 12)  # words of a product that hold addresses: A, B and what they make
 
@@ -60,7 +61,7 @@ class _Word(NamedTuple):
 class Memory:
     """Parts of one block, given out and taken back."""
 
-    def __init__(self, aligned: int = ALIGNED) -> None:
+    def __init__(self, aligned: int = LINE) -> None:
         self.size, self.aligned = 0, aligned
         self.free: list[tuple[int, int]] = []  # start and size, in order, none beside another
 
@@ -105,7 +106,7 @@ class Plan:
     apart      arrays that are not in the block
     """
 
-    aligned: ClassVar[int] = ALIGNED
+    aligned: ClassVar[int] = LINE
 
     def __init__(self, fusion: Fusion) -> None:
         self.fusion, graph = fusion, fusion.order[0].graph
@@ -220,9 +221,7 @@ class Program:
         self.calls = Calls(plan.dtype)
         self.dtype = np.dtype(plan.dtype)
         if block is None or block.size < plan.n_bytes:
-            block = np.zeros(plan.n_bytes + ALIGNED, np.uint8)
-            begin = -address(block) % ALIGNED
-            block = block[begin : begin + plan.n_bytes]
+            block = aligned.zeros(plan.n_bytes, np.uint8)
         self.block = block
         self._flat: dict[Node, Buffer] = {}
         self._starts: dict[Node, int] = {}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import calls, native
+from ..fast import aligned, calls, native
 from ..fast.calls import Table, address, parts_of
 from ..fast.tracing import Untraceable
 from ..hardware import Device
@@ -138,11 +138,11 @@ class Batch:
         dtype = step.theta.dtype
         own = () if shared else step.theta.shape[:-1]  # one batch for all networks, or one each
         self.step, self.read = step, cast("Data | None", None)
-        self.inputs = {"rows": np.zeros((*own, m, network.sizes[0]), dtype)}
+        self.inputs = {"rows": aligned.zeros((*own, m, network.sizes[0]), dtype)}
         if data.targets.ndim == 1:
             self.inputs["targets"] = np.zeros((*own, m), np.int64)
         else:
-            self.inputs["targets"] = np.zeros((*own, m, network.sizes[-1]), dtype)
+            self.inputs["targets"] = aligned.zeros((*own, m, network.sizes[-1]), dtype)
         if data.weights is not None:
             self.inputs["weights"] = np.zeros((*own, m), dtype)
         self.index = np.zeros((*own, m), np.int64) if index is None else index
@@ -352,8 +352,10 @@ class CompiledStep:
 
     def _n_programs(self) -> int:
         """Of how many programs a step of several networks is made."""
-        n, threads = len(self.theta) if self.theta.ndim > 1 else 1, native.threads()
-        if n < threads or not self.target.native:
+        if self.theta.ndim == 1 or not self.target.native:
+            return 1
+        n, threads = len(self.theta), native.threads()
+        if n < threads:
             return 1
         return n if self.theta.shape[-1] >= LARGE else threads
 

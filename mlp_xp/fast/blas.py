@@ -145,7 +145,8 @@ def own(dtype: str, turned: tuple[bool, bool], shape: tuple[int, int, int]) -> i
     turned  whether A and B are read transposed
     shape   (rows, columns, inner)
 
-    It is faster than OpenBLAS 0.3.31, but where so few columns fill no vector (bench/). Two
+    It is faster than OpenBLAS 0.3.31, but where B is read transposed and its few columns, or the
+    few rows of A, fill no vector (bench/). Two
     transposes are its own in any case: OpenBLAS's kernel of small ones in float32 for AVX-512
     (`sgemm_small_kernel_tt_skylakex.c`) keeps the places of the columns beyond a multiple of
     four in an array that all threads share, and one in some million calls from eight threads
@@ -153,7 +154,7 @@ def own(dtype: str, turned: tuple[bool, bool], shape: tuple[int, int, int]) -> i
     """
     rows, columns, _ = shape
     across = rows if turned[1] and rows <= FEW else columns
-    narrow = 2 * across * np.dtype(dtype).itemsize <= VECTOR and not all(turned)
+    narrow = 2 * across * np.dtype(dtype).itemsize <= VECTOR and turned == (False, True)
     if wanted() != "numpy" or (narrow and product(dtype) is not None):
         return None
     return _multiply(dtype)

@@ -27,12 +27,13 @@ enum { VECTOR = 16, WIDE = 4 };
 #endif
 
 #ifdef ROW_OF /* or else there is no such kernel */
-enum { TALL = 6, DEPTH = 512, BREADTH = 16, OFTEN = 8, HELD = 8, FAR = 2048, FEW = 24 };
+enum { TALL = 6, DEPTH = 512, BREADTH = 16, OFTEN = 8, HELD = 8, FAR = 2048, FEW = 24, LAYING = 16 };
 enum { LANES = VECTOR / sizeof(T) };
 #define TILES(X) ROW_OF(X, 1) ROW_OF(X, 2) ROW_OF(X, 3) ROW_OF(X, 4) ROW_OF(X, 5) ROW_OF(X, 6)
 #define EACH(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); i++)
 
 typedef T V __attribute__((vector_size(VECTOR), aligned(sizeof(T)), may_alias));
+typedef __typeof__((V){0} == (V){0}) Order; /* whole numbers of T's size */
 
 static _Thread_local struct {
   T a[DEPTH * HELD * TALL], b[DEPTH * BREADTH * LANES];
@@ -41,17 +42,17 @@ static _Thread_local struct {
 static inline I least(I a, I b) { return a < b ? a : b; }
 static inline I ceiled(I n, I part) { return (n + part - 1) / part; }
 
-/* A square of LANES rows of B, `pitch` apart, as columns of `out`, whose rows are `apart`.  */
-static inline void turn(const T *B, I pitch, T *out, I apart) {
+/* A square of LANES rows of B, `pitch` apart, as columns of `out`, whose rows are `apart`; the
+   last one stands for those beyond `there`.  */
+static inline void turn(const T *B, I pitch, I there, T *out, I apart) {
 #ifdef __clang__
   for (I k = 0; k < LANES; k++)
-    for (I j = 0; j < LANES; j++) out[k * apart + j] = B[j * pitch + k];
+    for (I j = 0; j < LANES; j++) out[k * apart + j] = B[least(j, there - 1) * pitch + k];
 #else
-  typedef __typeof__((V){0} == (V){0}) Order; /* whole numbers of T's size */
   V rows[LANES], next[LANES];
   Order low, high; /* two vectors' entries by turns, of their lower and of their upper halves */
   EACH(i, LANES) low[i] = (i & 1) * LANES + i / 2, high[i] = low[i] + LANES / 2;
-  EACH(i, LANES) rows[i] = *(const V *)(B + i * pitch);
+  EACH(i, LANES) rows[i] = *(const V *)(B + least(i, there - 1) * pitch);
   EACH(n, LANES == 16 ? 4 : LANES == 8 ? 3 : LANES == 4 ? 2 : 1) {
     EACH(i, LANES / 2) {
       next[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
@@ -63,20 +64,34 @@ static inline void turn(const T *B, I pitch, T *out, I apart) {
 #endif
 }
 
-/* out ← n rows of `width` columns of B, with zeros up to `lanes`.  */
-static void lay(int turned, const T *B, I pitch, I n, I width, I lanes, T *out) {
-  const I down = turned ? 1 : pitch, along = turned ? pitch : 1;
+/* out ← n rows of `width` columns of B, as `lanes` columns: what stands beyond is of no account.
+   There are `left` columns before them. Where a vector would end beyond B, one is taken that ends
+   with it.  */
+static void lay(int turned, const T *B, I pitch, I n, I left, I width, I lanes, T *out) {
   for (I j = 0; j < lanes; j += LANES, out += LANES) {
-    const I there = least(LANES, width - j);
-    I k = 0;
-    if (there == LANES && turned)
-      for (; k + LANES <= n; k += LANES)
-        turn(B + j * pitch + k, pitch, out + k * lanes, lanes);
-    else if (there == LANES)
-      for (; k < n; k++) *(V *)(out + k * lanes) = *(const V *)(B + k * pitch + j);
-    for (; k < n; k++)
-      for (I i = 0; i < LANES; i++)
-        out[k * lanes + i] = i < there ? B[k * down + (j + i) * along] : 0;
+    const I there = least(LANES, width - j), back = LANES - there;
+    if (turned && n >= LANES) {
+      for (I k = 0; k < n; k += LANES) {
+        const I at = least(k, n - LANES);
+        turn(B + j * pitch + at, pitch, there, out + at * lanes, lanes);
+      }
+    } else if (turned) {
+      for (I k = 0; k < n; k++)
+        for (I i = 0; i < there; i++) out[k * lanes + i] = B[(j + i) * pitch + k];
+    } else if (!back) {
+      for (I k = 0; k < n; k++) *(V *)(out + k * lanes) = *(const V *)(B + k * pitch + j);
+#ifndef __clang__
+    } else if (left + j >= back) {
+      Order shifted;
+      EACH(i, LANES) shifted[i] = i + back; /* and from the beginning again */
+      for (I k = 0; k < n; k++) {
+        const V last = *(const V *)(B + k * pitch + j - back);
+        *(V *)(out + k * lanes) = __builtin_shuffle(last, shifted);
+      }
+#endif
+    } else {
+      for (I k = 0; k < n; k++) memcpy(out + k * lanes, B + k * pitch + j, there * sizeof(T));
+    }
   }
 }
 
@@ -129,7 +144,7 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
         const I width = least(lanes, until - j);
         const int together = tb || width < lanes || n_tiles >= OFTEN;
         const T *from = b + (tb ? j * pb : j);
-        if (together) lay(tb, from, pb, n, width, lanes, next);
+        if (together) lay(tb, from, pb, n, j, width, lanes, next);
         panels[n_panels].B = together ? next : from;
         panels[n_panels].pitch = together ? lanes : pb;
         panels[n_panels].column = j;
@@ -178,9 +193,11 @@ void NAME(const I *w, I part, I parts) {
   const int ta = turned ? 0 : w[3], tb = turned ? !w[3] : w[4];
   const I rows = turned ? w[6] : w[5], columns = turned ? w[5] : w[6];
   /* rows are cut if they can be: then a thread has to do with the same rows of a layer's weights
-     in each of its products, which its core has at hand */
+     in each of its products, which its core has at hand; to lay a column takes as long as what
+     some rows do with it */
   const I high = ceiled(rows, parts), broad = ceiled(ceiled(columns, LANES), parts) * LANES;
-  const int by_row = 8 * high * columns <= 9 * rows * broad;
+  const I laying = tb ? LAYING : 0;
+  const int by_row = 8 * (high + laying) * columns <= 9 * (rows + laying) * broad;
   const I i = by_row ? part * high : 0, j = by_row ? 0 : part * broad;
   const I n_i = by_row ? least(high, rows - i) : rows, n_j = by_row ? columns : least(broad, columns - j);
   if (n_i <= 0 || n_j <= 0) return;
