@@ -390,6 +390,7 @@ def test_a_step_that_does_not_compile_is_numpys(monkeypatch: pytest.MonkeyPatch)
     model, data, state = build(plain())
     expected = trained(model, data, state, in_numpy(model._recipe, data))
     native.runtime()
+    blas._multiply(str(model.dtype))
     monkeypatch.setattr(native, "library", refuse)
     monkeypatch.setattr(calls, "_known", {})  # as in a process that has no kernel yet
     step = compiled(model._recipe, data)
