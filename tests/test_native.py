@@ -546,6 +546,7 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
 
 
 ALTERED = """
+import os, signal
 import numpy as np
 from mlp_xp.fast import c_source, native
 source, _ = c_source.runtime()
@@ -575,6 +576,26 @@ def test_a_part_that_no_call_had_for_billions_of_calls_is_taken(bits: int) -> No
     old = "static _Atomic U open_call;"
     new = f"static _Atomic U open_call = (1ULL << {bits}) - 30 << NUMBER;"
     run_altered(old, new, "for parts in (2, 2, 2, 4, 2): share(parts)")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_a_thread_waits_for_its_end_leaves_a_child_that_forks() -> None:
+    old = "while (atomic_load(&running)) sched_yield();"
+    begins = "atomic_fetch_add(&running, 1);"  # as a thread in `begin` does at this moment
+    run_altered(
+        old,
+        f"{old} {begins}",
+        """
+share(4)
+if not os.fork():
+    signal.alarm(30)  # which ends it if it hangs
+    share(4)
+    if not os.fork():
+        os._exit(0)
+    os._exit(os.wait()[1])
+raise SystemExit(os.wait()[1])
+""",
+    )
 
 
 @pytest.fixture

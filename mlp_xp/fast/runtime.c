@@ -139,6 +139,7 @@ static void after_fork(void) { atomic_fetch_sub(&forking, 1); }
 
 static void forked(void) { /* the child has none of the parent's helpers */
   helpers = 0;
+  atomic_store(&running, 0); /* nor whoever was about to wait in `begin` */
   atomic_store(&forking, 0);
   atomic_store(&sleepers, 0);
   atomic_store(&open_call, next_call());
