@@ -26,8 +26,7 @@ tests=(tests/test_fast_paths.py tests/test_native.py tests/test_predictor.py tes
        --deselect tests/test_guard.py::test_forks_during_a_training_do_not_stop_it)
 threads=(tests/test_native.py tests/test_guard.py tests/test_products.py tests/test_compile.py
          --deselect tests/test_guard.py::test_forks_during_a_training_do_not_stop_it
-         --deselect tests/test_compile.py::test_networks_with_a_program_each_are_trained_as_specified
-         -k "threads or networks or forked or lie_otherwise or fits_that or is_cut or billions")
+         -k "threads or has_alone or forked or lie_otherwise or fits_that or is_cut or billions")
 
 # Python itself and its libraries are not instrumented: the sanitizer is loaded before them, and
 # Python takes memory from it. Leaks are the interpreter's, at its exit. Without ASLR, with which

@@ -592,8 +592,8 @@ if not os.fork():
     share(4)
     if not os.fork():
         os._exit(0)
-    os._exit(os.wait()[1])
-raise SystemExit(os.wait()[1])
+    os._exit(os.wait()[1] != 0)
+raise SystemExit(os.wait()[1] != 0)
 """,
     )
 
