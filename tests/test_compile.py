@@ -355,15 +355,16 @@ def test_small_networks_have_a_program_for_each_thread(number: int, threads: int
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("hidden", [(6,), (64, 32)])  # on both sides of LARGE
 @pytest.mark.parametrize("own", [{}, {"normalization": "batch", "dropout": 0.2, "density": 0.5}])
 def test_each_of_several_networks_has_the_bits_that_it_has_alone(
-    own: dict[str, Any], threads: int
+    own: dict[str, Any], hidden: tuple[int, ...], threads: int
 ) -> None:
     rng = np.random.default_rng(0)
     X, y = rng.random((70, 40), np.float32), rng.integers(0, 5, 70)
 
     def trained(seed: Any) -> MLP:
-        made = MLP((40, 64, 32, 5), seed=seed, **own)
+        made = MLP((40, *hidden, 5), seed=seed, **own)
         runtime = native.runtime()
         before = runtime.use_threads(threads)
         try:

@@ -545,6 +545,59 @@ def test_a_forked_process_has_threads_of_its_own() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+ALTERED = """
+import os, signal
+import numpy as np
+from mlp_xp.fast import c_source, native
+source, _ = c_source.runtime()
+assert source.count({old!r}) == 1
+runtime = native.library(source.replace({old!r}, {new!r}))
+runtime.run.argtypes = native.runtime().run.argtypes
+runtime.use_threads(4)
+gather = native.entry(runtime, "gather")
+
+def share(parts):
+    data, out, index = np.arange(100.0), np.zeros(100), np.arange(100)[::-1].copy()
+    words = [gather, parts, out.ctypes.data, data.ctypes.data, index.ctypes.data, 100, 8]
+    table = np.array([words + [0] * 9] * 20)
+    runtime.run(table.ctypes.data, len(table))
+    np.testing.assert_array_equal(out, data[index])
+"""
+
+
+def run_altered(old: str, new: str, body: str) -> None:
+    """Run a body in a process of its own, where `share` is of runtime.c with this change."""
+    command = [sys.executable, "-c", ALTERED.format(old=old, new=new) + body]
+    subprocess.run(command, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("bits", [31, 32])
+def test_a_part_that_no_call_had_for_billions_of_calls_is_taken(bits: int) -> None:
+    old = "static _Atomic U open_call;"
+    new = f"static _Atomic U open_call = (1ULL << {bits}) - 30 << NUMBER;"
+    run_altered(old, new, "for parts in (2, 2, 2, 4, 2): share(parts)")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_a_thread_waits_for_its_end_leaves_a_child_that_forks() -> None:
+    old = "while (atomic_load(&running)) sched_yield();"
+    begins = "atomic_fetch_add(&running, 1);"  # as a thread in `begin` does at this moment
+    run_altered(
+        old,
+        f"{old} {begins}",
+        """
+share(4)
+if not os.fork():
+    signal.alarm(30)  # which ends it if it hangs
+    share(4)
+    if not os.fork():
+        os._exit(0)
+    os._exit(os.wait()[1] != 0)
+raise SystemExit(os.wait()[1] != 0)
+""",
+    )
+
+
 @pytest.fixture
 def library() -> Iterator[Any]:
     """A BLAS of two threads, as all others that are loaded have then."""

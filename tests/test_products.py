@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import mmap
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,6 +104,45 @@ def test_rows_that_are_a_page_apart_are_laid_together(dtype: str, kernels: dict[
     for parts in (1, 3):
         found = multiplied(kernels, A, B, parts, 2)
         np.testing.assert_array_equal(found, multiplied(kernels, near, B))
+
+
+def walled(rng: np.random.Generator, rows: int, pitch: int, columns: int, dtype: str) -> Any:
+    """A matrix right behind a page that nobody may touch, or right before one."""
+    size = np.dtype(dtype).itemsize
+    length = ((rows - 1) * pitch + columns) * size if rows and columns else 0
+    inside = -(-length // mmap.PAGESIZE) * mmap.PAGESIZE
+    room = np.frombuffer(mmap.mmap(-1, inside + 2 * mmap.PAGESIZE), np.uint8)
+    for wall in (0, mmap.PAGESIZE + inside):
+        place = ctypes.c_void_p(calls.address(room) + wall)
+        assert ctypes.CDLL(None).mprotect(place, mmap.PAGESIZE, 0) == 0
+    begin = mmap.PAGESIZE + int(rng.choice([0, inside - length]))
+    found = room[begin : begin + length].view(dtype)
+    found[:] = rng.normal(size=found.size)
+    return np.lib.stride_tricks.as_strided(found, (rows, columns), (pitch * size, size))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", TURNED)
+def test_nothing_beside_a_matrix_is_read_or_written(
+    dtype: str, turned: tuple[bool, bool], kernels: dict[str, int]
+) -> None:
+    rng = np.random.default_rng(3)
+    kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong])
+    for most in (8, 30, 30, 70, 70, 200) * 20:
+        rows, columns, inner = map(int, rng.integers(0, (most, most, rng.choice([most, 1100]))))
+        words, arrays = [0, 0, 0, *turned, rows, columns, inner], []
+        sides = ((rows, inner), (inner, columns), (rows, columns))
+        for (n, m), across in zip(sides, (*turned, False), strict=True):
+            n, m = (m, n) if across else (n, m)
+            pitch = m + int(rng.choice([0, 0, 1, 9, 600]))
+            array = walled(rng, n, pitch, m, dtype)
+            words += [calls.address(array), pitch]
+            arrays.append(array.T if across else array)
+        A, B, out = arrays
+        table, parts = np.array(words, np.int64), int(rng.choice([1, 2, 3, 7, 64]))
+        for part in range(parts):
+            kernel(kernels[dtype])(calls.address(table), part, parts)
+        np.testing.assert_allclose(out, A.copy() @ B.copy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -56,15 +56,18 @@ static inline void round_by(Rounding how) { (void)how; }
 enum { FLUSH = 0 };
 #endif
 
-/* The call at hand: its number (upper 32 bits) and its parts, in one word. `taken` tells of each
+/* The call at hand: its number (upper 48 bits) and its parts, in one word. `taken` tells of each
    part of which call it was taken last: one that is not yet of the call at hand is free, and
-   who comes late, from a call that is over, finds none.  */
+   who comes late, from a call that is over, finds none. Numbers only grow, and last for years:
+   of 32 bits they would come round in an hour or two, and a part that no call had for so long
+   would be taken for one of a later call.  */
+enum { NUMBER = 16, PARTS = (1 << NUMBER) - 1 };
 static _Atomic U open_call;
 static _Atomic(const I *) call_words;
 static _Atomic I finished;
 static struct {
-  _Atomic unsigned call;
-  char apart[60]; /* a line of the cache for each */
+  _Atomic U call;
+  char apart[56]; /* a line of the cache for each */
 } taken[MOST_THREADS];
 
 static pthread_mutex_t helpers_lock = PTHREAD_MUTEX_INITIALIZER; /* of whoever runs a table */
@@ -91,16 +94,17 @@ static void begin(void) {
   }
 }
 
+/* The call after the one at hand, of no parts.  */
+static U next_call(void) { return (atomic_load(&open_call) | PARTS) + 1; }
+
 static int take_parts(I mine) {
-  const U now = atomic_load_explicit(&open_call, memory_order_acquire);
-  const unsigned call = now >> 32;
-  const I parts = now & 0xffff;
+  const U call = atomic_load_explicit(&open_call, memory_order_acquire);
+  const I parts = call & PARTS;
   int took = 0;
   for (I i = 0; i < parts; i++) {
     const I part = (mine + i) % parts;
-    unsigned last = atomic_load_explicit(&taken[part].call, memory_order_relaxed);
-    if ((int)(last - call) >= 0 || !atomic_compare_exchange_strong(&taken[part].call, &last, call))
-      continue;
+    U last = atomic_load_explicit(&taken[part].call, memory_order_relaxed);
+    if (last >= call || !atomic_compare_exchange_strong(&taken[part].call, &last, call)) continue;
     const I *words = atomic_load_explicit(&call_words, memory_order_relaxed);
     ((Kernel *)words[0])(words, part, parts);
     atomic_fetch_add_explicit(&finished, 1, memory_order_release);
@@ -118,8 +122,8 @@ static void *help(void *mine) {
     }
     pthread_mutex_lock(&sleep_lock);
     atomic_fetch_add(&sleepers, 1);
-    const U seen = atomic_load(&open_call) >> 32;
-    while (seen == atomic_load(&open_call) >> 32) pthread_cond_wait(&wake, &sleep_lock);
+    const U seen = atomic_load(&open_call);
+    while (seen == atomic_load(&open_call)) pthread_cond_wait(&wake, &sleep_lock);
     atomic_fetch_sub(&sleepers, 1);
     pthread_mutex_unlock(&sleep_lock);
   }
@@ -135,9 +139,10 @@ static void after_fork(void) { atomic_fetch_sub(&forking, 1); }
 
 static void forked(void) { /* the child has none of the parent's helpers */
   helpers = 0;
+  atomic_store(&running, 0); /* nor whoever was about to wait in `begin` */
   atomic_store(&forking, 0);
   atomic_store(&sleepers, 0);
-  atomic_store(&open_call, atomic_load(&open_call) >> 32 << 32); /* no part of it is left */
+  atomic_store(&open_call, next_call());
   pthread_mutex_init(&helpers_lock, NULL);
   pthread_mutex_init(&sleep_lock, NULL);
   pthread_cond_init(&wake, NULL);
@@ -184,17 +189,16 @@ static int awake(I parts, I work) {
   if (slept < WORTH) return up > 0;
   slept = 0;
   pthread_mutex_lock(&sleep_lock);
-  atomic_store(&open_call, ((atomic_load(&open_call) >> 32) + 1) << 32); /* of no parts */
+  atomic_store(&open_call, next_call());
   pthread_cond_broadcast(&wake);
   pthread_mutex_unlock(&sleep_lock);
   return 1;
 }
 
 static void share(const I *words, I parts) {
-  const U number = (atomic_load(&open_call) >> 32) + 1;
   atomic_store(&finished, 0);
   atomic_store(&call_words, words);
-  atomic_store(&open_call, number << 32 | (U)parts);
+  atomic_store(&open_call, next_call() | (U)parts);
   take_parts(0);
   for (I i = 0; atomic_load_explicit(&finished, memory_order_acquire) < parts; i++)
     i < MANNERS ? rest() : (void)sched_yield();
