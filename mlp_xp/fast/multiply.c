@@ -27,7 +27,8 @@ enum { VECTOR = 16, WIDE = 4 };
 #endif
 
 #ifdef ROW_OF /* or else there is no such kernel */
-enum { TALL = 6, DEPTH = 512, BREADTH = 16, OFTEN = 8, HELD = 8, FAR = 2048, FEW = 24, LAYING = 16 };
+enum { TALL = 6, DEPTH = 512, BREADTH = 16, OFTEN = 8, HELD = 8, FAR = 2048 };
+enum { FEW = 24, LAYING = 16 }; /* rows: see the end */
 enum { LANES = VECTOR / sizeof(T) };
 #define TILES(X) ROW_OF(X, 1) ROW_OF(X, 2) ROW_OF(X, 3) ROW_OF(X, 4) ROW_OF(X, 5) ROW_OF(X, 6)
 #define EACH(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); i++)
@@ -111,10 +112,10 @@ static inline __attribute__((always_inline)) void tile(
   EACH(i, R) EACH(j, N) *(V *)(C + i * pc + j * LANES) = c[i][j];
 }
 
-#define TILE(R, N)                                                                               \
-  static void tile_##R##_##N(I n, const T *A, I down, I along, const T *B, I pitch, T *C,  \
-                                   I pc, int add) {                                              \
-    tile(R, N, n, A, down, along, B, pitch, C, pc, add);                                   \
+#define TILE(R, N)                                                                          \
+  static void tile_##R##_##N(I n, const T *A, I down, I along, const T *B, I pitch, T *C,   \
+                             I pc, int add) {                                               \
+    tile(R, N, n, A, down, along, B, pitch, C, pc, add);                                    \
   }
 #define TILE_NAME(R, N) tile_##R##_##N,
 TILES(TILE)
@@ -122,8 +123,8 @@ typedef void Tile(I, const T *, I, I, const T *, I, T *, I, int);
 static Tile *const tiles[TALL][WIDE] = {TILES(TILE_NAME)};
 
 /* All of it, on this thread. Rows and columns of C lie ci and cj apart.  */
-static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, const T *B,
-                        I pb, T *C, I ci, I cj) {
+static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, const T *B, I pb,
+                  T *C, I ci, I cj) {
   struct {
     const T *B;
     I pitch, column, width, vectors;
@@ -199,12 +200,14 @@ void NAME(const I *w, I part, I parts) {
   const I laying = tb ? LAYING : 0;
   const int by_row = 8 * (high + laying) * columns <= 9 * (rows + laying) * broad;
   const I i = by_row ? part * high : 0, j = by_row ? 0 : part * broad;
-  const I n_i = by_row ? least(high, rows - i) : rows, n_j = by_row ? columns : least(broad, columns - j);
+  const I n_i = by_row ? least(high, rows - i) : rows;
+  const I n_j = by_row ? columns : least(broad, columns - j);
   if (n_i <= 0 || n_j <= 0) return;
   if (turned)
-    whole(0, tb, n_i, n_j, inner, B + i * pb, pb, tb ? A + j * pa : A + j, pa, C + j * pc + i, 1, pc);
+    whole(0, tb, n_i, n_j, inner, B + i * pb, pb, A + (tb ? j * pa : j), pa, C + j * pc + i, 1,
+          pc);
   else
     whole(ta, tb, n_i, n_j, inner, A + (ta ? i : i * pa), pa, B + (tb ? j * pb : j), pb,
-                C + i * pc + j, pc, 1);
+          C + i * pc + j, pc, 1);
 }
 #endif

@@ -2,7 +2,7 @@
 
 What came compiled with the package (`packed`) is not compiled again. Other libraries are kept
 in a folder of the user's, by their source, the compiler and the processor; a source is
-compiled once, in 0.1 to 0.3 s. Where there is no compiler, or it fails, steps are made of
+compiled once, in 0.1 to 0.5 s. Where there is no compiler, or it fails, steps are made of
 NumPy's calls alone: slower, but the same.
 
 What is kept is code that will run, so it is loaded only from a folder that nobody else can
@@ -40,7 +40,7 @@ FLAGS = (
     *("-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"),
     *("-fPIC", "-pthread", "-w"),
 )
-TIME_LIMIT = 15  # seconds for a compilation, which takes 0.1 to 0.3
+TIME_LIMIT = 15  # seconds for a compilation, which takes 0.1 to 0.5
 SCRATCH, OLD = "making-", 3600  # folders of compilations; seconds after which none goes on
 SHOWN = 2000  # letters of what a compiler says
 PRODUCTS = [
