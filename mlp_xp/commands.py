@@ -134,12 +134,14 @@ def read_data(
     """
     target = tuple(args.target) or (prepared.target if labelled else ())
     table = prepared.table
-    others = tuple(name for name in ids if name not in prepared.features)
+    named = any(isinstance(label, str) for label in prepared.classes or ())
     request = Request(
         target=target,
         features=prepared.features,
         missing=tuple(args.missing),
-        text=(() if table is None else table.text) + others,
+        text=(() if table is None else table.text) + (target if named else ()),
+        copied=tuple(name for name in ids if name not in prepared.features),
+        zeros=False,  # the model knows what its classes are
         drop=() if prepared.features else ids,
         labels=args.labels,
         folder=args.data_dir,

@@ -297,9 +297,11 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
             "use --loss squared_error."
         )
     if text and len(labels) > max(2, m // 2):
+        written = all(str(label).isdecimal() for label in labels)  # 0042
         raise DataError(
             f"the target has {len(labels):,} different words in {m:,} rows, too many for "
             f"classes: {labels[0].item()!r}, {labels[1].item()!r} … Is this the wrong column?"
+            + (" To predict numbers use --loss squared_error." if written else "")
         )
     if len(labels) == 1:
         raise DataError(

@@ -43,7 +43,7 @@ from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import Model
 from .preparation import Examples, default_loss, divide, divide_stream, model_for, prepare
-from .prepared import Preparation
+from .prepared import NUMBERS, Preparation
 from .report import described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
@@ -161,6 +161,7 @@ def examples_of(args: Arguments) -> Dataset:
         target=tuple(args.target),
         drop=tuple(args.drop),
         missing=tuple(args.missing),
+        zeros=args.loss is None or LOSSES[args.loss].kind not in NUMBERS,
         labels=args.labels,
         folder=args.data_dir,
     )
