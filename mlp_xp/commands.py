@@ -23,7 +23,7 @@ from .model import Model
 from .preparation import take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
-from .report import described
+from .report import counted, described
 from .storage import EstimatorFileError
 from .streams.streamed import Stream
 from .tally import answers, class_numbers, judged, measured, names_of, numbers_of
@@ -173,7 +173,7 @@ def check_features(model: Model, data: Dataset, path: str) -> None:
     if expected != found:
         raise Halt(
             1,
-            f"{data.name} has {found} features, but {path} was trained on {expected}: "
+            f"{data.name} has {counted(found, 'features')}, but {path} was trained on {expected}: "
             "expected the same columns.",
         )
 
@@ -264,7 +264,10 @@ def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -
     else:
         return
     if flattered:
-        say(args, f"of the {part['examples']:,} that were not used in training:")
+        say(
+            args,
+            f"of the {part['examples']:,} that {_were(part['examples'])} not used in training:",
+        )
     say(args, "\n".join(lines))
 
 
@@ -303,9 +306,10 @@ def said_of(found: dict[str, Any]) -> str:
     if seen is None:
         return " that may have been used in training: the model's file does not say"
     if known == found["examples"]:
-        return f", of which {seen:,} were used in training" if seen else ""
+        return f", of which {seen:,} {_were(seen)} used in training" if seen else ""
     if seen or known < ENOUGH:
-        return f", of which about {seen:,} were used in training ({known:,} were looked up)"
+        used, looked_up = (f"{n:,} {_were(n)}" for n in (seen, known))
+        return f", of which about {used} used in training ({looked_up} looked up)"
     return ""
 
 
@@ -313,7 +317,12 @@ def say_unseen(args: Arguments, found: dict[str, Any]) -> None:
     """The score that is not flattered, where the other is."""
     unseen = found["unseen"]
     if found["trained_on"] and unseen:
-        say(args, f"{described(unseen)} on {unseen['examples']:,} that were not")
+        n = unseen["examples"]
+        say(args, f"{described(unseen)} on {n:,} that {_were(n)} not")
+
+
+def _were(n: int) -> str:
+    return "was" if n == 1 else "were"
 
 
 def kept_split(model: Model) -> dict[str, Any] | None:

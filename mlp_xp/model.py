@@ -33,6 +33,7 @@ from .pickling import portable
 from .prepared import AS_GIVEN, Preparation
 from .ranks import find as find_ranks
 from .ranks import shares
+from .report import counted
 from .schedules import SCHEDULES, Schedule
 from .streams.answers import answers, written
 from .streams.feed import Feed, check_alone
@@ -688,7 +689,7 @@ class Model:
 
     def __repr__(self) -> str:
         shape = self.network.written
-        several = f", {len(self.seeds)} networks" if self.leading else ""
+        several = f", {counted(len(self.seeds), 'networks')}" if self.leading else ""
         products = "" if self.precision == "float32" else f", {self.precision} products"
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
         prepares = "" if self.preparation is None else ", with a preparation"

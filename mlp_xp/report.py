@@ -38,6 +38,11 @@ def described(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{label} {v:.4g}" for label, v in known.items() if isinstance(v, int | float))
 
 
+def counted(n: int, things: str) -> str:
+    """How many, of what a plural in -s names: 1 example, 1,000 examples."""
+    return f"{n:,} {things if n != 1 else things.removesuffix('s')}"
+
+
 # -- classes -----------------------------------------------------------------------
 
 

@@ -15,7 +15,15 @@ from mlp_xp import MLP
 from mlp_xp.cli import main
 from mlp_xp.preparation import split
 from mlp_xp.prepared import Preparation
-from mlp_xp.report import balance, by_class, by_label, by_target, confused, lines
+from mlp_xp.report import (
+    balance,
+    by_class,
+    by_label,
+    by_target,
+    confused,
+    counted,
+    lines,
+)
 
 
 class Result(NamedTuple):
@@ -143,6 +151,32 @@ def three_kinds(m: int = 200) -> tuple[np.ndarray, np.ndarray]:
 
 
 QUICK = ("--hidden", 16, "--epochs", 8, "--no-progress")
+
+
+def test_one_is_counted_in_the_singular() -> None:
+    assert [counted(n, "rows") for n in (0, 1, 2, 1000)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "1,000 rows",
+    ]
+
+
+def test_one_example_is_said_as_one(run: Run) -> None:
+    rows = [f"{i % 2 + i / 500},{'ab'[i % 2]}" for i in range(60)]
+    Path("d.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    Path("one.csv").write_text("\n".join(["x,y", "0.3,a"]) + "\n")
+    assert run("train", "--data", "d.csv", "--target", "y", *QUICK).code == 0
+    assert " on 1 example of one.csv\n" in run("evaluate", "model.safetensors", "one.csv").out
+    Path("one.csv").write_text("\n".join(["x,y", rows[0], rows[1], "5,a"]) + "\n")
+    out = run("evaluate", "model.safetensors", "one.csv").out
+    assert " on 3 examples of one.csv, of which 2 were used in training\n" in out
+    assert " on 1 that was not\nof the 1 that was not used in training:\n" in out
+    written = run("predict", "model.safetensors", "one.csv", "--out", "p.csv").out
+    assert written == "3 predictions written to p.csv\n"
+    Path("one.csv").write_text("\n".join(["x", "0.3"]) + "\n")
+    written = run("predict", "model.safetensors", "one.csv", "--out", "p.csv").out
+    assert written == "1 prediction written to p.csv\n"
 
 
 def test_evaluate_tells_each_class_and_what_it_is_taken_for(run: Run) -> None:
