@@ -223,10 +223,11 @@ def _by_class(model: Model, y: Rows, answer: Rows) -> dict[str, Any]:
 
 
 def balance(model: Model, X: Any, y: Rows | None) -> str:
-    """What is to be said of the sizes of the classes that are to be trained on, or ""."""
+    """What is to be said of classes of uneven sizes, or targets that are all one number, or ""."""
     kind = model.loss.kind
     if kind in NUMBERS:
-        return ""
+        low, high = _ends(X, y)
+        return report.constant(low, high, names_of(model, len(low)))
     if y is None:
         return _balance_of(model, X)
     if kind == "multilabel":
@@ -234,6 +235,14 @@ def balance(model: Model, X: Any, y: Rows | None) -> str:
         return report.balance(counts, names_of(model, len(counts)), len(y), exclusive=False)
     numbers, names = class_numbers(model, y)
     return report.balance(np.bincount(numbers, minlength=len(names)), names, len(y))
+
+
+def _ends(X: Any, y: Rows | None) -> tuple[Rows, Rows]:
+    """The least and the largest number of each target; those of a stream are its own."""
+    if y is None:
+        return X.found.targets.low, X.found.targets.high
+    columns = np.reshape(y, (len(y), -1))
+    return columns.min(axis=0), columns.max(axis=0)
 
 
 def _balance_of(model: Model, stream: Stream) -> str:

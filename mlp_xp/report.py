@@ -187,6 +187,19 @@ def target_lines(targets: Sequence[Mapping[str, Any]]) -> list[str]:
 # -- before training -------------------------------------------------------------------
 
 
+def constant(low: Numbers, high: Numbers, names: Sequence[Any]) -> str:
+    """What is to be said of targets that are one number in all examples; "" where none is.
+
+    low, high  the least and the largest number of each
+    names      of the targets
+    """
+    parts = zip(low, high, names, strict=True)
+    said = [f"{name} ({least:g})" for least, most, name in parts if least == most]
+    listed = ", ".join(said[:NAMED]) + (f" … ({len(said)} in all)" if len(said) > NAMED else "")
+    theirs = "one number in all examples to train on: nothing is learnt from it"
+    return f"target {listed} is {theirs}. Is this the wrong column?" if said else ""
+
+
 def balance(
     counts: Sequence[int] | Numbers, names: Sequence[Any], m: int, exclusive: bool = True
 ) -> str:
