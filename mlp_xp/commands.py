@@ -23,7 +23,7 @@ from .model import Model
 from .preparation import take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
-from .report import described
+from .report import counted, described
 from .storage import EstimatorFileError
 from .streams.streamed import Stream
 from .tally import answers, class_numbers, judged, measured, names_of, numbers_of
@@ -134,12 +134,14 @@ def read_data(
     """
     target = tuple(args.target) or (prepared.target if labelled else ())
     table = prepared.table
-    others = tuple(name for name in ids if name not in prepared.features)
+    named = any(isinstance(label, str) for label in prepared.classes or ())
     request = Request(
         target=target,
         features=prepared.features,
         missing=tuple(args.missing),
-        text=(() if table is None else table.text) + others,
+        text=(() if table is None else table.text) + (target if named else ()),
+        copied=tuple(name for name in ids if name not in prepared.features),
+        zeros=False,  # the model knows what its classes are
         drop=() if prepared.features else ids,
         labels=args.labels,
         folder=args.data_dir,
@@ -171,7 +173,7 @@ def check_features(model: Model, data: Dataset, path: str) -> None:
     if expected != found:
         raise Halt(
             1,
-            f"{data.name} has {found} features, but {path} was trained on {expected}: "
+            f"{data.name} has {counted(found, 'features')}, but {path} was trained on {expected}: "
             "expected the same columns.",
         )
 
@@ -221,10 +223,11 @@ def _by_class(model: Model, y: Rows, answer: Rows) -> dict[str, Any]:
 
 
 def balance(model: Model, X: Any, y: Rows | None) -> str:
-    """What is to be said of the sizes of the classes that are to be trained on, or ""."""
+    """What is to be said of classes of uneven sizes, or targets that are all one number, or ""."""
     kind = model.loss.kind
     if kind in NUMBERS:
-        return ""
+        low, high = _ends(X, y)
+        return report.constant(low, high, names_of(model, len(low)))
     if y is None:
         return _balance_of(model, X)
     if kind == "multilabel":
@@ -232,6 +235,14 @@ def balance(model: Model, X: Any, y: Rows | None) -> str:
         return report.balance(counts, names_of(model, len(counts)), len(y), exclusive=False)
     numbers, names = class_numbers(model, y)
     return report.balance(np.bincount(numbers, minlength=len(names)), names, len(y))
+
+
+def _ends(X: Any, y: Rows | None) -> tuple[Rows, Rows]:
+    """The least and the largest number of each target; those of a stream are its own."""
+    if y is None:
+        return X.found.targets.low, X.found.targets.high
+    columns = np.reshape(y, (len(y), -1))
+    return columns.min(axis=0), columns.max(axis=0)
 
 
 def _balance_of(model: Model, stream: Stream) -> str:
@@ -262,7 +273,10 @@ def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -
     else:
         return
     if flattered:
-        say(args, f"of the {part['examples']:,} that were not used in training:")
+        say(
+            args,
+            f"of the {part['examples']:,} that {_were(part['examples'])} not used in training:",
+        )
     say(args, "\n".join(lines))
 
 
@@ -301,9 +315,10 @@ def said_of(found: dict[str, Any]) -> str:
     if seen is None:
         return " that may have been used in training: the model's file does not say"
     if known == found["examples"]:
-        return f", of which {seen:,} were used in training" if seen else ""
+        return f", of which {seen:,} {_were(seen)} used in training" if seen else ""
     if seen or known < ENOUGH:
-        return f", of which about {seen:,} were used in training ({known:,} were looked up)"
+        used, looked_up = (f"{n:,} {_were(n)}" for n in (seen, known))
+        return f", of which about {used} used in training ({looked_up} looked up)"
     return ""
 
 
@@ -311,7 +326,12 @@ def say_unseen(args: Arguments, found: dict[str, Any]) -> None:
     """The score that is not flattered, where the other is."""
     unseen = found["unseen"]
     if found["trained_on"] and unseen:
-        say(args, f"{described(unseen)} on {unseen['examples']:,} that were not")
+        n = unseen["examples"]
+        say(args, f"{described(unseen)} on {n:,} that {_were(n)} not")
+
+
+def _were(n: int) -> str:
+    return "was" if n == 1 else "were"
 
 
 def kept_split(model: Model) -> dict[str, Any] | None:

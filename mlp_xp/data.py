@@ -68,6 +68,8 @@ class Request(NamedTuple):
     drop      a table's columns to leave out
     missing   words that stand for a gap in a table, beside the usual ones
     text      a table's columns to read as text
+    copied    likewise, with the blanks around it
+    zeros     whether a table's only target is text where it is written with leading zeros, 007
     labels    file of labels for .npy and IDX
     folder    where to look for fashion-mnist
     labelled  whether examples without targets are refused
@@ -78,6 +80,8 @@ class Request(NamedTuple):
     drop: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
+    zeros: bool = True
     labels: str | None = None
     folder: str | None = None
     labelled: bool = True
@@ -182,7 +186,9 @@ def _npz(path: Path, request: Request) -> Dataset:
 
 def _table(source: str | Path, request: Request) -> Dataset:
     name = "standard input" if source == tables.STDIN else str(source)
-    found = _of_table(name, tables.read(str(source), request.missing, request.text), request)
+    labels = request.target if request.zeros and len(request.target) == 1 else ()
+    words = (request.missing, request.text, request.copied, labels)
+    found = _of_table(name, tables.read(str(source), *words), request)
     return found if source == tables.STDIN else found._replace(name=Path(source).name)
 
 
@@ -248,7 +254,8 @@ def load_table(
     missing  words that stand for a gap, beside the usual ones
 
     X of what is returned is a pandas.DataFrame, y an array of numbers or text, without the
-    rows that have no target. `model_for` makes a model that takes them as they are:
+    rows that have no target; of a file's labels 01, 02 and 10 it is text. `model_for` makes a
+    model that takes them as they are:
 
         data = load_table("people.csv", "income")
         model = model_for(data, hidden=(256, 128)).fit(data.X, data.y)

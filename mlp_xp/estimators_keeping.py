@@ -41,7 +41,7 @@ from .losses import LOSSES
 from .mlp import MLP
 from .network import Network, initial_statistics, join, split
 from .optimizers import Adam, Momentum, Optimizer
-from .prepared import NUMBERS, Preparation
+from .prepared import NUMBERS, Preparation, as_labels
 from .storage import Tensors
 from .types import Layer
 
@@ -306,7 +306,7 @@ def _from_mlp(cls: type[Any], path: str | os.PathLike[str], device: str | Device
     if kind not in NUMBERS:
         classes = prepared.classes or range(2 if kind == "binary" else network.sizes[-1])
         y_type = "multilabel-indicator" if kind == "multilabel" else kind
-        dtype = np.asarray(classes).dtype.str
+        dtype = as_labels(classes).dtype.str
         targets = {"y_type_": y_type, "sparse_input_": False}
         _set_targets(
             est, {"classes": {"dtype": dtype, "values": list(classes)}, "targets": targets}

@@ -41,7 +41,7 @@ from .layers.stack import resolve
 from .layers.text import layers_of
 from .losses import LOSSES, Loss
 from .optimizers import Optimizer
-from .prepared import Preparation
+from .prepared import Preparation, as_labels
 from .schedules import Schedule
 from .sequential import Sequential
 from .storage import ModelFileError
@@ -453,7 +453,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
     def _name_classes(self, model: Sequential) -> None:
         classes = None if model.preparation is None else model.preparation.classes
         n_out = model.network.sizes[-1]
-        self.classes_ = np.arange(n_out) if classes is None else np.array(classes)
+        self.classes_ = np.arange(n_out) if classes is None else as_labels(classes)
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
         values: Host = np.asarray(y)

@@ -28,7 +28,7 @@ from .data import Dataset
 from .model import Model
 from .preparation import divide_stream, split, take
 from .prepared import Preparation
-from .report import described
+from .report import counted, described
 from .stream_options import (
     add_stream_arguments,
     check_memory,
@@ -72,7 +72,7 @@ def evaluate(args: Arguments) -> Document:
 def _evaluated(args: Arguments, found: dict[str, Any], name: str, apart: bool) -> Document:
     """Say a score of `judge`; `apart`: whether training held some of these examples out."""
     m = found["examples"]
-    say(args, f"{described(found)} on {m:,} examples of {name}{said_of(found)}")
+    say(args, f"{described(found)} on {counted(m, 'examples')} of {name}{said_of(found)}")
     say_unseen(args, found)
     if found["trained_on"] and found["looked_up"] < m and not args.held_out and apart:
         say(args, "--held-out measures on all that training held out")
@@ -109,7 +109,7 @@ def _held_out(model: Model, data: Dataset, path: str) -> npt.NDArray[np.int64]:
     stored = kept_split(model)
     if stored is None or not _knows_split(model, data):
         known = "nothing" if stored is None else f"a share of {stored['held_out']:g}"
-        known += "" if stored is None else f" of {stored['examples']:,} examples"
+        known += "" if stored is None else f" of {counted(stored['examples'], 'examples')}"
         known += " of a stream (see --memory)" if stored is not None and "units" in stored else ""
         usage_error(
             f"--held-out: the training of {path} held out {known}, but {data.name} has "

@@ -20,6 +20,7 @@ from .mlp import MLP
 from .model import DEFAULT_BATCH, Model
 from .network import AXES
 from .optimizers import OPTIMIZERS
+from .report import counted
 from .sequential import Sequential
 from .train_options import Options, defaults, lengths, positive, widths, with_layers
 
@@ -73,9 +74,9 @@ def explain(args: Arguments) -> dict[str, Any]:
         model, _ = open_model(args.model, args.device, several=True)
     with model.device.active():
         found = explain_step(model._recipe, model._run.state, m, model.device)
-    several = f" of {len(model.seeds)} networks" if model.leading else ""
+    several = f" of {counted(len(model.seeds), 'networks')}" if model.leading else ""
     step = f"a training step of {model.network.written}{several}"
-    say(args, f"{step}, {m} examples, {model.dtype}\n")
+    say(args, f"{step}, {counted(m, 'examples')}, {model.dtype}\n")
     say(args, str(found))
     return {"model": args.model, "batch_size": m, "dtype": str(model.dtype), **found.document()}
 

@@ -9,6 +9,7 @@ from typing import Any
 from .checks import DTYPES
 from .commands import Arguments, open_model, say
 from .export.graph import OPSET
+from .report import counted
 from .storage import write_atomically
 
 
@@ -31,7 +32,8 @@ def export(args: Arguments) -> dict[str, Any]:
     graph, inputs, outputs = whole = written(model, dtype=args.dtype, input_dtype=args.input_dtype)
     content = protobuf(whole, properties(model)).SerializeToString()
     write_atomically(args.onnx, content)
-    say(args, f"{args.onnx}: {len(content):,} bytes, {len(graph.nodes)} operators, opset {OPSET}")
+    operators = counted(len(graph.nodes), "operators")
+    say(args, f"{args.onnx}: {len(content):,} bytes, {operators}, opset {OPSET}")
     for title, values in (("takes", inputs), ("answers", outputs)):
         for value in values:
             say(args, f"  {title:<8} {_line(value)}")

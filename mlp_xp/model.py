@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,9 @@ from .pickling import portable
 from .prepared import AS_GIVEN, Preparation
 from .ranks import find as find_ranks
 from .ranks import shares
+from .rates import LearningRates
+from .rates import search as search_rates
+from .report import counted
 from .schedules import SCHEDULES, Schedule
 from .streams.answers import answers, written
 from .streams.feed import Feed, check_alone
@@ -42,14 +45,10 @@ from .training import (
     Predicts,
     Recipe,
     Score,
-    batch,
-    bits_for,
     evaluate,
     scorer,
     scores_of,
-    shuffled,
     stacked,
-    train_step,
 )
 from .types import Array, State
 
@@ -58,18 +57,6 @@ if TYPE_CHECKING:
 
 DEFAULT_BATCH = 128
 OWN = ("_recipe", "_guard", "_scores_by")  # what every model makes for itself
-
-
-class LearningRates(NamedTuple):
-    """The result of a learning-rate search.
-
-    rates, losses  one entry a step
-    suggestion     the rate at which the smoothed loss falls fastest
-    """
-
-    rates: npt.NDArray[np.float64]
-    losses: npt.NDArray[np.float64]
-    suggestion: float
 
 
 class Model:
@@ -404,26 +391,9 @@ class Model:
         if lowest >= highest:
             raise ValueError(f"lowest is {lowest}, but expected less than highest, {highest}.")
         steps = checks.integer("steps", steps, 3)
-        size, state = _batch_size(batch_size, data.m), self._state()
-        rates = np.geomspace(lowest, highest, steps)
-        losses: list[float] = []
-        xp, start, epoch = self.device.xp, 0, 0
-        index = self.device.put(shuffled(self.seeds, self.leading, epoch, data.m))
-        for rate in rates:
-            X_, T, w = batch(self._recipe, xp, data, index[..., start : min(start + size, data.m)])
-            bits = bits_for(
-                self.device, self.network, self.seeds, self.leading, state.step, X_.shape[-1]
-            )
-            with np.errstate(all="ignore"):  # the search ends by diverging
-                state = train_step(self._recipe, xp, state, X_, T, w, bits, float(rate))
-                losses.append(float(np.mean(self.device.get(state.loss))))
-            if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
-                break
-            start += size
-            if start >= data.m:
-                start, epoch = 0, epoch + 1
-                index = self.device.put(shuffled(self.seeds, self.leading, epoch, data.m))
-        return _suggest(rates[: len(losses)], np.array(losses))
+        size, rates = _batch_size(batch_size, data.m), np.geomspace(lowest, highest, steps)
+        of = self._recipe, self.device, self._state()
+        return search_rates(*of, data, rates, size, self.seeds, self.leading)
 
     # -- asking --------------------------------------------------------------
 
@@ -688,7 +658,7 @@ class Model:
 
     def __repr__(self) -> str:
         shape = self.network.written
-        several = f", {len(self.seeds)} networks" if self.leading else ""
+        several = f", {counted(len(self.seeds), 'networks')}" if self.leading else ""
         products = "" if self.precision == "float32" else f", {self.precision} products"
         numbers = f"{self.n_parameters:,} parameters, {self.dtype}{products}"
         prepares = "" if self.preparation is None else ", with a preparation"
@@ -807,20 +777,3 @@ def _batch_size(given: int | None, m: int) -> int:
             "Leave it out to have it chosen."
         )
     return size
-
-
-def _suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> LearningRates:
-    """The rate of the steepest fall of the smoothed loss against log rate."""
-    usable = np.isfinite(losses)
-    kept, seen = rates[usable], losses[usable]
-    if len(seen) < 3:
-        return LearningRates(rates, losses, float(rates[0]))
-    slope = np.gradient(smoothed(seen), np.log(kept))
-    return LearningRates(rates, losses, float(kept[int(np.argmin(slope))]))
-
-
-def smoothed(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The running mean of a search's losses (n,), over a tenth of them, the ends repeated."""
-    width = max(1, len(losses) // 20)
-    padded = np.pad(losses, width, mode="edge")
-    return np.convolve(padded, np.ones(2 * width + 1) / (2 * width + 1), mode="valid")

@@ -33,6 +33,7 @@ from .identifiers import Column, columns
 from .model import Model
 from .prepared import NUMBERS, Preparation
 from .readers import DataError
+from .report import counted
 from .storage import check_writable, write_atomically
 from .stream_options import add_stream_arguments, check_memory, check_streamed, stream_of
 from .streams.ahead import ahead
@@ -94,7 +95,7 @@ def predict(args: Arguments) -> Document:
     text = _csv([] if args.no_header else [header], whole)
     if args.out:
         write_atomically(args.out, "".join(text).encode())
-        say(args, f"{len(answer):,} predictions written to {args.out}")
+        say(args, f"{counted(len(answer), 'predictions')} written to {args.out}")
         return {**document, "out": args.out}
     if not args.json:
         for block in text:
@@ -143,7 +144,7 @@ def _predict_stream(
     document: dict[str, Any] = {"model": args.model, "data": Path(args.data).name}
     if args.out:
         write_atomically(args.out, (text.encode() for text in blocks()))
-        say(args, f"{data.m:,} predictions written to {args.out}")
+        say(args, f"{counted(data.m, 'predictions')} written to {args.out}")
         return {**document, "examples": data.m, "out": args.out}
     for text in blocks():
         _check_letters(text, sys.stdout.encoding or "utf-8")
@@ -164,7 +165,8 @@ def _identifiers(names: Sequence[str], data: Dataset, source: str, m: int) -> li
     for name, cells in zip(names, found, strict=True):
         if len(cells) != m:
             raise DataError(
-                f"--id {name}: {data.name} has {len(cells):,} cells of it, but {m:,} examples."
+                f"--id {name}: {data.name} has {counted(len(cells), 'cells')} of it, but "
+                f"{counted(m, 'examples')}."
             )
     return found
 

@@ -18,7 +18,7 @@ from .data import Dataset
 from .draws import Purpose, permutation
 from .mlp import MLP
 from .model import Model
-from .prepared import NO_SCALE, Preparation, Scale
+from .prepared import NO_SCALE, Preparation, Scale, as_labels
 from .readers import DataError, Rows
 from .recognise import learn
 from .streams.scan import MOST_LABELS, Moments
@@ -110,7 +110,7 @@ def _prepare_stream(
                 f"{stream.name}: the target has more than {MOST_LABELS:,} different values, too "
                 "many for classes. Is this the wrong column?"
             )
-        labels = np.unique([label for part in parts for label in part.found.labels or ()])
+        labels = np.unique(as_labels([x for part in parts for x in part.found.labels or ()]))
         m = sum(part.m for part in parts)
         found = replace(found, classes=_classes(labels, m, loss, found.kind))
     elif seen.targets is None:
@@ -296,10 +296,21 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
             f"a label is {bad:g}, but loss {loss!r} takes whole numbers. To predict numbers "
             "use --loss squared_error."
         )
+    if labels.dtype.kind == "f":
+        apart = 2 / np.finfo(labels.dtype).eps  # from here on whole numbers are rounded
+        if np.abs(labels).max() >= apart:
+            bad = labels[np.argmax(np.abs(labels))]
+            raise DataError(
+                f"a label is {bad:.17g} as {labels.dtype}, which does not tell whole numbers of "
+                f"that size apart: expected labels below {apart:.0f} in size, or text. To predict "
+                "numbers use --loss squared_error."
+            )
     if text and len(labels) > max(2, m // 2):
+        written = all(str(label).isdecimal() for label in labels)  # 0042
         raise DataError(
             f"the target has {len(labels):,} different words in {m:,} rows, too many for "
             f"classes: {labels[0].item()!r}, {labels[1].item()!r} … Is this the wrong column?"
+            + (" To predict numbers use --loss squared_error." if written else "")
         )
     if len(labels) == 1:
         raise DataError(

@@ -71,6 +71,20 @@ def _dtype(xp: Namespace, dtype: Any) -> str:
     return "float64" if wide else "float32"
 
 
+def as_labels(values: Any) -> npt.NDArray[Any]:
+    """Labels as an array that tells them apart: of 1 and 2⁶³ together NumPy makes floats."""
+    found = np.asarray(values)
+    if found.dtype.kind in "fO" and all(type(label) is int for label in values):
+        try:
+            return np.asarray(values, np.uint64)
+        except OverflowError:
+            raise ValueError(
+                f"the labels run from {min(values)} to {max(values)}, but expected whole numbers "
+                "that 64 bits hold, none below 0 beside some from 2⁶³ on. Write them as text."
+            ) from None
+    return found
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How a table's numbers become what the network takes, and its answers the table's.
@@ -102,7 +116,7 @@ class Preparation:
             parts = (np.asarray(part).tolist() for part in getattr(self, name))
             object.__setattr__(self, name, Scale(*parts))
         if self.classes is not None:
-            object.__setattr__(self, "classes", tuple(np.asarray(self.classes).tolist()))
+            object.__setattr__(self, "classes", tuple(as_labels(self.classes).tolist()))
 
     @property
     def kind(self) -> str:
@@ -137,13 +151,15 @@ class Preparation:
 
     def numbers(self, argument: str, labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         """The number of each label's class, in the shape of the labels."""
-        classes = np.asarray(self.classes)
+        classes = as_labels(self.classes)
         text = classes.dtype.kind == "U"
         if text:
             labels = labels.astype(str)
         known = np.zeros(labels.shape, bool)
         if text or labels.dtype.kind in "biuf":
-            number = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+            whole = labels.dtype.kind in "iu" and classes.dtype.kind in "iu"
+            sought = labels.astype(classes.dtype) if whole else labels  # of two kinds: as floats
+            number = np.minimum(np.searchsorted(classes, sought), len(classes) - 1)
             known = classes[number] == labels
         if not known.all():
             assert self.classes is not None
@@ -159,7 +175,7 @@ class Preparation:
         """The labels of class numbers, on the device; text on the host."""
         if self.classes is None:
             return numbers
-        classes, xp = np.asarray(self.classes), device.xp
+        classes, xp = as_labels(self.classes), device.xp
         if classes.dtype.kind == "U":
             return classes[device.get(numbers)]
         found = xp.take(device.put(classes), xp.reshape(numbers, (-1,)))
@@ -190,7 +206,7 @@ class Preparation:
                 f"its preparation names {len(self.classes)} classes, but the network tells "
                 f"{n_classes} apart."
             )
-        classes = np.asarray(self.classes or ())
+        classes = as_labels(self.classes or ())
         if not np.all(classes[:-1] <= classes[1:]):
             raise ValueError("its preparation names classes in another order than a rising one.")
 
@@ -228,4 +244,4 @@ class Preparation:
 AS_GIVEN = Preparation(loss="")  # of a model that takes what it is given
 
 
-__all__ = ["AS_GIVEN", "NO_SCALE", "NUMBERS", "Preparation", "Scale"]
+__all__ = ["AS_GIVEN", "NO_SCALE", "NUMBERS", "Preparation", "Scale", "as_labels"]

@@ -38,6 +38,11 @@ def described(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{label} {v:.4g}" for label, v in known.items() if isinstance(v, int | float))
 
 
+def counted(n: int, things: str) -> str:
+    """How many, of what a plural in -s names: 1 example, 1,000 examples."""
+    return f"{n:,} {things if n != 1 else things.removesuffix('s')}"
+
+
 # -- classes -----------------------------------------------------------------------
 
 
@@ -180,6 +185,19 @@ def target_lines(targets: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 # -- before training -------------------------------------------------------------------
+
+
+def constant(low: Numbers, high: Numbers, names: Sequence[Any]) -> str:
+    """What is to be said of targets that are one number in all examples; "" where none is.
+
+    low, high  the least and the largest number of each
+    names      of the targets
+    """
+    parts = zip(low, high, names, strict=True)
+    said = [f"{name} ({least:g})" for least, most, name in parts if least == most]
+    listed = ", ".join(said[:NAMED]) + (f" … ({len(said)} in all)" if len(said) > NAMED else "")
+    theirs = "one number in all examples to train on: nothing is learnt from it"
+    return f"target {listed} is {theirs}. Is this the wrong column?" if said else ""
 
 
 def balance(

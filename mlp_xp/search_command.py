@@ -36,7 +36,7 @@ from .network import AXES
 from .optimizers import OPTIMIZERS
 from .preparation import SCALES
 from .readers import DataError
-from .report import described
+from .report import counted, described
 from .schedules import SCHEDULES
 from .search_families import FAMILIES
 from .search_space import TRAINING
@@ -122,7 +122,7 @@ def search(args: Arguments) -> dict[str, Any]:
     }
     if found.held_out is not None:
         held = found.held_out
-        on = f"on {held['examples']:,} examples{said_of(held)}"
+        on = f"on {counted(held['examples'], 'examples')}{said_of(held)}"
         say(args, f"held-out {described(held)}, {on}")
         say_unseen(args, held)
         say_parts(args, held, SHORT)
@@ -168,12 +168,13 @@ def _say_plan(args: Arguments, task: Task, where: str, name: str) -> None:
     held = f", {n['held_out']:,} held out" if n["held_out"] else ""
     say(
         args,
-        f"{task.data.name}: {n['training']:,} examples to train on, {n['validation']:,} to choose "
-        f"by{held}",
+        f"{task.data.name}: {counted(n['training'], 'examples')} to train on, "
+        f"{n['validation']:,} to choose by{held}",
     )
     say_unused(args, task.found)
     networks = f", {task.wanted.repeats} networks each" if task.wanted.repeats > 1 else ""
-    say(args, f"{task.wanted.trials} trials of {task.epochs} epochs{networks}, loss {task.loss}")
+    trials, epochs = counted(task.wanted.trials, "trials"), counted(task.epochs, "epochs")
+    say(args, f"{trials} of {epochs}{networks}, loss {task.loss}")
     if task.shape:
         say(args, f"layers {task.wanted.layers}, an example is {'x'.join(map(str, task.shape))}")
     say(args, f"searched: {', '.join(row.name for row in task.dimensions)}")
@@ -185,7 +186,7 @@ def _say_found(args: Arguments, task: Task, found: Search) -> None:
     best, epochs = found.best, found.model.epochs_trained
     n = found.examples["training"] + found.examples["validation"]
     usual = ", all at its default" if best["usual"] else ""
-    say(args, f"best: trial {best['number']}{usual}; trained again on {n:,} examples")
+    say(args, f"best: trial {best['number']}{usual}; trained again on {counted(n, 'examples')}")
     if epochs == task.epochs:
         say(args, f"the same by hand: {_train_command(args, task, found)}")
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 
 from .extras import missing
 from .fitting import Interrupts, TrainingDiverged
+from .report import counted
 from .search_space import arguments, draw
 from .search_task import CHOOSE_BY, REDUCTION, RUNGS, OutOfTime, Task, Watch, differences
 
@@ -292,7 +293,7 @@ class Study:
         wanted, waiting = self.task.wanted.trials, False
         self.bury()
         if begun := sum(self.counted()):
-            self.say(f"the study has {begun} trial{'s' if begun > 1 else ''} already")
+            self.say(f"the study has {counted(begun, 'trials')} already")
         _RUNNING.add(self.token)
         try:
             with Interrupts() as self.interrupts:
@@ -368,7 +369,7 @@ class Study:
         parts = [f"trial {number}"]
         if why:
             epochs = found.get("epochs", 0)
-            parts.append(f"{why} after {epochs} epoch{'s' if epochs != 1 else ''}")
+            parts.append(f"{why} after {counted(epochs, 'epochs')}")
         if "loss" in found:
             parts.append(f"loss {found['loss']:.4g}, score {found['score']:.4g}")
         self.say(f"{': '.join((parts[0], ', '.join(parts[1:])))} ({described(drawn, found)})")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .description import Document
-from .report import aligned, described
+from .report import aligned, counted, described
 
 WIDTH = 88  # columns of a line of text
 NAMED = 20  # names that are listed in it
@@ -67,15 +67,11 @@ def _listed(names: Sequence[Any]) -> str:
     return shown + (f" … ({len(names):,} in all)" if len(names) > NAMED else "")
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" if n != 1 else f"1 {what}"[: -1 if what.endswith("s") else None]
-
-
 def _expects(features: Document) -> list[str]:
     scaling, names = features["scaling"], features["names"]
     if "columns" in features:
         return _columns(features)
-    first = _count(features["number"], "features")
+    first = counted(features["number"], "features")
     if scaling is None:
         told = f"{first}, taken as they are"
         return [f"{told}: {_listed(names)}" if names else told]
@@ -95,9 +91,9 @@ def _expects(features: Document) -> list[str]:
 
 def _columns(features: Document) -> list[str]:
     """Of a table."""
-    columns, used = features["columns"], _count(len(features["names"]), "columns")
+    columns, used = features["columns"], counted(len(features["names"]), "columns")
     become = "becomes" if used == "1 column" else "become"
-    numbers = _count(features["number"], "numbers")
+    numbers = counted(features["number"], "numbers")
     scaled = "" if features["scaling"] is None else ", each less a number and divided by another"
     lines = [f"a table, of which {used} {become} {numbers}{scaled}"]
     shown = columns[:NAMED]
@@ -119,7 +115,7 @@ def _answers(answers: Document) -> list[str]:
             return [f"{of}one of {n:,} classes, numbered from 0"]
         return [f"{of}one of {len(classes):,} classes: {_listed(classes)}"]
     what = {"multilabel": "labels", "count": "counts"}.get(kind, "numbers")
-    told = _count(answers["number"], what) + (", each 0 or 1" if what == "labels" else "")
+    told = counted(answers["number"], what) + (", each 0 or 1" if what == "labels" else "")
     lines = [f"{told}: {_listed(names)}" if names else told]
     if answers["scaling"] is not None:
         offset, divisor = (np.ravel(answers["scaling"][key]) for key in ("offset", "divisor"))
@@ -147,9 +143,9 @@ def _trained(training: Document) -> list[str]:
         return [f"not yet: initial weights, {_seed(training['seed'])}"]
     size = training.get("batch_size")
     lines = [
-        _count(training["epochs"], "epochs")
+        counted(training["epochs"], "epochs")
         + (f" in batches of {size:,}" if isinstance(size, int) else "")
-        + f", {_count(training['steps'], 'steps')}, {_seed(training['seed'])}"
+        + f", {counted(training['steps'], 'steps')}, {_seed(training['seed'])}"
     ]
     optimizer = training["optimizer"] or {}
     rate = optimizer.get("rate")
@@ -157,7 +153,7 @@ def _trained(training: Document) -> list[str]:
     if training.get("schedule"):
         parts.append(f"schedule {training['schedule']}")
     if training.get("early_stopping"):
-        parts.append(f"early stopping after {_count(training['early_stopping'], 'epochs')}")
+        parts.append(f"early stopping after {counted(training['early_stopping'], 'epochs')}")
     if training.get("class_weight"):
         parts.append("classes weighted")
     decay = optimizer.get("weight_decay")
@@ -171,7 +167,7 @@ def _trained(training: Document) -> list[str]:
     if "data" in training:
         sizes = training.get("examples")
         n = sizes.get("training") if isinstance(sizes, Mapping) else None
-        of = f"{_count(n, 'examples')} of " if isinstance(n, int) else ""
+        of = f"{counted(n, 'examples')} of " if isinstance(n, int) else ""
         date = training.get("date")
         lines.append(f"on {of}{training['data']}" + (f", {str(date)[:10]}" if date else ""))
     if "known_until_step" in training:
@@ -188,12 +184,13 @@ def _scores(scores: Document, steps: int) -> list[str]:
             lines += _of_validation(found)
             continue
         n, data = found.get("examples"), found.get("data")
-        where = f" on {_count(n, 'examples')}" if isinstance(n, int) else ""
+        where = f" on {counted(n, 'examples')}" if isinstance(n, int) else ""
         where += f" of {data}" if data else ""
         lines.append(f"{on.replace('_', '-')} {described(found)}{where}")
         used = found.get("trained_on")
         if on == "held_out" and isinstance(used, int) and used:
-            lines.append(f"about {used:,} of them equal some that it was trained on")
+            equal = "equals one" if used == 1 else "equal some"
+            lines.append(f"about {used:,} of them {equal} that it was trained on")
         if found.get("steps") != steps:
             lines.append(f"that was at step {found['steps']:,}; it was trained on since")
     return lines or ["not known; mlp-xp evaluate measures one"]

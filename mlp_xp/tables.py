@@ -28,6 +28,7 @@ GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
 WIDE = 256  # columns from which on short lines could be filled up to more than memory holds
 SAMPLE = 1 << 16  # characters that show how numbers are written
 DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
+LEADING_ZEROS = r"[-+]?0\d+"
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather"}
 STRANGE = {
     b"PK\x03\x04": "a zip file or a spreadsheet: save the sheet as .csv",
@@ -41,11 +42,19 @@ STRANGE = {
 }
 
 
-def read(source: str, missing: Sequence[str] = (), text: Sequence[str] = ()) -> Frame:
+def read(
+    source: str,
+    missing: Sequence[str] = (),
+    text: Sequence[str] = (),
+    copied: Sequence[str] = (),
+    labels: Sequence[str] = (),
+) -> Frame:
     """The table of a file, or of the standard input for "-", its columns named by text.
 
     missing  words that stand for a gap, beside the usual ones
     text     columns to read as text whatever they hold
+    copied   likewise, with the blanks around it
+    labels   columns of whole numbers that are text where one of them is written 01
     """
     try:
         import pandas  # noqa: F401  # the error that says what to install, before a file is read
@@ -54,7 +63,7 @@ def read(source: str, missing: Sequence[str] = (), text: Sequence[str] = ()) -> 
     name = "standard input" if source == STDIN else source
     file = _file(name, source)
     kind = next((kind for magic, kind in MAGIC.items() if file.head.startswith(magic)), "csv")
-    frame = _csv(file, missing, text) if kind == "csv" else _arrow(file, kind)
+    frame = _csv(file, missing, text, copied, labels) if kind == "csv" else _arrow(file, kind)
     if len(frame) == 0:
         raise DataError(f"{name} has a header, but no examples below it.")
     return frame if kind == "csv" else _without(frame, missing)
@@ -184,13 +193,19 @@ def texts(source: str, names: Sequence[str]) -> Frame | None:
         return pandas.read_csv(content, dtype=str, na_filter=False, usecols=list(names), **options)
 
 
-def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
+def _csv(
+    file: _File,
+    missing: Sequence[str],
+    text: Sequence[str],
+    copied: Sequence[str],
+    labels: Sequence[str],
+) -> Frame:
     import pandas
 
     name, written = file.name, _Csv.of(file)
     options = written.options | {
         "na_values": [*GAPS, *missing],
-        "dtype": {column: str for column in text if column in written.header},
+        "dtype": {column: str for column in (*text, *copied) if column in written.header},
         "decimal": _decimal(written.head, written.separator),
     }
     if len(written.header) > WIDE:
@@ -207,9 +222,19 @@ def _csv(file: _File, missing: Sequence[str], text: Sequence[str]) -> Frame:
         _check_cells(written)
     if options["skipinitialspace"]:  # of which those at the end are the other half
         for column in frame.select_dtypes(["object", "string"]):
-            if column not in text:  # whose very characters are wanted
+            if column not in copied:  # whose very characters are wanted
                 frame[column] = frame[column].map(_stripped)
+    for column in labels:
+        if column in frame and _are_whole(frame[column]):
+            found = _parsed(file, options | {"usecols": [column], "dtype": str})[column].str.strip()
+            if found.str.fullmatch(LEADING_ZEROS).any():
+                frame[column] = found
     return frame
+
+
+def _are_whole(values: Any) -> bool:
+    """Whether a column holds whole numbers, gaps aside."""
+    return values.dtype.kind in "iuf" and bool((values.dropna() % 1 == 0).all())
 
 
 def _stripped(cell: Any) -> Any:

@@ -43,8 +43,8 @@ from .fitting import Epoch, TrainingDiverged, describe
 from .losses import LOSSES
 from .model import Model
 from .preparation import Examples, default_loss, divide, divide_stream, model_for, prepare
-from .prepared import Preparation
-from .report import described
+from .prepared import NUMBERS, Preparation
+from .report import counted, described
 from .schedules import SCHEDULES, ReduceOnPlateau
 from .storage import check_writable
 from .stream_options import (
@@ -133,11 +133,11 @@ def _train(args: Arguments) -> dict[str, Any]:
         _save_unfinished(1, str(error), model, seen, out, ended)
     ended |= {"model": out, "epochs": model.epochs_trained, "steps": model.steps_trained}
     ended["seconds"] = model.history["seconds"][-1]
-    when = f", after {_epochs(model)} in {ended['seconds']:.1f} s"
+    when = f", after {counted(model.epochs_trained, 'epochs')} in {ended['seconds']:.1f} s"
     if len(examples.X_held):
         what, found = "held-out", judge(model, examples.X_held, examples.y_held)
         used = said_of(found)
-        on = f", on {found['examples']:,} examples{used}" if used else ""
+        on = f", on {counted(found['examples'], 'examples')}{used}" if used else ""
         say(args, f"held-out {described(found)}{when}{on}")
         say_unseen(args, found)
     else:
@@ -150,17 +150,13 @@ def _train(args: Arguments) -> dict[str, Any]:
     return {**ended, what.replace("-", "_"): found}
 
 
-def _epochs(model: Model) -> str:
-    n = model.epochs_trained
-    return f"{n} epoch" + ("s" if n != 1 else "")
-
-
 def examples_of(args: Arguments) -> Dataset:
     """The examples of the options that say how data are read."""
     request = Request(
         target=tuple(args.target),
         drop=tuple(args.drop),
         missing=tuple(args.missing),
+        zeros=args.loss is None or LOSSES[args.loss].kind not in NUMBERS,
         labels=args.labels,
         folder=args.data_dir,
     )
@@ -397,10 +393,11 @@ def _say_plan(
     choice = f", {len(examples.X_choice):,} to choose by" if len(examples.X_choice) else ""
     held = f", {len(examples.X_held):,} held out" if len(examples.X_held) else ""
     classes = "" if prepared.classes is None else f", {len(prepared.classes)} classes"
-    say(args, f"{name}: {len(examples.X):,} examples to train on{choice}{held}{classes}")
+    say(args, f"{name}: {counted(len(examples.X), 'examples')} to train on{choice}{held}{classes}")
     if prepared.table is not None and not args.dry_run:
         used, numbers = prepared.table.used, len(prepared.table.outputs)
-        say(args, f"{len(used)} columns become {numbers} numbers (--dry-run shows how)")
+        become = f"{counted(len(used), 'columns')} {'becomes' if len(used) == 1 else 'become'}"
+        say(args, f"{become} {counted(numbers, 'numbers')} (--dry-run shows how)")
     if not args.dry_run:
         say_unused(args, prepared)
     chosen = "" if args.loss or args.resume else " (chosen by the target; see --loss)"

@@ -48,6 +48,7 @@ ORDER = [
     "checks",
     "readers",
     "streams",
+    "rates",
     "model",
     "mlp",
     "sequential",

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlp_xp import MLP, EarlyStopping
+from conftest import need
+from mlp_xp import MLP, EarlyStopping, model_for, stream
+from mlp_xp.data import DataError, Dataset
 from mlp_xp.optimizers import SGD, Adam, Momentum
+from mlp_xp.prepared import Preparation
 from mlp_xp.schedules import Exponential, StepDecay, WarmUp
 
 RNG = np.random.default_rng(0)
@@ -371,3 +374,55 @@ def test_callbacks_are_not_called_for_epochs_that_are_gone_on_from(tmp_path: Pat
             callbacks=lambda _, epoch: seen.append(epoch.epoch),
         )
         assert seen == [1, 2, 3]
+
+
+# -- large labels ----------------------------------------------------------------
+
+LARGE = np.array([7, 2**63 + 1, 2**63 + 3], np.uint64)  # the last two are one number as floats
+
+
+@pytest.mark.parametrize("labels", [LARGE, LARGE[1:]], ids=["beside small ones", "alone"])
+def test_labels_from_2_to_the_63_on_stay_what_they_are(labels: Any, tmp_path: Path) -> None:
+    y = labels[np.arange(60) % len(labels)]
+    data = Dataset("large", 3 * np.eye(len(labels))[np.arange(60) % len(labels)], y)
+    model = model_for(data, (8,), seed=0, learning_rate=0.05)
+    model.fit(data.X, y, epochs=40, progress=False, layout="rows").save(tmp_path / "m.safetensors")
+    for found in (model, MLP.load(tmp_path / "m.safetensors")):
+        assert found.predict(data.X, layout="rows").tolist() == y.tolist()
+        assert found.evaluate(data.X, y, layout="rows").score == 1
+        assert found.evaluate(data.X[:1], y[:1].tolist(), layout="rows").score == 1
+        assert found.preparation is not None
+        assert found.preparation.classes == tuple(labels.tolist())
+
+
+def test_large_labels_of_a_stream_stay_what_they_are(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    pyarrow = need(request, "pyarrow")
+    need(request, "pyarrow.parquet")
+
+    y = LARGE[np.arange(60) % 3]
+    table = pyarrow.table({"x": (np.arange(60) % 3).astype(float), "y": y})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet", row_group_size=20)
+    data = stream(tmp_path / "t.parquet", target="y", memory="1MB")
+    model = model_for(data, (8,), seed=0, learning_rate=0.05).fit(data, epochs=60, progress=False)
+    assert np.concatenate(list(model.predict(data))).tolist() == y.tolist()
+
+
+def test_small_labels_are_known_among_large_ones() -> None:
+    found = Preparation("cross_entropy", classes=(2**53, 2**53 + 1, 2**63))
+    assert found.numbers("Y", np.array([2**53 + 1, 2**53])).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="Y holds the label -1, but the model knows"):
+        found.numbers("Y", np.array([-1]))
+
+
+@pytest.mark.parametrize("label", [2.0**53, -(2.0**60), 1e20])
+def test_labels_that_floats_do_not_tell_apart_are_refused(label: float) -> None:
+    y = np.where(np.arange(60) % 2, label, 1)
+    with pytest.raises(DataError, match=r"a label is .* does not tell whole numbers of that size"):
+        model_for(Dataset("floats", np.zeros((60, 2)), y))
+
+
+def test_labels_that_no_kind_of_whole_number_holds_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"labels run from -1 to 9223372036854775808, but"):
+        Preparation("cross_entropy", classes=(-1, 2**63))

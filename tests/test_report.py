@@ -11,11 +11,21 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from conftest import need
 from mlp_xp import MLP
 from mlp_xp.cli import main
 from mlp_xp.preparation import split
 from mlp_xp.prepared import Preparation
-from mlp_xp.report import balance, by_class, by_label, by_target, confused, lines
+from mlp_xp.report import (
+    balance,
+    by_class,
+    by_label,
+    by_target,
+    confused,
+    constant,
+    counted,
+    lines,
+)
 
 
 class Result(NamedTuple):
@@ -143,6 +153,59 @@ def three_kinds(m: int = 200) -> tuple[np.ndarray, np.ndarray]:
 
 
 QUICK = ("--hidden", 16, "--epochs", 8, "--no-progress")
+
+
+def test_a_target_that_is_one_number_throughout_is_said() -> None:
+    assert constant(np.array([1, 2]), np.array([2, 3]), ["a", "b"]) == ""
+    assert constant(np.array([1, 2.5]), np.array([2, 2.5]), ["a", "b"]) == (
+        "target b (2.5) is one number in all examples to train on: nothing is learnt from it. "
+        "Is this the wrong column?"
+    )
+    many = constant(np.zeros(12), np.zeros(12), range(12))
+    assert many.startswith("target 0 (0), 1 (0), ")
+    assert "9 (0) … (12 in all) is " in many
+
+
+def test_one_is_counted_in_the_singular() -> None:
+    assert [counted(n, "rows") for n in (0, 1, 2, 1000)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "1,000 rows",
+    ]
+
+
+@pytest.mark.parametrize("memory", [(), ("--memory", "1MB")], ids=["in memory", "a stream"])
+def test_train_says_once_that_a_target_never_changes(
+    memory: tuple[str, ...], run: Run, request: pytest.FixtureRequest
+) -> None:
+    parquet = need(request, "pyarrow.parquet")
+    pyarrow = need(request, "pyarrow")
+    x = np.random.default_rng(0).normal(size=60)
+    table = pyarrow.table({"x": x, "same": np.full(60, 2.5), "y": 3 * x})
+    parquet.write_table(table, "t.parquet", row_group_size=10)
+    train = ("train", "--data", "t.parquet", *QUICK, *memory)
+    told = "target same (2.5) is one number in all examples to train on"
+    assert run(*train, "--target", "same", "--drop", "y").out.count(told) == 1
+    assert told in run(*train, "--target", "same", "--target", "y").out
+    assert "is one number" not in run(*train, "--target", "y", "--drop", "same").out
+
+
+def test_one_example_is_said_as_one(run: Run) -> None:
+    rows = [f"{i % 2 + i / 500},{'ab'[i % 2]}" for i in range(60)]
+    Path("d.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    Path("one.csv").write_text("\n".join(["x,y", "0.3,a"]) + "\n")
+    assert run("train", "--data", "d.csv", "--target", "y", *QUICK).code == 0
+    assert " on 1 example of one.csv\n" in run("evaluate", "model.safetensors", "one.csv").out
+    Path("one.csv").write_text("\n".join(["x,y", rows[0], rows[1], "5,a"]) + "\n")
+    out = run("evaluate", "model.safetensors", "one.csv").out
+    assert " on 3 examples of one.csv, of which 2 were used in training\n" in out
+    assert " on 1 that was not\nof the 1 that was not used in training:\n" in out
+    written = run("predict", "model.safetensors", "one.csv", "--out", "p.csv").out
+    assert written == "3 predictions written to p.csv\n"
+    Path("one.csv").write_text("\n".join(["x", "0.3"]) + "\n")
+    written = run("predict", "model.safetensors", "one.csv", "--out", "p.csv").out
+    assert written == "1 prediction written to p.csv\n"
 
 
 def test_evaluate_tells_each_class_and_what_it_is_taken_for(run: Run) -> None:

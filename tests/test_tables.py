@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,66 @@ def test_rows_without_a_target_are_left_out_and_counted(command: Callable[..., A
     assert code == 0
     assert "94 examples to train on, 23 held out, 2 classes" in out
     assert "3 rows without a value in 'paid' are left out" in err
+
+
+def labelled(place: str, labels: Sequence[str], m: int = 60, mark: str = ",") -> None:
+    """A table of a measure and of the label that follows from it, in turn."""
+    i = np.arange(m) % len(labels)
+    x = i + np.random.default_rng(0).uniform(0, 0.3, m)
+    lines = [f"{a:.3f}{mark}{labels[k]}" for a, k in zip(x, i, strict=True)]
+    Path(place).write_text("\n".join([f"x{mark}y", *lines]) + "\n")
+
+
+@pytest.mark.parametrize("mark", [",", ", ", "\t"])
+def test_labels_with_leading_zeros_come_back_as_they_are_written(
+    mark: str, command: Callable[..., Any]
+) -> None:
+    labelled("months.csv", ["01", "02", "10"], mark=mark)
+    code, out, _ = command("train", "--data", "months.csv", "--target", "y", "--no-progress")
+    assert code == 0
+    assert {"01", "02", "10"} <= {line.split(" ")[0] for line in out.split("\n")}
+    code, out, _ = command("predict", "model.safetensors", "months.csv")
+    assert code == 0
+    assert out.split() == ["prediction", *["01", "02", "10"] * 20]
+    labelled("tens.csv", ["10", ""], mark=mark)  # alone it would be a number, with gaps 10.0
+    code, out, _ = command("evaluate", "model.safetensors", "tens.csv")
+    assert code == 0
+    assert "on 30 examples of tens.csv" in out
+
+
+def test_labels_without_leading_zeros_are_numbers(tmp_path: Path) -> None:
+    labelled(str(tmp_path / "plain.csv"), ["0", "-2", "10"])
+    assert load_table(tmp_path / "plain.csv", "y").y.tolist()[:3] == [0, -2, 10]
+    labelled(str(tmp_path / "parts.csv"), ["0.5", "01.5", "02"])
+    assert load_table(tmp_path / "parts.csv", "y").y.tolist()[:3] == [0.5, 1.5, 2]
+
+
+def test_numbers_with_leading_zeros_are_learnt_where_the_loss_is_for_numbers(
+    command: Callable[..., Any],
+) -> None:
+    labelled("counts.csv", [f"{i:04}" for i in range(60)])
+    options = ("--data", "counts.csv", "--target", "y", "--no-progress", "--epochs", "1")
+    code, _, err = command("train", *options)
+    assert code == 1
+    assert "'0000', '0001'" in err
+    assert "use --loss squared_error" in err
+    code, out, _ = command("train", *options, "--loss", "squared_error")
+    assert code == 0
+    assert "R²" in out
+    code, out, _ = command("evaluate", "model.safetensors", "counts.csv")
+    assert code == 0
+    assert "R²" in out
+
+
+def test_words_with_blanks_behind_are_the_same_words_later(command: Callable[..., Any]) -> None:
+    lines = [f"{'red ' if i % 2 else 'blue '}, {'yes ' if i % 2 else 'no '}" for i in range(40)]
+    Path("blanks.csv").write_text("\n".join(["colour, y", *lines]) + "\n")
+    code, _, _ = command("train", "--data", "blanks.csv", "--target", "y", "--no-progress")
+    assert code == 0
+    code, out, err = command("evaluate", "model.safetensors", "blanks.csv")
+    assert code == 0
+    assert out.startswith("accuracy 1,")
+    assert "did not meet" not in err
 
 
 def test_blanks_round_a_separator_are_of_no_cell(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from ..extras import missing
 from ..layers.base import Kind
 from ..layers.chain import Chain
 from ..model import Model
-from ..prepared import NUMBERS
+from ..prepared import NUMBERS, as_labels
 from ..storage import write_atomically
 from .functions import PREDICTIONS, loss_name
 from .graph import IR_VERSION, ML, ML_OPSET, OPSET, Graph
@@ -206,7 +206,7 @@ def _of_one(g: Graph, model: Model, network: Layers, X: str, lengths: str | None
 
 def _named(g: Graph, numbers: str, classes: Sequence[Any] | None) -> tuple[str, str]:
     """The labels of class numbers, and their dtype."""
-    known = np.asarray(() if classes is None else classes)
+    known = as_labels(() if classes is None else classes)
     counted = known.dtype.kind == "i" and (known == np.arange(len(known))).all()
     if classes is None or counted:
         return numbers, "int64"

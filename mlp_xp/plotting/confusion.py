@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..checks import Layout
 from ..extras import missing
 from ..model import Model
+from ..prepared import as_labels
 from .display import Display, ink, model_of
 
 Host: TypeAlias = npt.NDArray[Any]
@@ -121,7 +122,7 @@ def answers(model: Any, X: Any, Y: Any, layout: Layout | None) -> tuple[Host, Ho
     else:
         truth, called, n = T if T.ndim == 1 else T.argmax(axis=1), S.argmax(axis=0), len(S)
     classes = model._prepared.classes
-    labels = np.arange(n) if classes is None else np.asarray(classes)
+    labels = np.arange(n) if classes is None else as_labels(classes)
     return labels[truth.astype(int)], labels[called.astype(int)], labels
 
 

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..model import LearningRates, Model, smoothed
+from ..model import Model
+from ..rates import LearningRates, smoothed
 from .display import BLUE, VERMILLION, Display, legend, plain
 
 

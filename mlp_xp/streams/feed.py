@@ -15,6 +15,7 @@ from .. import checks
 from ..devices import device as find_device
 from ..hardware import Device
 from ..passes import InMemory, Part, Parts, Wanted
+from ..prepared import as_labels
 from ..readers import DataError, Rows
 from ..training import Data, Recipe, Score, Scores
 from ..types import State
@@ -91,7 +92,7 @@ class Feed:
         ends = np.stack([found.features.low, found.features.high])
         targets = found.targets
         if found.labels is not None and len(found.labels):
-            y = np.array(found.labels)
+            y = as_labels(found.labels)
         elif targets is not None and self.kind != "multiclass":
             y = np.stack([targets.low, targets.high])
             y = y[:, 0] if stream.n_targets == () else y
