@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -101,11 +102,14 @@ def open_model(
         model = _of_estimator(path, error.estimator, device)
     if model.leading and not several:
         raise Halt(1, f"{path} holds {len(model.seeds)} networks, but this command takes one.")
-    if model.preparation is None:  # saved from Python: its classes are numbered
+    prepared = model.preparation
+    bare = Preparation(str(model.config["loss"]), features=prepared.features if prepared else ())
+    if prepared is None or (prepared.features and prepared == bare):
+        # saved from Python: its classes are numbered
         n = {"multiclass": model.network.sizes[-1], "binary": 2}.get(model.loss.kind)
-        classes = None if n is None else tuple(range(n))
-        model.preparation = Preparation(str(model.config["loss"]), classes=classes)
-    return model, model.preparation
+        prepared = replace(bare, classes=None if n is None else tuple(range(n)))
+    model.preparation = prepared
+    return model, prepared
 
 
 def _of_estimator(path: str, name: str, device: str) -> Model:
