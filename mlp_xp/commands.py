@@ -7,6 +7,7 @@ What people read goes through `say`: to standard output, or to standard error un
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,7 +26,7 @@ from .preparation import take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
 from .report import described
-from .storage import EstimatorFileError
+from .storage import EstimatorFileError, check_writable
 from .streams.streamed import Stream
 from .tally import answers, class_numbers, judged, measured, names_of, numbers_of
 
@@ -77,6 +78,14 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
 def usage_error(message: object) -> NoReturn:
     """The command line asks for what cannot be."""
     raise Halt(2, str(message))
+
+
+def check_output(out: str, *inputs: str | None) -> None:
+    """Refuse to write over what a command reads; an OSError says why there can be no file."""
+    check_writable(out)
+    for path in filter(None, inputs):
+        if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
+            usage_error(f"{out} is what this command reads: expected another file to write to.")
 
 
 # -- models, data and scores ----------------------------------------------
