@@ -335,7 +335,7 @@ class Model:
             seeds=self.seeds,
             leading=self.leading,
             schedule=checks.schedule(schedule),
-            shuffle=bool(shuffle),
+            shuffle=checks.flag("shuffle", shuffle),
             early_stopping=checks.early_stopping(early_stopping),
             callbacks=checks.functions("callbacks", callbacks),
             progress=progress,
