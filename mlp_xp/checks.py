@@ -121,6 +121,13 @@ def integer(argument: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def flag(argument: str, value: Any) -> bool:
+    """True or False, or 1 or 0: text is true in itself, "no" included."""
+    if not isinstance(value, bool | np.bool_ | Integral) or value not in (0, 1):
+        raise TypeError(f"{argument} is {value!r}, but expected True or False.")
+    return bool(value)
+
+
 def functions(argument: str, value: Any) -> tuple[Callable[..., Any], ...]:
     """One function or several; None is none."""
     found = (value,) if callable(value) else value or ()
@@ -365,6 +372,8 @@ def examples(
     expected = f"(n_examples, {n_features})" if in_rows else f"({n_features}, n_examples)"
     if X.ndim != 2:
         one = "row: pass x[None, :]" if in_rows else "column: pass x[:, None]"
+        if n_features == 1 and shape != (1,):  # rather one number of each of many examples
+            one = "row: for many pass x[:, None]" if in_rows else "column: for many pass x[None, :]"
         raise ValueError(
             f"{argument} has shape {shape}, but expected 2 axes, {expected}. "
             f"One example x is a {one}."

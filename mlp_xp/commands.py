@@ -7,8 +7,10 @@ What people read goes through `say`: to standard output, or to standard error un
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -24,7 +26,7 @@ from .preparation import take
 from .prepared import NUMBERS, Preparation
 from .readers import Rows, listed
 from .report import counted, described
-from .storage import EstimatorFileError
+from .storage import EstimatorFileError, check_writable
 from .streams.streamed import Stream
 from .tally import answers, class_numbers, judged, measured, names_of, numbers_of
 
@@ -78,6 +80,14 @@ def usage_error(message: object) -> NoReturn:
     raise Halt(2, str(message))
 
 
+def check_output(out: str, *inputs: str | None) -> None:
+    """Refuse to write over what a command reads; an OSError says why there can be no file."""
+    check_writable(out)
+    for path in filter(None, inputs):
+        if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
+            usage_error(f"{out} is what this command reads: expected another file to write to.")
+
+
 # -- models, data and scores ----------------------------------------------
 
 
@@ -101,11 +111,14 @@ def open_model(
         model = _of_estimator(path, error.estimator, device)
     if model.leading and not several:
         raise Halt(1, f"{path} holds {len(model.seeds)} networks, but this command takes one.")
-    if model.preparation is None:  # saved from Python: its classes are numbered
+    prepared = model.preparation
+    bare = Preparation(str(model.config["loss"]), features=prepared.features if prepared else ())
+    if prepared is None or (prepared.features and prepared == bare):
+        # saved from Python: its classes are numbered
         n = {"multiclass": model.network.sizes[-1], "binary": 2}.get(model.loss.kind)
-        classes = None if n is None else tuple(range(n))
-        model.preparation = Preparation(str(model.config["loss"]), classes=classes)
-    return model, model.preparation
+        prepared = replace(bare, classes=None if n is None else tuple(range(n)))
+    model.preparation = prepared
+    return model, prepared
 
 
 def _of_estimator(path: str, name: str, device: str) -> Model:

@@ -122,7 +122,7 @@ def _hint(name: str, names: Sequence[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _numbers(where: str, values: Rows) -> Rows:
+def finite_numbers(where: str, values: Rows) -> Rows:
     """Checked to be finite numbers."""
     if values.dtype.kind not in "biuf":
         raise DataError(f"{where} has dtype {values.dtype}, but expected numbers.")
@@ -141,7 +141,7 @@ def _pair(where: str, X: Rows, y: Rows | None) -> tuple[Rows, Rows | None]:
         raise DataError(
             f"{where}: X has shape {X.shape}, but expected (n_examples, n_features), not empty."
         )
-    rows = _numbers(f"{where}: X", X).reshape(len(X), -1)
+    rows = finite_numbers(f"{where}: X", X).reshape(len(X), -1)
     if y is None:
         return rows, None
     if y.ndim == 2 and y.shape[1] == 1:
@@ -151,7 +151,7 @@ def _pair(where: str, X: Rows, y: Rows | None) -> tuple[Rows, Rows | None]:
             f"{where}: y has shape {y.shape}, but X has {len(rows)} examples: expected "
             f"({len(rows)},) or ({len(rows)}, n_targets)."
         )
-    return rows, _numbers(f"{where}: y", y)
+    return rows, finite_numbers(f"{where}: y", y)
 
 
 def _labels(name: str) -> Path:

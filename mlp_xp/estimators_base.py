@@ -579,6 +579,7 @@ class BaseMLP(Exportable, Shares):
         """Write parameters, weights and the optimiser's state as safetensors, atomically."""
         from .estimators_keeping import save
 
+        check_is_fitted(self, "coefs_")
         save(self, path)
 
     @classmethod

@@ -83,9 +83,11 @@ def loss_row(choice: Any, kind: Kind, n_outputs: int) -> Loss:
     own = LOG_LOSS.get(kind, "squared_error")
     if isinstance(choice, tuple) and not isinstance(choice, Loss):
         if len(choice) != 2 or not all(map(callable, choice)):
+            widths = all(isinstance(n, Integral) for n in choice)  # a regressor's loss comes first
+            cure = f" Widths have a name: hidden_layer_sizes={choice}." if widths else ""
             raise ValueError(
                 f"loss is {choice!r}, but expected a name, a Loss, or a pair of functions "
-                "(value, delta)."
+                f"(value, delta).{cure}"
             )
         return Loss(*choice, predict=LOSSES[own].predict, kind=kind)
     if isinstance(choice, Loss):

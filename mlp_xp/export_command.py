@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from .checks import DTYPES
-from .commands import Arguments, open_model, say
+from .commands import Arguments, check_output, open_model, say
 from .export.graph import OPSET
 from .report import counted
 from .storage import write_atomically
@@ -28,6 +28,7 @@ def export(args: Arguments) -> dict[str, Any]:
     from .export.deploy import library, properties, protobuf, written  # only when it is asked for
 
     library()  # before the model is read: its error names the cure
+    check_output(args.onnx, args.model)
     model, _ = open_model(args.model, "cpu")
     graph, inputs, outputs = whole = written(model, dtype=args.dtype, input_dtype=args.input_dtype)
     content = protobuf(whole, properties(model)).SerializeToString()

@@ -90,7 +90,7 @@ class MLP(Model):
             activations=activations,
             dropout=tuple(map(checks.dropout, rates)),
             normalization=normalization,
-            residual=bool(residual),
+            residual=checks.flag("residual", residual),
             density=positive("density", density, most=1.0),
         )
         config = {

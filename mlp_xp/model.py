@@ -30,7 +30,7 @@ from .kernels import at_precision
 from .losses import LOSSES, Loss
 from .optimizers import OPTIMIZERS, Optimizer
 from .pickling import portable
-from .prepared import AS_GIVEN, Preparation
+from .prepared import AS_GIVEN, NO_SCALE, Preparation, names_of
 from .ranks import find as find_ranks
 from .ranks import shares
 from .rates import LearningRates
@@ -229,7 +229,8 @@ class Model:
         """What is done to X before the first layer and to answers after the last, or None.
 
         A model of `mlp-xp train` has one: it takes raw features, labels and numbers, and
-        answers with the same. Set it to give a model one; ValueError if it does not fit.
+        answers with the same. One that was trained on named columns finds those of later tables
+        by name. Set it to give a model one; ValueError if it does not fit.
         """
         return None if self._prepared == AS_GIVEN else self._prepared
 
@@ -308,9 +309,11 @@ class Model:
                 X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
             )
             self.network.check_rows("X", self.device, data.rows)
+        names = X.features if isinstance(X, Stream) else names_of(X)
+        prepared = self._prepared.finding(names, self.config["loss"])
         validation = None
         if validation_data is not None:
-            validation = self._validation(validation_data, lies)
+            validation = self._validation(validation_data, lies, prepared)
         if not isinstance(schedule, Schedule):
             schedule = checks.choose("schedule", SCHEDULES, schedule)
         plan = Plan(
@@ -319,12 +322,12 @@ class Model:
             seeds=self.seeds,
             leading=self.leading,
             schedule=checks.schedule(schedule),
-            shuffle=bool(shuffle),
+            shuffle=checks.flag("shuffle", shuffle),
             early_stopping=checks.early_stopping(early_stopping),
             callbacks=checks.functions("callbacks", callbacks),
             progress=progress,
         )
-        self.layout = lies
+        self.layout, self._prepared = lies, prepared
         ranks = find_ranks(processes, self.device)
         if ranks is not None:
             from .checkpoints_models import described
@@ -352,9 +355,11 @@ class Model:
 
         return ModelKeeper(self, checkpoint, every, plan, data, validation)
 
-    def _validation(self, given: tuple[Any, ...] | Stream, layout: Layout | None) -> Data | Feed:
+    def _validation(
+        self, given: tuple[Any, ...] | Stream, layout: Layout | None, prepared: Preparation
+    ) -> Data | Feed:
         if isinstance(given, Stream):
-            return Feed(given, self)
+            return Feed(given, self, prepared)
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             raise ValueError(
                 "validation_data takes (X, Y), (X, Y, sample_weight) or a stream, "
@@ -365,7 +370,7 @@ class Model:
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
         lies = checks.layout(X, None, layout)
         X = self._table(X, lies)
-        data = checks.data(X, Y, w, *args, prepared=self._prepared, layout=lies)
+        data = checks.data(X, Y, w, *args, prepared=prepared, layout=lies)
         self.network.check_rows(names[0], self.device, data.rows)
         return data
 
@@ -507,7 +512,8 @@ class Model:
                 check_ready(X, self.device, self.dtype)
                 raise
 
-        return predict if self.preparation is None else self._prepares(predict)
+        scales = (self._prepared.inputs, self._prepared.outputs)
+        return predict if scales == (NO_SCALE, NO_SCALE) else self._prepares(predict)
 
     def _prepares(self, predict: Callable[[Array], Array]) -> Callable[[Array], Array]:
         device, dtype, outputs = self.device, self.dtype, self._prepared.outputs

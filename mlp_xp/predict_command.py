@@ -22,6 +22,7 @@ from .commands import (
     Document,
     add_data_arguments,
     check_features,
+    check_output,
     open_model,
     probabilities,
     read_data,
@@ -34,7 +35,7 @@ from .model import Model
 from .prepared import NUMBERS, Preparation
 from .readers import DataError
 from .report import counted
-from .storage import check_writable, write_atomically
+from .storage import write_atomically
 from .stream_options import add_stream_arguments, check_memory, check_streamed, stream_of
 from .streams.ahead import ahead
 from .streams.feed import picked
@@ -70,7 +71,7 @@ def predict(args: Arguments) -> Document:
     if args.proba and model.loss.kind in NUMBERS:
         usage_error("--proba takes a model of classes, but this one predicts numbers.")
     if args.out:
-        check_writable(args.out)
+        check_output(args.out, args.model, args.data, args.labels)
     names = list(dict.fromkeys(args.id))
     if args.memory is not None:
         return _predict_stream(args, model, prepared, names)

@@ -157,6 +157,12 @@ def prepare(
     """
     if isinstance(data, Stream):
         return _prepare_stream(data, loss, scale, scale_target, beside)
+    if not isinstance(data, Dataset):
+        raise TypeError(
+            f"data is a {type(data).__name__}, but expected a Dataset or a stream. "
+            "mlp_xp.load_table(frame, target) makes one of a data frame or a file, "
+            "mlp_xp.data.Dataset('name', X, y) of arrays (m, n_features) and (m,)."
+        )
     if data.y is None:
         raise DataError(f"{data.name} has no targets, by which a preparation goes.")
     rows = slice(None) if rows is None else rows

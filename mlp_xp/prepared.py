@@ -7,7 +7,7 @@ the same from Python, from an estimator and from the command line.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -134,11 +134,18 @@ class Preparation:
         """
         if self.table is not None:
             return self.table.rows(argument, X, None if Y is None else self.columns_of(Y))
-        names: Any = getattr(X, "column_names", None) or getattr(X, "columns", ())
-        text = [isinstance(name, str) for name in names]
-        if not self.features or not text or not all(text):
+        if not self.features or not names_of(X):
             return X
         return named_numbers(argument, X, self.features)
+
+    def finding(self, names: tuple[str, ...], loss: str | None) -> Preparation:
+        """The same of a model that was trained on columns of these names, to find them again.
+
+        loss  its name; None of one's own
+        """
+        if self.features or self.table is not None or len(set(names)) < len(names) or not names:
+            return self
+        return replace(self, loss=self.loss or loss or "", features=names)
 
     def columns_of(self, Y: Any) -> npt.NDArray[np.float64]:
         """Targets (m,) or (m, n) as numbers (m, n_outputs): of two classes one, of more each."""
@@ -241,7 +248,14 @@ class Preparation:
             raise ValueError(f"its preparation is none that this mlp_xp knows: {error}.") from None
 
 
+def names_of(X: Any) -> tuple[str, ...]:
+    """The names of a data frame's columns; () where there are none, or some are no text."""
+    found: Any = getattr(X, "column_names", None)
+    names = tuple(getattr(X, "columns", ()) if found is None else found)
+    return names if all(isinstance(name, str) for name in names) else ()
+
+
 AS_GIVEN = Preparation(loss="")  # of a model that takes what it is given
 
 
-__all__ = ["AS_GIVEN", "NO_SCALE", "NUMBERS", "Preparation", "Scale", "as_labels"]
+__all__ = ["AS_GIVEN", "NO_SCALE", "NUMBERS", "Preparation", "Scale", "as_labels", "names_of"]

@@ -20,6 +20,7 @@ from .commands import (
     Arguments,
     Halt,
     add_data_arguments,
+    check_output,
     said_of,
     say,
     say_parts,
@@ -92,7 +93,7 @@ OF_THE_SEARCH = (
 def search(args: Arguments) -> dict[str, Any]:
     """Run the command; returns its document. Raises `Halt`, `DataError`, OSError …"""
     check_optuna()
-    check_writable(args.out)
+    check_output(args.out, args.data, args.labels, args.storage)
     if args.plots:
         os.environ.setdefault("MPLBACKEND", "Agg")  # it writes files and needs no screen
         check_plots()

@@ -28,21 +28,23 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from . import checks
-from .cells import as_pandas
 from .commands import judge
-from .data import Dataset, Request, load
+from .data import Dataset, Request, finite_numbers, load
 from .description import NOTED, SCORED
 from .extras import missing
 from .fingerprint import Fingerprint
 from .model import Model
 from .preparation import Examples
+from .readers import DataError, Rows
 from .search_space import arguments
 from .search_study import RECORD, Study, quiet
 from .search_task import TRIALS, VALIDATION, Task, Wanted
+from .tables import of_frame
 from .tally import numbers_of
 from .train_command import DEFAULT_SCHEDULE
 
 STORAGE = "search.db"
+GAPS = ("None", "nan", "NaN", "<NA>", "NaT")  # what stands in an array for no value, as text
 
 
 class Interrupted(KeyboardInterrupt):
@@ -315,6 +317,22 @@ def search(
     return run(task, storage, study, seconds, say)
 
 
+def _targets(y: Any) -> Rows:
+    """Targets as an array without gaps: as text a gap would be one more class."""
+    found = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y)
+    if found.dtype.kind == "f":
+        return finite_numbers("y", found)
+    if found.dtype != object:
+        return found
+    for i, value in enumerate(found.reshape(-1)):
+        if not isinstance(value, str) and str(value) in GAPS:
+            raise DataError(
+                f"y holds {value} at {i}, but expected a target for every example. "
+                "Leave such examples out."
+            )
+    return found.astype(str)
+
+
 def _dataset(
     data: Any,
     y: Any,
@@ -330,13 +348,11 @@ def _dataset(
     if y is None:
         raise ValueError("y is missing: X comes with targets, or a file's name without.")
     lies = checks.layout(data, layout, None)
-    labels = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y)
-    if labels.dtype == object:
-        labels = labels.astype(str)
+    labels = _targets(y)
     if checks.is_frame(data):
-        frame = as_pandas("X", data)
+        frame = of_frame("X", data)
         return Dataset("X", frame, labels, features=tuple(map(str, frame.columns)), table=frame)
-    X = np.asarray(data)
+    X = finite_numbers("X", np.asarray(data))
     if lies is None and X.ndim == 2 and X.shape[0] == X.shape[1]:
         raise ValueError(
             f"X has shape {X.shape}, which does not show which way it lies: say layout='rows' or "

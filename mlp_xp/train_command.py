@@ -22,6 +22,7 @@ from .commands import (
     Halt,
     balance,
     check_features,
+    check_output,
     fingerprint,
     judge,
     kept_split,
@@ -46,7 +47,6 @@ from .preparation import Examples, default_loss, divide, divide_stream, model_fo
 from .prepared import NUMBERS, Preparation
 from .report import counted, described
 from .schedules import SCHEDULES, ReduceOnPlateau
-from .storage import check_writable
 from .stream_options import (
     check_memory,
     check_streamed,
@@ -95,7 +95,7 @@ def train(args: Arguments) -> dict[str, Any]:
 def _train(args: Arguments) -> dict[str, Any]:
     out = args.out or args.resume or OUT
     if not args.dry_run and ranks.is_first():
-        check_writable(out)
+        check_output(out, args.data, args.labels)
     check_memory(args)
     if args.checkpoint_every is not None and args.checkpoint is None:
         usage_error("--checkpoint-every goes with --checkpoint FOLDER: add that, or leave it out.")

@@ -815,6 +815,37 @@ def test_bad_data_exit_with_1_and_one_line(run: Run, case: str) -> None:
     assert {name: Path(name).read_bytes() for name in os.listdir()} == before
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("predict", "m", "X.npy", "--out", "./X.npy"),
+        ("predict", "m", "X.npy", "--out", "m"),
+        ("predict", "m", "X.npy", "--out", "linked"),
+        ("predict", "m", "X.npy", "--memory", "1MB", "--out", "X.npy"),
+        ("train", "--data", "X.npy", "--labels", "y.npy", "--out", "X.npy"),
+        ("train", "--data", "X.npy", "--labels", "y.npy", "--out", "y.npy"),
+        ("search", "--data", "X.npy", "--labels", "y.npy", "--trials", "1", "--out", "y.npy"),
+        ("export", "m", "--onnx", "m"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(
+    run: Run, request: pytest.FixtureRequest, argv: tuple[str, ...]
+) -> None:
+    extra = {"search": "optuna", "export": "onnx"}.get(argv[0])
+    if extra is not None:
+        need(request, extra)
+    digits = load("digits")
+    np.save("X.npy", digits.X)
+    np.save("y.npy", digits.y)
+    MLP((64, 10)).save("m")
+    os.symlink("m", "linked")
+    before = {name: Path(name).read_bytes() for name in os.listdir()}
+    found = run(*argv)
+    assert found.code == 2
+    assert "is what this command reads: expected another file to write to" in found.err
+    assert {name: Path(name).read_bytes() for name in os.listdir()} == before
+
+
 def test_a_damaged_model_is_refused_before_any_work(run: Run) -> None:
     run(*DIGITS_1)
     content = Path("model.safetensors").read_bytes()

@@ -362,3 +362,8 @@ def test_foreign_arrays_are_checked(torch: Any) -> None:
         est.predict(X / 0)
     with pytest.raises(ValueError, match="inconsistent numbers"):
         MLPRegressor().fit(X, y[1:])
+
+
+def test_widths_in_the_place_of_a_regressors_loss_are_told_their_name() -> None:
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(8, 4\)"):
+        MLPRegressor((8, 4)).fit([[0.0], [1.0]], [0.0, 1.0])

@@ -12,6 +12,7 @@ pytest.importorskip("sklearn")
 
 from sklearn import neural_network as theirs
 from sklearn.datasets import load_digits, make_multilabel_classification, make_regression
+from sklearn.exceptions import NotFittedError
 
 import mlp_xp
 from mlp_xp import ACTIVATIONS, MLP, MLPClassifier, MLPRegressor
@@ -161,3 +162,10 @@ def test_unfitted_estimators_are_exchanged_too() -> None:
     ours = MLPRegressor.from_sklearn(theirs.MLPRegressor(alpha=3))
     assert ours.alpha == 3
     assert ours.to_sklearn().alpha == 3
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier, MLPRegressor])
+def test_an_estimator_that_is_not_fitted_writes_no_file(estimator: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        estimator().save(tmp_path / "none.safetensors")
+    assert list(tmp_path.iterdir()) == []

@@ -202,6 +202,64 @@ def test_the_rows_of_a_data_frame_are_its_examples(library: str, m: int) -> None
     np.testing.assert_array_equal(in_columns.predict(table(make, X)), model.predict(X))
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
+def test_columns_of_a_later_frame_are_found_by_the_names_of_training(
+    library: str, tmp_path: Path
+) -> None:
+    make = frames(library)
+    X = np.random.default_rng(3).normal(size=(20, 6))
+    labels = (X[:, 0] > 0).astype(int)
+    given = table(make, X)
+    turned = make({f"c{i}": np.ascontiguousarray(X[:, i]) for i in (3, 5, 0, 1, 4, 2)})
+    model = MLP((6, 5, 2), seed=0)
+    model.fit(given, labels, validation_data=(turned, labels), **FIT)
+    alone = MLP((6, 5, 2), seed=0)
+    alone.fit(X, labels, validation_data=(X, labels), layout="rows", **FIT)
+    assert model.history["validation_loss"] == alone.history["validation_loss"]
+    expected = alone.predict_proba(X)
+    model.save(tmp_path / "model.safetensors")
+    for found in (
+        model,
+        MLP.load(tmp_path / "model.safetensors"),
+        pickle.loads(pickle.dumps(model)),
+    ):
+        np.testing.assert_array_equal(found.predict_proba(turned), expected)
+        np.testing.assert_array_equal(found.predict_proba(X, layout="rows"), expected)
+        assert found.evaluate(turned, labels) == alone.evaluate(X, labels)
+    model.fit(turned, labels, **FIT)
+    alone.fit(X, labels, **FIT)
+    np.testing.assert_array_equal(model.parameters["W1"], alone.parameters["W1"])
+    others = make({f"d{i}": np.ascontiguousarray(X[:, i]) for i in range(6)})
+    with pytest.raises(ValueError, match="no column 'c0'"):
+        model.predict(others)
+
+
+def test_a_fit_that_was_refused_knows_no_names() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame, model = table(pandas.DataFrame, SQUARE), MLP((6, 3))
+    with pytest.raises(ValueError, match="epochs is 0"):
+        model.fit(frame, LABELS, epochs=0)
+    assert model.preparation is None
+    same_names = pandas.DataFrame(SQUARE, columns=["a"] * 6)  # nothing to tell them by
+    assert model.fit(same_names, LABELS, **FIT).preparation is None
+
+
+def test_a_frames_names_reach_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    frame = table(pandas.DataFrame, SQUARE)
+    model = MLP((6, 5, 3), seed=0).fit(frame, LABELS, **FIT)
+    model.save("model.safetensors")
+    frame[["c5", "c1", "c0", "c3", "c2", "c4"]].assign(more="word").to_csv(
+        "turned.csv", index=False
+    )
+    assert main(["predict", "model.safetensors", "turned.csv", "--no-header"]) == 0
+    printed = [int(line) for line in capsys.readouterr().out.split()]
+    np.testing.assert_array_equal(printed, model.predict(frame))
+
+
 def test_a_frame_of_labels_and_one_of_numbers_are_targets() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(SQUARE)

@@ -101,6 +101,8 @@ y = np.arange(10) % 3
         ({"validation_data": X}, ValueError, r"takes \(X, Y\)"),
         ({"validation_data": (X.T, y)}, ValueError, "validation X has shape"),
         ({"early_stopping": 0}, ValueError, "early_stopping is 0"),
+        ({"shuffle": "no"}, TypeError, "shuffle is 'no', but expected True or False"),
+        ({"shuffle": None}, TypeError, "shuffle is None"),
     ],
 )
 def test_a_bad_argument_of_fit_is_refused_before_any_work(
@@ -112,6 +114,23 @@ def test_a_bad_argument_of_fit_is_refused_before_any_work(
         model.fit(**{"X": X, "Y": y, "progress": False, **arguments})
     np.testing.assert_array_equal(model.parameters["W1"], before)
     assert model.history == {}
+
+
+def test_one_number_of_each_of_many_examples_is_refused_with_the_cure() -> None:
+    numbers, labels = X[0], y > 0
+    model = MLP((1, 4, 2))
+    with pytest.raises(ValueError, match=r"for many pass x\[None, :\]"):
+        model.fit(numbers, labels, progress=False)
+    with pytest.raises(ValueError, match=r"for many pass x\[:, None\]"):
+        model.fit(numbers, labels, progress=False, layout="rows")
+    model.fit(numbers[None, :], labels, progress=False)
+    model.fit(numbers[:, None], labels, progress=False, layout="rows")
+
+
+def test_text_is_no_flag_of_a_model() -> None:
+    with pytest.raises(TypeError, match="residual is 'no', but expected True or False"):
+        MLP((4, 8, 3), residual="no")  # type: ignore[arg-type]
+    assert MLP((4, 8, 3), residual=np.True_).network.residual is True  # type: ignore[arg-type]
 
 
 def test_counts_and_shares_are_checked() -> None:

@@ -29,6 +29,7 @@ from mlp_xp.layers import Dense, Last, temporal_convolutions
 from mlp_xp.layers.chain import Chain
 from mlp_xp.layers.text import layers_of
 from mlp_xp.preparation import split
+from mlp_xp.readers import DataError
 from mlp_xp.search_families import FAMILIES
 from mlp_xp.search_space import DIMENSIONS, arguments, dimensions, draw
 from mlp_xp.search_study import TRIES, _again, _is_dead, place
@@ -882,6 +883,30 @@ def test_arrays_lie_either_way() -> None:
         search(data.X, data.y, trials=1, storage=None, **SHORT)
     with pytest.raises(ValueError, match="y is missing"):
         search(data.X, trials=1, storage=None, **SHORT)
+
+
+def test_gaps_in_arrays_are_refused_where_they_stand() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    words, numbers = np.array(["a", "b"] * 15, object), np.arange(30.0)
+    args: dict[str, Any] = {"layout": "rows", "trials": 1, "storage": None, **SHORT}
+    gap = np.where(np.arange(30) == 4, np.nan, numbers)
+    with pytest.raises(DataError, match=r"y holds nan at \[4\]"):
+        search(X, gap, **args)
+    with pytest.raises(DataError, match=r"X holds nan at \[4, 0\]"):
+        search(np.column_stack([gap, numbers]), words, **args)
+    for absent in (None, np.nan, pandas.NA, pandas.NaT):
+        words[4] = absent
+        for y in (words, pandas.Series(words)):
+            with pytest.raises(DataError, match=r"y holds .* at 4, but expected a target"):
+                search(X, y, **args)
+
+
+def test_columns_that_have_numbers_for_names_are_searched_too() -> None:
+    X = np.random.default_rng(0).normal(size=(600, 2))
+    frame, y = pandas.DataFrame(X), np.array(["a", "b"] * 300)
+    found = search(frame, y, trials=1, storage=None, **SHORT)
+    answer = found.model.predict(frame.rename(columns=str))
+    np.testing.assert_array_equal(found.model.predict(frame), answer)
 
 
 def test_the_result_has_a_table_and_optunas_study() -> None:

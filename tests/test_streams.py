@@ -385,6 +385,22 @@ def test_a_model_for_a_stream_is_that_for_its_table() -> None:
     assert prepare(stream((X * 10).clip(0, 255).astype(np.uint8), y)).inputs.offset == 0
 
 
+def test_columns_of_a_later_stream_are_found_by_the_names_of_training(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path, options = _parquet(tmp_path)
+    turned = tmp_path / "turned.parquet"
+    parquet.write_table(_table().select(["w", *NAMES[::-1], "before", "y"]), turned)
+    first, other = (stream(file, **options) for file in (path, turned))
+    model = MLP(SIZES, seed=0).fit(first, validation_data=other, epochs=2, **QUIET)
+    alone = MLP(SIZES, seed=0).fit(first, validation_data=first, epochs=2, **QUIET)
+    losses = [found.history["validation_loss"] for found in (model, alone)]
+    assert losses[0] == pytest.approx(losses[1])
+    for asked in (other, _table().drop_columns(["y"]), X):
+        answer = model.predict_proba(asked, layout=None if asked is other else "rows")
+        answer = np.concatenate(list(answer)) if asked is other else answer
+        assert np.array_equal(answer, alone.predict_proba(X, layout="rows"))
+
+
 def test_answers_go_to_a_file(tmp_path: Path) -> None:
     data, out = stream(X, memory=MEMORY), tmp_path / "p.npy"
     model, several = MLP(SIZES, seed=1), MLP(SIZES, seed=[1, 2])

@@ -773,3 +773,12 @@ def test_without_the_extra_the_error_names_it(
     code, _, err = command("train", "--data", "d.csv", "--target", "paid")
     assert code == 1
     assert "pip install 'mlp_xp[tables]'" in err
+
+
+def test_a_model_for_a_bare_frame_or_array_is_refused_with_the_cure() -> None:
+    frame = pandas.DataFrame({"wide": [1.0, 2.0, 4.0], "word": ["a", "b", "a"], "y": [1.5, 2.5, 3]})
+    for data in (frame, frame["wide"].to_numpy()):
+        with pytest.raises(TypeError, match=r"expected a Dataset or a stream.*load_table"):
+            mlp_xp.model_for(data)  # type: ignore[arg-type]
+    data = load_table(frame, "y")
+    assert mlp_xp.model_for(data).fit(data.X, data.y, epochs=1, progress=False).epochs_trained == 1

@@ -27,21 +27,26 @@ from .streamed import Check, Stream
 
 if TYPE_CHECKING:
     from ..model import Model
+    from ..prepared import Preparation
 
 HOST = find_device("cpu")
 USUAL = 128  # examples of a batch
 
 
 class Feed:
-    """The examples of a stream for a model: `passes.Examples`."""
+    """The examples of a stream for a model: `passes.Examples`.
 
-    def __init__(self, stream: Stream, model: Model) -> None:
+    prepared  what is done to them; None: what the model does
+    """
+
+    def __init__(self, stream: Stream, model: Model, prepared: Preparation | None = None) -> None:
         self.stream, self.m = stream, stream.m
-        self.device, self.dtype, self.prepared = model.device, model.dtype, model._prepared
+        self.device, self.dtype = model.device, model.dtype
+        self.prepared = prepared or model._prepared
         self.sizes, self.kind = model.network.sizes, model.loss.kind
         self.there: Data | None = None  # memory of a window on the device
         self.network = model.network
-        self.pick = picked(stream, model)
+        self.pick = picked(stream, model, self.prepared)
         if stream.n_targets is None:
             raise DataError(
                 f"{stream.name} has no targets: name them when the stream is opened, "
@@ -252,9 +257,9 @@ class Feed:
         )
 
 
-def picked(stream: Stream, model: Model) -> list[int] | None:
+def picked(stream: Stream, model: Model, prepared: Preparation | None = None) -> list[int] | None:
     """Which of a stream's features a model takes, in its order; None: as they are."""
-    prepared, width = model._prepared, model.network.sizes[0]
+    prepared, width = prepared or model._prepared, model.network.sizes[0]
     if prepared.table is not None:
         raise TypeError(
             "This model was trained on a table with words, gaps or dates, and a stream has numbers "
