@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from . import report
-from .data import VARIABLE, Dataset, Request, load
+from .data import BUILT_IN, VARIABLE, Dataset, Request, load
 from .devices import device as find_device
 from .devices import devices
 from .extras import missing
@@ -80,10 +80,13 @@ def usage_error(message: object) -> NoReturn:
     raise Halt(2, str(message))
 
 
-def check_output(out: str, *inputs: str | None) -> None:
-    """Refuse to write over what a command reads; an OSError says why there can be no file."""
+def check_output(out: str, *inputs: str | None, data: str | None = None) -> None:
+    """Refuse to write over what a command reads; an OSError says why there can be no file.
+
+    data  a file, or the name of built-in examples
+    """
     check_writable(out)
-    for path in filter(None, inputs):
+    for path in filter(None, (*inputs, None if data in BUILT_IN else data)):
         if os.path.exists(out) and os.path.exists(path) and os.path.samefile(out, path):
             usage_error(f"{out} is what this command reads: expected another file to write to.")
 

@@ -71,7 +71,7 @@ def predict(args: Arguments) -> Document:
     if args.proba and model.loss.kind in NUMBERS:
         usage_error("--proba takes a model of classes, but this one predicts numbers.")
     if args.out:
-        check_output(args.out, args.model, args.data, args.labels)
+        check_output(args.out, args.model, args.labels, data=args.data)
     names = list(dict.fromkeys(args.id))
     if args.memory is not None:
         return _predict_stream(args, model, prepared, names)

@@ -93,7 +93,7 @@ OF_THE_SEARCH = (
 def search(args: Arguments) -> dict[str, Any]:
     """Run the command; returns its document. Raises `Halt`, `DataError`, OSError …"""
     check_optuna()
-    check_output(args.out, args.data, args.labels, args.storage)
+    check_output(args.out, args.labels, args.storage, data=args.data)
     if args.plots:
         os.environ.setdefault("MPLBACKEND", "Agg")  # it writes files and needs no screen
         check_plots()

@@ -95,7 +95,7 @@ def train(args: Arguments) -> dict[str, Any]:
 def _train(args: Arguments) -> dict[str, Any]:
     out = args.out or args.resume or OUT
     if not args.dry_run and ranks.is_first():
-        check_output(out, args.data, args.labels)
+        check_output(out, args.labels, data=args.data)
     check_memory(args)
     if args.checkpoint_every is not None and args.checkpoint is None:
         usage_error("--checkpoint-every goes with --checkpoint FOLDER: add that, or leave it out.")

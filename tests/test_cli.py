@@ -846,6 +846,11 @@ def test_no_command_writes_over_what_it_reads(
     assert {name: Path(name).read_bytes() for name in os.listdir()} == before
 
 
+def test_a_model_may_be_called_as_built_in_data_are(run: Run) -> None:
+    for _ in range(2):
+        assert run("train", "--data", "digits", "--epochs", "1", "--out", "digits").code == 0
+
+
 def test_a_damaged_model_is_refused_before_any_work(run: Run) -> None:
     run(*DIGITS_1)
     content = Path("model.safetensors").read_bytes()
