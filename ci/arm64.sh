@@ -2,7 +2,7 @@
 # The runtime and its tests on ARM64, where there is no such machine: a cross compiler, and
 # Python of ARM64 under qemu. On Debian and its kin; some fifty times slower than a machine.
 #
-#   ci/arm64.sh                              compiles everything, then the tests of both
+#   ci/arm64.sh                              compiles everything, then tests/test_native.py
 #   ci/arm64.sh tests/test_predictor.py -x   compiles everything; what follows goes to pytest
 #
 # Packages of this machine, where they are missing: gcc-aarch64-linux-gnu libc6-dev-arm64-cross
@@ -72,7 +72,7 @@ END
 if [ $# = 0 ]; then
     # without what compiles for x86-64 or asks pip, and forks and more threads than cores: qemu
     # does not come to an end with them
-    set -- tests/test_native.py tests/test_products.py -k \
+    set -- tests/test_native.py -k \
         'not many_threads and not forked and not a_fork and not mkl_that and not (trouble and entry)'
 fi
 "$root/python" -m pytest -q -p no:cacheprovider "$@"

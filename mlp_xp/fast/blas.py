@@ -145,9 +145,9 @@ def own(dtype: str, turned: tuple[bool, bool], shape: tuple[int, int, int]) -> i
     turned  whether A and B are read transposed
     shape   (rows, columns, inner)
 
-    It is faster than OpenBLAS 0.3.31, but where B is read transposed and its few columns, or the
-    few rows of A, fill no vector (bench/). Two
-    transposes are its own in any case: OpenBLAS's kernel of small ones in float32 for AVX-512
+    On processors with AVX2 it is faster than OpenBLAS 0.3.31, but where B is read transposed
+    and its few columns, or the few rows of A, fill no vector (bench/). Two transposes are its
+    own in any case: OpenBLAS's kernel of small ones in float32 for AVX-512
     (`sgemm_small_kernel_tt_skylakex.c`) keeps the places of the columns beyond a multiple of
     four in an array that all threads share, and one in some million calls from eight threads
     was seen to write where another's belonged.

@@ -21,12 +21,9 @@ enum { VECTOR = 64, WIDE = 4 };
 #elif defined __AVX2__ && defined __FMA__
 enum { VECTOR = 32, WIDE = 2 };
 #define ROW_OF(X, R) X(R, 1) X(R, 2)
-#elif defined __aarch64__
-enum { VECTOR = 16, WIDE = 4 };
-#define ROW_OF(X, R) X(R, 1) X(R, 2) X(R, 3) X(R, 4)
 #endif
 
-#ifdef ROW_OF /* or else there is no such kernel */
+#ifdef ROW_OF /* of others nothing has been measured: there it is the BLAS's */
 enum { TALL = 6, DEPTH = 512, BREADTH = 16, OFTEN = 8, HELD = 8, FAR = 2048 };
 enum { FEW = 24, LAYING = 16 }; /* rows: see the end */
 enum { LANES = VECTOR / sizeof(T) };
