@@ -335,6 +335,26 @@ def test_networks_with_a_program_each_are_trained_as_specified(
     assert {type(made) for made in step.programs.values()} == {Apart}
 
 
+def test_networks_that_a_thread_takes_have_one_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlp_xp.compile.step.LARGE", 0)
+    model, rng = MLP((7, 5, 3), seed=range(5)), np.random.default_rng(0)
+    data = Data(rng.random((9, 7), np.float32), np.arange(9) % 3)
+    step = CompiledStep(model._recipe, model.device, data)
+    runtime = native.runtime()
+    before = runtime.use_threads(2)
+    try:
+        step(copied(model.device, model._run.state), np.arange(5), None, 0.1)
+    finally:
+        runtime.use_threads(before)
+    (made,) = step.programs.values()
+    assert isinstance(made, Apart)
+    blocks = [address(batch.program.block) for batch in made.batches]
+    assert blocks == [blocks[0]] * 2 + [blocks[2]] * 3
+    assert blocks[0] != blocks[2]
+    for one in made.batches:
+        assert not np.may_share_memory(one.loss, one.program.block)
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 @pytest.mark.parametrize("number", SEVERAL)
 def test_small_networks_have_a_program_for_each_thread(number: int, threads: int) -> None:

@@ -7,7 +7,7 @@ a step is given become those of the state it returns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -123,6 +123,7 @@ class Batch:
     """A step's program for batches of m examples.
 
     index, bits  memory for which examples, and for what is dropped; of its own if None
+    lends        whether others work in its memory before its results are read
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Batch:
         dropped: bool,
         index: Buffer | None = None,
         bits: Buffer | None = None,
+        lends: bool = False,
     ) -> None:
         recipe, network, data = step.recipe, step.recipe.network, step.data
         dtype = step.theta.dtype
@@ -161,13 +163,24 @@ class Batch:
         made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, *of))
         self.program = step.target(made.plan, given, self._gather(), step.block)
         step.block = self.program.block
+        *arrays, self.loss = self._copied(self.program.roots) if lends else self.program.roots
         self.program.finish()
-        *arrays, self.loss = self.program.roots
         self.late = [
             (given[name], array)
             for name, array in zip(made.changed, arrays, strict=True)
             if name in made.late
         ]
+
+    def _copied(self, results: Sequence[Buffer]) -> list[Buffer]:
+        """Memory outside of the program's, to which it copies those that lie in it."""
+        found, first = list[Buffer](), np.zeros(1, np.int64)
+        for result in results:
+            if np.may_share_memory(result, self.program.block):
+                inside, result = result, np.zeros(result.shape, result.dtype)
+                gather = native.entry(native.runtime(), "gather")
+                self.program.calls.kernel(gather, result, inside, first, 1, result.nbytes)
+            found.append(result)
+        return found
 
     def _gather(self) -> Any:
         self.places: dict[str, tuple[Table, int]] = {}
@@ -226,6 +239,8 @@ class Apart:
     is gone from the cache when the next loop over all wants it, and their products are too small
     for several threads; of small ones as many as there are for each thread, in few calls.
 
+    What a thread takes has one memory to work in: there it finds in its cache what it needs.
+
     n_programs  at most the number of networks
     """
 
@@ -235,21 +250,26 @@ class Apart:
         n, dtype = len(step.theta), step.theta.dtype
         self.step, self.index = step, np.zeros((n, m), np.int64)
         self.bits, self.program = bits_of(step, m, dropped), self
-        self.batches = list[Batch]()
-        for i in range(n_programs):
-            own = slice(n * i // n_programs, n * (i + 1) // n_programs)
-            one = step.part(own)
-            index, bits = self.index[own], self.bits[own]
-            if one.theta.ndim == 1:
-                made = Batch(one, m, True, dropped, index[0], bits[0])
-            else:
-                made = Batch(one, m, shared, dropped, index[0] if shared else index, bits)
-            self.batches.append(made)
+        self.batches, groups = list[Batch](), list[list[Any]]()
+        for part in _parts(range(n_programs), min(n_programs, native.threads())):
+            block, made = np.zeros(0, np.uint8), list[Batch]()
+            for i in part:
+                own = slice(n * i // n_programs, n * (i + 1) // n_programs)
+                one = step.part(own)
+                one.block = block
+                index, bits = self.index[own], self.bits[own]
+                if one.theta.ndim == 1:
+                    made.append(Batch(one, m, True, dropped, index[0], bits[0], lends=True))
+                else:
+                    index = index[0] if shared else index
+                    made.append(Batch(one, m, shared, dropped, index, bits, lends=True))
+                block = one.block
+            self.batches += made
+            groups.append([program.program.calls.whole for program in made])
         self.late = [pair for batch in self.batches for pair in batch.late]
         self.losses = [batch.loss.reshape(-1) for batch in self.batches]
-        tables = [batch.program.calls.whole for batch in self.batches]
-        known = [table for table in tables if table is not None]
-        self.calls = calls.each(str(dtype), known) if len(known) == n_programs else None
+        whole = all(table is not None for group in groups for table in group)
+        self.calls = calls.each(str(dtype), groups) if whole else None
         self.read: Data | None = None
 
     def take(self, index: Buffer) -> None:
@@ -275,6 +295,13 @@ class Apart:
     def loss(self) -> Buffer:
         """Of each network."""
         return np.concatenate(self.losses)
+
+
+def _parts(all_of_them: Sequence[int], n: int) -> Iterator[Sequence[int]]:
+    """In n parts, one after the other."""
+    m = len(all_of_them)
+    for i in range(n):
+        yield all_of_them[m * i // n : m * (i + 1) // n]
 
 
 def _own(array: Buffer) -> Buffer:

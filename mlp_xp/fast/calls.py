@@ -83,10 +83,15 @@ class Table:
         raise AssertionError("calls run before they are finished")
 
 
-def each(name: str, tables: Sequence[tuple[int, int]]) -> Calls:
-    """One call of many tables, which threads share out among them."""
-    calls, found = Calls(name), np.array(tables, np.int64)
-    calls.kernel(native.entry(native.runtime(), "each"), found, len(tables), parts=len(tables))
+def each(name: str, groups: Sequence[Sequence[tuple[int, int]]]) -> Calls:
+    """One call of groups of tables, which threads share out among them.
+
+    It counts as so many parts as there are tables, by which sleeping helpers are woken.
+    """
+    calls, found = Calls(name), np.array([table for group in groups for table in group], np.int64)
+    begin = np.cumsum([0, *map(len, groups)], dtype=np.int64)
+    function, n = native.entry(native.runtime(), "each"), len(groups)
+    calls.kernel(function, found, n, begin, parts=len(found))
     calls.finish()
     return calls
 

@@ -230,11 +230,12 @@ void run(const I *table, I calls) {
   atomic_fetch_sub(&running, 1);
 }
 
-/* Tables that know nothing of each other, each worked off by one thread as `run` does it alone:
-   the words after the first two are where (table, calls) stand, and how many of them.  */
+/* Tables in groups that know nothing of each other, each group worked off by one thread as `run`
+   does it alone: the words after the first two are where (table, calls) stand, how many groups
+   there are, and where the first table of each stands, and the end.  */
 void each(const I *w, I part, I parts) {
-  const I *tables = (const I *)w[2];
-  for (I k = w[3] * part / parts; k < w[3] * (part + 1) / parts; k++)
+  const I *tables = (const I *)w[2], *begin = (const I *)w[4];
+  for (I k = begin[w[3] * part / parts]; k < begin[w[3] * (part + 1) / parts]; k++)
     for (I call = 0; call < tables[2 * k + 1]; call++) {
       const I *words = (const I *)tables[2 * k] + call * WORDS, cut = least(words[1], parts);
       for (I i = 0; i < cut; i++) ((Kernel *)words[0])(words, i, cut);
