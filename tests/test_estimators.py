@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import subprocess
 import sys
@@ -18,13 +19,15 @@ import scipy.sparse
 from sklearn import neural_network as theirs
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_multilabel_classification, make_regression
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import mlp_xp
 from mlp_xp import MLPClassifier, MLPRegressor
+from mlp_xp.estimators_solvers import r_squared
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning", "ignore:Got `batch_size`"
@@ -138,6 +141,23 @@ def test_the_same_model_by_lbfgs(problem: str) -> None:
     reference, ours, X, y = pair(problem, solver="lbfgs", max_iter=8)
     assert_same(reference.fit(X, y), ours.fit(X, y), X, 1e-6)
     np.testing.assert_allclose(ours.loss_, reference.loss_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
+@pytest.mark.parametrize("dtypes", ["dd", "ff", "df"], ids=["float64", "float32", "both"])
+def test_the_score_that_is_watched_is_r2_score_to_the_bit(weighted: bool, dtypes: str) -> None:
+    rng = np.random.default_rng(0)
+    for n_out, m in itertools.product((1, 3), (2, 45, 1000)):
+        truth = rng.standard_normal((m, n_out)).astype(dtypes[0])
+        told = (truth + 0.3 * rng.standard_normal((m, n_out))).astype(dtypes[1])
+        weights = rng.random(m).astype(dtypes[0]) if weighted else None
+        truth[:, -1] = rng.choice((truth[0, -1], truth[-1, -1]), m)  # may be all equal
+        cases = [(truth, told), (np.ones_like(truth), told), (truth, truth.astype(dtypes[1]))]
+        for a, b in [*cases, (np.ones_like(truth), np.ones_like(told))]:
+            ours = r_squared(a, b, weights)
+            assert ours == r2_score(a, b, sample_weight=weights)
+    with pytest.warns(UndefinedMetricWarning, match="less than two samples"):
+        assert np.isnan(r_squared(truth[:1], told[:1], None))
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
