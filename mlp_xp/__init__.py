@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from . import plotting as plotting
     from . import trackers as trackers
     from .data import load_table as load_table
-    from .estimators import MLPClassifier as MLPClassifier
-    from .estimators import MLPRegressor as MLPRegressor
-    from .estimators_neural import NeuralClassifier as NeuralClassifier
-    from .estimators_neural import NeuralRegressor as NeuralRegressor
+    from .estimators.mlp import MLPClassifier as MLPClassifier
+    from .estimators.mlp import MLPRegressor as MLPRegressor
+    from .estimators.neural import NeuralClassifier as NeuralClassifier
+    from .estimators.neural import NeuralRegressor as NeuralRegressor
     from .export.from_torch import from_torch as from_torch
     from .export.to_torch import to_torch as to_torch
     from .inspection import GradientCheck as GradientCheck
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .mlp import MLP as MLP
     from .preparation import model_for as model_for
     from .preparation import prepare as prepare
-    from .searching import search as search
+    from .searching.front import search as search
     from .sequential import Sequential as Sequential
     from .streams import stream as stream
 
@@ -70,10 +70,10 @@ __all__ = [
 LATE = {
     "GradientCheck": "inspection",
     "MLP": "mlp",
-    "MLPClassifier": "estimators",
-    "MLPRegressor": "estimators",
-    "NeuralClassifier": "estimators_neural",
-    "NeuralRegressor": "estimators_neural",
+    "MLPClassifier": "estimators.mlp",
+    "MLPRegressor": "estimators.mlp",
+    "NeuralClassifier": "estimators.neural",
+    "NeuralRegressor": "estimators.neural",
     "Sequential": "sequential",
     "check_gradients": "inspection",
     "from_torch": "export.from_torch",
@@ -81,7 +81,7 @@ LATE = {
     "load_table": "data",
     "model_for": "preparation",
     "prepare": "preparation",
-    "search": "searching",
+    "search": "searching.front",
     "stream": "streams",
     "to_torch": "export.to_torch",
 }

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .commands import Arguments, Document, Halt, say
+from .commands.common import Arguments, Document, Halt, say
 from .devices import device as find_device
 from .fitting import Found, Run, copied, one_epoch
 from .hardware import Device

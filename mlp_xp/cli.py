@@ -22,20 +22,19 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from . import (
-    bench,
-    commands,
-    evaluate_command,
-    explain_command,
-    export_command,
-    predict_command,
-    search_command,
-    selftest,
+from . import bench, selftest
+from .commands import (
+    common,
+    evaluate,
+    explain,
+    export,
+    predict,
+    search,
     show,
-    train_command,
+    train,
     train_options,
 )
-from .commands import Arguments, Document, Halt
+from .commands.common import Arguments, Document, Halt
 from .fitting import TrainingDiverged
 
 
@@ -70,35 +69,35 @@ COMMANDS = {
     "train": Command(
         "train a network and write it to a file",
         train_options.add_arguments,
-        train_command.train,
+        train.train,
     ),
     "search": Command(
         "search for a network, train and write the best",
-        search_command.add_arguments,
-        search_command.search,
+        search.add_arguments,
+        search.search,
     ),
     "predict": Command(
         "print a table with a prediction for every example",
-        predict_command.add_arguments,
-        predict_command.predict,
+        predict.add_arguments,
+        predict.predict,
     ),
     "evaluate": Command(
         "print loss and score on examples",
-        evaluate_command.add_arguments,
-        evaluate_command.evaluate,
+        evaluate.add_arguments,
+        evaluate.evaluate,
     ),
     "export": Command(
         "write a model for other programs: as ONNX",
-        export_command.add_arguments,
-        export_command.export,
+        export.add_arguments,
+        export.export,
     ),
     "show": Command("print what a model is and how it was trained", show.add_arguments, show.show),
     "explain": Command(
         "print what a training step computes, and what that takes",
-        explain_command.add_arguments,
-        explain_command.explain,
+        explain.add_arguments,
+        explain.explain,
     ),
-    "devices": Command("print what can run here, and why not", _none, commands.print_devices),
+    "devices": Command("print what can run here, and why not", _none, common.print_devices),
     "selftest": Command(
         "check that a device computes right, and measure it",
         selftest.add_arguments,

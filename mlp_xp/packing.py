@@ -31,7 +31,7 @@ from .compile.program import Plan, Program
 from .compile.scores import forward
 from .compile.step import Batch, CompiledStep
 from .devices import device
-from .estimators_objective import LIKE_SCIKIT_LEARN, share_of_gradient
+from .estimators.objective import LIKE_SCIKIT_LEARN, share_of_gradient
 from .fast import c_source, native, packed
 from .kernels import SPEC
 from .losses import LOSSES, Loss

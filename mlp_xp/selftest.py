@@ -30,7 +30,7 @@ from .bench import (
     launches,
     noise,
 )
-from .commands import Arguments, Document, Halt, say
+from .commands.common import Arguments, Document, Halt, say
 from .data import load
 from .devices import device as find_device
 from .hardware import Device

@@ -54,7 +54,7 @@ def answers(model: Model, rows: Any) -> Rows:
 
 
 class Tally:
-    """`commands.measure` of a stream: what has to be known of the blocks that were."""
+    """`scoring.measure` of a stream: what has to be known of the blocks that were."""
 
     def __init__(self, model: Model, feed: Feed) -> None:
         self.model, self.feed, self.m = model, feed, 0
@@ -99,7 +99,7 @@ class Tally:
         return found
 
     def found(self) -> dict[str, Any]:
-        """What `commands.measure` says of all blocks together."""
+        """What `scoring.measure` says of all blocks together."""
         model, (loss, score) = self.model, map(float, self.judge.score())
         found: dict[str, Any] = {"examples": self.m, "loss": loss}
         if model.loss.kind in NUMBERS:
@@ -123,7 +123,7 @@ class Tally:
 
 
 def measured(model: Model, stream: Stream) -> dict[str, Any]:
-    """`commands.measure` of a stream, by one pass."""
+    """`scoring.measure` of a stream, by one pass."""
     tally = Tally(model, Feed(stream, model))
     for start, raw in ahead(stream.blocks()):
         tally.add(start, raw)
@@ -131,7 +131,7 @@ def measured(model: Model, stream: Stream) -> dict[str, Any]:
 
 
 def judged(model: Model, stream: Stream, seen: Fingerprint | None) -> dict[str, Any]:
-    """`commands.judge` of a stream, by one pass."""
+    """`scoring.judge` of a stream, by one pass."""
     if seen is None:
         found = measured(model, stream)
         return {**found, "trained_on": None, "looked_up": 0, "unseen": None}

@@ -164,7 +164,7 @@ def mlflow_autolog(*, disable: bool = False, silent: bool = False, log_models: b
     """
     mlflow = library("mlflow", "mlflow")
     hooks = library("mlflow.utils.autologging_utils", "mlflow")
-    from .estimators_base import BaseMLP
+    from .estimators.base import BaseMLP
 
     @contextmanager
     def spared() -> Iterator[None]:

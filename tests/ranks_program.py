@@ -132,7 +132,7 @@ def examples(case: str) -> tuple[Any, Any]:
 
 def reached(est: Any) -> dict[str, np.ndarray]:
     """What an estimator's training ends with."""
-    from mlp_xp.estimators_arrays import to_host
+    from mlp_xp.estimators.arrays import to_host
 
     if hasattr(est, "model_"):
         found = {"theta": to_host(est.model_._run.state.theta), "n": np.array(est.n_iter_)}

@@ -172,13 +172,13 @@ def test_an_allocation_that_fails_in_training_leaves_the_last_step(cupy: Any, li
 def test_a_command_that_runs_out_of_memory_saves_the_last_step(
     cupy: Any, limited: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    from mlp_xp import train_command
     from mlp_xp.cli import main
+    from mlp_xp.commands import train
 
     def reporter(model: MLP, epochs: int) -> Any:
         return lambda model, epoch: limited(0) if epoch.epoch == 2 else None
 
-    monkeypatch.setattr(train_command, "_reporter", reporter)
+    monkeypatch.setattr(train, "_reporter", reporter)
     out = tmp_path / "model.safetensors"
     args = ["--device", "cuda", "--hidden", "64", "--epochs", "5", "--out", str(out)]
     assert main(["train", *args]) == 1

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 import mlp_xp
 from mlp_xp import MLPClassifier, MLPRegressor
-from mlp_xp.estimators_solvers import r_squared
+from mlp_xp.estimators.solvers import r_squared
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning", "ignore:Got `batch_size`"

@@ -16,8 +16,8 @@ pytest.importorskip("sklearn")
 from mlp_xp import ACTIVATIONS, LOSSES, MLPClassifier
 from mlp_xp.compile.predict import FEW, predictor
 from mlp_xp.devices import device as find_device
-from mlp_xp.estimators_recipe import network_of, recipe_of
-from mlp_xp.estimators_solvers import scores
+from mlp_xp.estimators.recipe import network_of, recipe_of
+from mlp_xp.estimators.solvers import scores
 from mlp_xp.types import Layer
 
 CPU = find_device("cpu")

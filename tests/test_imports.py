@@ -14,6 +14,8 @@ import mlp_xp
 
 PACKAGE = Path(mlp_xp.__file__).parent
 
+PACKAGES = ("layers", "compile", "export", "estimators", "plotting", "searching", "commands")
+
 # a module may import from those before it
 ORDER = [
     "extras",
@@ -61,22 +63,8 @@ ORDER = [
     "checkpoints",
     "checkpoints_models",
     "ranks_dask",
-    "estimators_shares",
-    "estimators_objective",
-    "packing",
-    "estimators_arrays",
-    "estimators_data",
-    "estimators_recipe",
-    "estimators_live",
-    "estimators_solvers",
-    "estimators_headers",
-    "estimators_keeping",
-    "estimators_checkpoints",
-    "estimators_ranks",
-    "estimators_base",
     "estimators",
-    "estimators_layouts",
-    "estimators_neural",
+    "packing",
     "plotting",
     "trackers",
     "tutorial_steps",
@@ -88,23 +76,12 @@ ORDER = [
     "preparation",
     "fingerprint",
     "tally",
-    "commands",
-    "stream_options",
-    "evaluate_command",
+    "scoring",
     "identifiers",
-    "predict_command",
-    "export_command",
-    "show",
-    "bench",
-    "train_options",
-    "explain_command",
-    "train_command",
-    "search_space",
-    "search_families",
-    "search_task",
-    "search_study",
+    "defaults",
     "searching",
-    "search_command",
+    "commands",
+    "bench",
     "selftest",
     "cli",
     "__main__",
@@ -141,11 +118,7 @@ def test_a_module_imports_only_what_stands_before_it(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [
-        p
-        for name in ("layers", "compile", "export", "plotting")
-        for p in sorted((PACKAGE / name).glob("*.py"))
-    ],
+    [path for name in PACKAGES for path in sorted((PACKAGE / name).glob("*.py"))],
     ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_a_file_of_a_package_imports_only_what_stands_before_that(path: Path) -> None:

@@ -19,8 +19,8 @@ import mlp_xp
 from conftest import Backend, need
 from mlp_xp import MLP, check_gradients, inspect_step, storage
 from mlp_xp.cli import main
-from mlp_xp.estimators_base import BaseMLP
-from mlp_xp.estimators_keeping import to_mlp
+from mlp_xp.estimators.base import BaseMLP
+from mlp_xp.estimators.keeping import to_mlp
 from mlp_xp.prepared import AS_GIVEN, NO_SCALE, Preparation, Scale
 from mlp_xp.storage import ModelFileError
 

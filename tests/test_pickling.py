@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import pickle
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mlp_xp
 from conftest import Backend
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, Activation, Loss
 from mlp_xp.initializers import normal
@@ -194,9 +194,8 @@ def test_a_spawned_process_predicts_the_same(tmp_path: Any) -> None:
 @pytest.mark.parametrize("again", [pickled, copy.deepcopy])
 def test_an_estimator_with_rows_for_parameters_is_pickled(again: Any) -> None:
     pytest.importorskip("sklearn")
-    estimators = importlib.import_module("mlp_xp.estimators")
     row = ACTIVATIONS["mish"]
-    est = estimators.MLPClassifier((5,), activation=row, max_iter=2, random_state=0, device="cpu")
+    est = mlp_xp.MLPClassifier((5,), activation=row, max_iter=2, random_state=0, device="cpu")
     with pytest.warns(Warning, match="Maximum iterations"):
         est.fit(X.T, y)
     other = again(est)

@@ -1,4 +1,4 @@
-"""Estimators are trained by several processes as by one: `mlp_xp.estimators_ranks`."""
+"""Estimators are trained by several processes as by one: `mlp_xp.estimators.ranks`."""
 # ruff: noqa: E402  (scikit-learn may be missing)
 
 from __future__ import annotations

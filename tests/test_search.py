@@ -30,11 +30,11 @@ from mlp_xp.layers.chain import Chain
 from mlp_xp.layers.text import layers_of
 from mlp_xp.preparation import split
 from mlp_xp.readers import DataError
-from mlp_xp.search_families import FAMILIES
-from mlp_xp.search_space import DIMENSIONS, arguments, dimensions, draw
-from mlp_xp.search_study import TRIES, _again, _is_dead, place
-from mlp_xp.search_task import Task, Wanted, Watch
-from mlp_xp.searching import Interrupted, search
+from mlp_xp.searching.families import FAMILIES
+from mlp_xp.searching.front import Interrupted, search
+from mlp_xp.searching.space import DIMENSIONS, arguments, dimensions, draw
+from mlp_xp.searching.study import TRIES, _again, _is_dead, place
+from mlp_xp.searching.task import Task, Wanted, Watch
 
 ROOT = Path(__file__).parents[1]
 SHORT: dict[str, Any] = {"epochs": 3, "hidden": (12,), "batch_size": 256, "progress": False}
@@ -586,7 +586,7 @@ def test_who_is_dead_is_seen_by_its_process() -> None:
         user_attrs: dict[str, Any]
 
     trial = Trial()
-    from mlp_xp.search_study import _RUNNING, _identity
+    from mlp_xp.searching.study import _RUNNING, _identity
 
     trial.user_attrs = {"process": _identity("here")}
     assert _is_dead(trial, "here")  # between its own trials a process runs none

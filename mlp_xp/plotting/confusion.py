@@ -110,7 +110,7 @@ def answers(model: Any, X: Any, Y: Any, layout: Layout | None) -> tuple[Host, Ho
             raise TypeError(
                 f"layout is {layout!r}, but an estimator knows how its X lies: leave layout out."
             )
-        from ..estimators_arrays import to_host
+        from ..estimators.arrays import to_host
 
         return to_host(Y), to_host(model.predict(X)), to_host(model.classes_)
     with model.device.active():
