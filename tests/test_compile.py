@@ -19,6 +19,7 @@ from mlp_xp import MLP, Sequential
 from mlp_xp.compile import fuse, interpret, program, scores
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, Node, live
+from mlp_xp.compile.items import Call, Loop, Product
 from mlp_xp.compile.layout import Layout, applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.program import Plan, Program
@@ -456,8 +457,8 @@ def test_a_plain_steps_calls_are_counted(n_layers: int) -> None:
     step(model._run.state, np.arange(8), None, 0.1)
     (made,) = step.programs.values()
     items = made.program.fusion.items
-    assert sum(isinstance(item, fuse.Product) for item in items) == 3 * n_layers - 1
-    loops = [item for item in items if isinstance(item, fuse.Loop)]
+    assert sum(isinstance(item, Product) for item in items) == 3 * n_layers - 1
+    loops = [item for item in items if isinstance(item, Loop)]
     large = [loop for loop in loops if math.prod(loop.space) > 8]
     assert len(large) <= 2 * n_layers + 1
     assert len(loops) - len(large) <= 2  # of the mean loss
@@ -691,7 +692,7 @@ def test_a_new_kind_of_layer_is_compiled_by_existing(seed: Any, target: Any) -> 
     assert np.abs(state.theta - start.theta).max() > 1e-3
     (*_, program) = step.programs.values()
     assert program.program.native is target.native
-    assert not [item for item in program.program.fusion.items if isinstance(item, fuse.Call)]
+    assert not [item for item in program.program.fusion.items if isinstance(item, Call)]
 
 
 # -- what is deep

@@ -17,9 +17,9 @@ from conftest import need
 from mlp_xp import MLP, Sequential
 from mlp_xp import Activation as Row
 from mlp_xp.cli import main
-from mlp_xp.compile import fuse
 from mlp_xp.compile.explain import explain
 from mlp_xp.compile.function import Function
+from mlp_xp.compile.items import Call
 from mlp_xp.compile.layout import applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.devices import device as find_device
@@ -361,4 +361,4 @@ def test_a_call_has_the_name_of_its_function() -> None:
     (group,) = told(lambda xp, x: [xp.sort(x, axis=0)], np.ones((3, 2))).groups
     assert group.kind == "call"
     assert group.formulas == ("t1[3, 2] = sort(x0[3, 2])",)
-    assert fuse.Call.__name__.lower() == group.kind
+    assert Call.__name__.lower() == group.kind

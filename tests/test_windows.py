@@ -12,6 +12,7 @@ from conftest import tolerance
 from mlp_xp import Sequential
 from mlp_xp.compile import fuse, interpret
 from mlp_xp.compile.graph import Graph, Node
+from mlp_xp.compile.items import Loop, Product
 from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.program import Program
 from mlp_xp.compile.step import CompiledStep
@@ -28,7 +29,7 @@ TARGETS = [
 
 def products(roots: Any) -> int:
     items = fuse.Fusion(roots, [None] * len(roots)).items
-    return sum(isinstance(item, fuse.Product) for item in items)
+    return sum(isinstance(item, Product) for item in items)
 
 
 def windows(xp: Any, X: Any, n: int) -> Any:
@@ -157,5 +158,5 @@ def test_depthwise_steps_make_no_patches(which: str, seed: Any) -> None:
     (made,) = step.programs.values()
     patches = 32 * math.prod(shape) * 8 * math.prod(K)
     items = made.program.fusion.items
-    joined = [t.node for i in items if isinstance(i, fuse.Loop) for t in i.writes]
+    joined = [t.node for i in items if isinstance(i, Loop) for t in i.writes]
     assert not [node for node in joined if node.size * 8 > 2 * patches]

@@ -4,6 +4,7 @@ layout         where the entries of a view lie
 graph          what was computed, as nodes
 trace          the namespace under which a formula records itself
 interpret      a graph run node by node, to hold all else to
+items          what a fused graph is made of: loops, products, calls
 fuse           which nodes are one loop
 loops          the text of a loop in C
 program        memory, and the calls in order

@@ -18,7 +18,7 @@ import math
 from ..fast.cuda_text import Source, source
 from ..fast.tracing import REDUCTIONS
 from .cuda_products import CudaKernel, Matrices, Tiling, grid, parameters, text
-from .fuse import Place
+from .items import Place
 from .layout import packed, reshaped
 from .loops import AXIS, CTYPES, Access, Argument, LoopText, Scope
 

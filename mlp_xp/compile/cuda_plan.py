@@ -8,8 +8,9 @@ from ..fast.cuda_text import Source
 from . import cuda_products
 from .cuda_loops import CudaText, finished
 from .cuda_products import CudaKernel, Matrices, Tiling
-from .fuse import Fusion, Item, Loop, Place, Product
+from .fuse import Fusion
 from .graph import Node
+from .items import Item, Loop, Place, Product
 from .program import Plan
 
 

@@ -15,7 +15,8 @@ from ..fast import choice
 from ..fast import cuda_tiles as tiles
 from ..fast.cuda_text import Source, source
 from ..kernels import PRECISIONS
-from .fuse import Fusion, Place, Product
+from .fuse import Fusion
+from .items import Place, Product
 from .layout import Layout, Step, broadcast, indexed, reshaped
 from .loops import Argument
 

@@ -22,8 +22,8 @@ from .cuda_loops import finished
 from .cuda_plan import CudaPlan
 from .cuda_products import CudaKernel
 from .cuda_sums import Sums
-from .fuse import Call, Item, Place, Product
 from .graph import Node, Opaque
+from .items import Call, Item, Place, Product
 from .layout import Layout, reshaped
 from .program import size_of
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..architecture import Architecture
-from .fuse import Call, Expression, Item, Loop, Place, Product
 from .graph import Node
+from .items import Call, Expression, Item, Loop, Place, Product
 from .layout import Layout, packed
 from .program import Program
 

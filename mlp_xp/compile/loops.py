@@ -23,8 +23,9 @@ import numpy as np
 from ..fast.c_source import CTYPES as REALS
 from ..fast.c_source import MOST_PARTS
 from ..fast.tracing import FUNCTIONS, QUESTIONS, REDUCTIONS, Untraceable, literal
-from .fuse import HEAVY, Expression, Fusion, Loop, Place, Target
+from .fuse import HEAVY, Fusion
 from .graph import Node
+from .items import Expression, Loop, Place, Target
 from .layout import Layout, Shape, broadcast, reshaped
 
 COLUMNS = 128  # columns at once

@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..fast.tracing import FUNCTIONS, QUESTIONS
-from .fuse import Expression, Fusion, Loop, Place
+from .fuse import Fusion
 from .graph import Node
+from .items import Expression, Loop, Place
 from .layout import Layout, Shape, Step, broadcast, indexed, packed, reshaped
 from .program import Memory
 

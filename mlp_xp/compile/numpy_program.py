@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..fast import native
-from .fuse import Call, Item, Loop, Place, Product
 from .graph import Node
+from .items import Call, Item, Loop, Place, Product
 from .numpy_loops import Do, LoopCalls, View, entries
 from .program import Plan, Program
 

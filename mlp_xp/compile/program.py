@@ -21,8 +21,9 @@ from ..fast.c_source import MOST_PARTS
 from ..fast.calls import Calls, Table, address, parts_of
 from ..fast.tracing import Untraceable
 from . import loops
-from .fuse import Call, Fusion, Item, Loop, Place, Product
+from .fuse import Fusion
 from .graph import Node
+from .items import Call, Item, Loop, Place, Product
 from .layout import Layout, Step, broadcast, indexed
 
 Buffer = npt.NDArray[Any]
