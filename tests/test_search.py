@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,12 +92,24 @@ def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
     raise AssertionError("it did not happen in time")
 
 
+@contextmanager
+def stored(path: str = "search.db") -> Iterator[Any]:
+    """Optuna's storage in a file, whose connections are closed in the end."""
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def trials_of(name: str = "digits", storage: str = "search.db") -> list[Any]:
     """All trials of a study, [] where there is none yet."""
     if not Path(storage).exists():
         return []
     try:
-        return optuna.load_study(study_name=name, storage=f"sqlite:///{storage}").get_trials()
+        with stored(storage) as kept:
+            return optuna.load_study(study_name=name, storage=kept).get_trials()
     except Exception:  # it is being made at this moment
         return []
 
@@ -402,6 +415,20 @@ def test_a_study_of_something_else_is_refused_by_name(
     assert "--study NAME" in str(error.value)
 
 
+def test_a_search_leaves_no_connection_open(begun: Path) -> None:
+    files = Path("/proc/self/fd")
+    if not files.is_dir():
+        pytest.skip("this system does not tell the files of a process")
+
+    def connections() -> list[str]:
+        names = [os.readlink(file) for file in files.iterdir() if file.is_symlink()]
+        return [name for name in names if Path(name).name == Path(begun).name]
+
+    found = search(trials=2, storage=begun, **SHORT)
+    assert len(found.study.trials) == 2  # and when the study is asked afterwards
+    assert connections() == []
+
+
 def test_a_study_of_other_rows_is_refused(begun: Path) -> None:
     data = load("digits")
     changed = data._replace(X=data.X + 1)
@@ -412,8 +439,9 @@ def test_a_study_of_other_rows_is_refused(begun: Path) -> None:
 
 
 def test_a_study_that_is_not_ours_is_refused() -> None:
-    study = optuna.create_study(storage="sqlite:///search.db", study_name="digits")
-    study.add_trial(optuna.create_trial(value=1.0))
+    with stored() as storage:
+        study = optuna.create_study(storage=storage, study_name="digits")
+        study.add_trial(optuna.create_trial(value=1.0))
     with pytest.raises(ValueError, match="was not begun by mlp_xp"):
         search(trials=1, **SHORT)
 
@@ -438,8 +466,9 @@ def test_a_killed_process_is_followed_by_another() -> None:
     process.communicate()
     (killed,) = running
     # the same search, whose trials now last one epoch: only the record of that is changed
-    study = optuna.load_study(study_name="digits", storage="sqlite:///search.db")
-    study.set_user_attr("mlp_xp", {**study.user_attrs["mlp_xp"], "epochs": 1})
+    with stored() as storage:
+        study = optuna.load_study(study_name="digits", storage=storage)
+        study.set_user_attr("mlp_xp", {**study.user_attrs["mlp_xp"], "epochs": 1})
     before = len(ended(trials_of()))
     began = time.monotonic()
     fixed = {"hidden": (12,), "dropout": 0.0, "batch_size": 1000}

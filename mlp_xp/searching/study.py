@@ -97,9 +97,11 @@ def _opened(optuna: Any, storage: Any) -> Any:
     if storage is None or not isinstance(storage, str | os.PathLike):
         return storage
     from sqlalchemy.exc import ArgumentError, DatabaseError, SQLAlchemyError
+    from sqlalchemy.pool import NullPool
 
-    url = address(storage)
-    options = {"connect_args": {"timeout": SILENT}} if url.startswith("sqlite") else {}
+    url, options = address(storage), dict[str, Any]()
+    if url.startswith("sqlite"):  # a file is closed when nothing is asked of it: nobody else would
+        options = {"connect_args": {"timeout": SILENT}, "poolclass": NullPool}
     if "://" not in os.fspath(storage):
         folder = Path(os.fspath(storage)).resolve().parent
         if not folder.is_dir():
