@@ -702,6 +702,47 @@ def test_examples_of_another_shape_are_refused() -> None:
         model.fit(X.reshape(M, -1)[:, :7], Y, layout="rows", progress=False)
 
 
+def test_examples_that_lie_both_ways_are_refused_until_somebody_says_which() -> None:
+    cube, y = np.random.default_rng(0).normal(size=(6, 6, 6)), np.arange(6) % 2
+    layers = [GRU(3), Dense(2)]
+    for call in ("fit", "evaluate"):
+        with pytest.raises(ValueError, match=r"X has shape \(6, 6, 6\).*'rows'.*'columns'"):
+            getattr(Sequential((6, 6), layers), call)(cube, y)
+    wide, z = np.concatenate([cube, -cube]), np.arange(12) % 2
+    held = {"validation_data": (cube, y), "progress": False}
+    with pytest.raises(ValueError, match="validation X has shape"):
+        Sequential((6, 6), layers).fit(np.moveaxis(wide, 0, -1), z, **held)
+    model = Sequential((6, 6), layers).fit(wide, z, layout="rows", **held)
+    np.testing.assert_allclose(model.scores(cube), model.scores(cube.reshape(6, 36), layout="rows"))
+    one = Sequential((1, 1, 1), [Flatten(), Dense(2)])
+    assert one.scores(np.ones((1, 1, 1, 1))).shape == (2, 1)
+
+
+def test_lists_of_the_examples_shape_are_examples() -> None:
+    model = build("Conv2d")
+    X, Y = data_of("Conv2d")
+    expected = model.scores(X, layout="rows")
+    np.testing.assert_array_equal(model.scores(X.tolist(), layout="rows"), expected)
+    np.testing.assert_array_equal(model.scores(list(X), layout="rows"), expected)
+    with pytest.raises(ValueError, match="X cannot be made into an array"):
+        model.fit([X[0].tolist(), X[0, :, :3].tolist()], Y[:2], layout="rows")
+
+
+def test_an_axis_that_is_missing_is_named_with_the_cure() -> None:
+    model = Sequential((1, 5, 4), [Conv2d(2, 2), Flatten(), Dense(2)])
+    X = np.random.default_rng(0).normal(size=(7, 1, 5, 4))
+    for wrong, cure in ((X[:, 0], r"X\[:, None\]"), (X[0], r"x\[None\]")):
+        with pytest.raises(ValueError, match=rf"expected \(m, 1, 5, 4\).* {cure}\."):
+            model.predict(wrong, layout="rows")
+    columns = np.moveaxis(X, 0, -1)
+    for wrong, cure in ((columns[0], r"X\[None\]"), (columns[..., 0], r"x\[..., None\]")):
+        with pytest.raises(ValueError, match=rf"expected \(1, 5, 4, m\).* {cure}\."):
+            model.predict(wrong)
+    told = Sequential((3, 4), [GRU(2), Dense(2)], lengths=True)
+    with pytest.raises(ValueError, match=r"a table of 13 features, the 12 numbers of \(3, 4\)"):
+        told.predict(np.zeros((5, 3, 4)), layout="rows")
+
+
 def test_one_class_does_not_load_the_others_file(tmp_path: Path) -> None:
     build("Dense").save(tmp_path / "chain.safetensors")
     MLP((5, 3)).save(tmp_path / "dense.safetensors")
