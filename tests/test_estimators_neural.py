@@ -256,6 +256,61 @@ def test_it_is_pickled_and_its_file_is_read_by_everything(
     np.testing.assert_array_equal(said, est.predict(X))
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape", "layers"),
+    [
+        ("features", None, [Dense(3)]),
+        ("tokens", None, [Embedding(9, 3), GRU(2)]),
+        ("channels_last", (2, 1, 2), [Flatten()]),
+    ],
+)
+def test_columns_of_a_frame_are_known_by_name_after_a_file_too(
+    tmp_path: Path, layout: str, shape: Any, layers: Any
+) -> None:
+    pd = pytest.importorskip("pandas")
+    values = np.random.default_rng(0).integers(0, 9, size=(30, 4))
+    frame, y = pd.DataFrame(values, columns=list("abcd")), values[:, 0] > 4
+    est = NeuralClassifier(layers, layout=layout, shape=shape, **QUICK).fit(frame, y)
+    est.save(tmp_path / "named.safetensors")
+    back = NeuralClassifier.load(tmp_path / "named.safetensors")
+    turned = frame[list("dcba")]
+    for one in (est, back, pickle.loads(pickle.dumps(est))):
+        np.testing.assert_array_equal(one.predict_proba(frame), est.predict_proba(frame))
+        assert list(one.feature_names_in_) == list("abcd")
+        with pytest.raises(ValueError, match="same order as they were in fit"):
+            one.predict(turned)
+    if layout == "features":
+        model = Sequential.load(tmp_path / "named.safetensors")
+        np.testing.assert_array_equal(model.predict(turned), est.predict(frame))
+    est.fit(values, y)
+    assert not hasattr(est, "feature_names_in_")
+    assert est.model_.preparation.features == ()
+
+
+def test_a_column_of_sequences_is_a_list_of_them() -> None:
+    pd = pytest.importorskip("pandas")
+    words = [[1, 2, 3], [4], [5, 6], [0, 1, 2, 3]] * 6
+    est = NeuralClassifier([Embedding(7, 3), GRU(2)], layout="tokens", **QUICK)
+    expected = est.fit(words, [0, 1] * 12).predict_proba(words)
+    column = pd.DataFrame({"words": words}, index=range(50, 74))["words"]
+    np.testing.assert_array_equal(est.fit(column, [0, 1] * 12).predict_proba(column), expected)
+
+
+def test_sparse_tokens_are_refused_with_the_cure() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    est = NeuralClassifier([Embedding(7, 3), GRU(2)], layout="tokens", **QUICK)
+    with pytest.raises(TypeError, match=r"X is sparse.*expected X.toarray\(\)"):
+        est.fit(sparse.csr_array(np.eye(6)), [0, 1] * 3)
+
+
+def test_dates_are_no_names_of_classes() -> None:
+    days = np.array(["2020-01-01", "2020-01-02"], "M8[D]")[np.arange(20) % 2]
+    est = NeuralClassifier("dense:2", **QUICK)
+    with pytest.raises(TypeError, match=r"datetime64\[D\].* Pass y.astype\(str\)"):
+        est.fit(np.eye(20), days)
+    assert est.fit(np.eye(20), days.astype(str)).classes_.tolist() == ["2020-01-01", "2020-01-02"]
+
+
 def test_files_of_others_are_refused_and_every_kind_of_target_comes_back(tmp_path: Path) -> None:
     X, y = digits()
     place = tmp_path / "m.safetensors"
@@ -299,6 +354,8 @@ WRONG: list[tuple[dict[str, Any], Any, str]] = [
     ({"layout": "sequences"}, [np.full((2, 2), np.nan)] * 6, "NaN or infinity"),
     ({"layout": "channels_last"}, np.full_like(X4, np.inf), "NaN or infinity"),
     ({"layout": "channels_last"}, np.full(X4.shape, "a"), "expected numbers"),
+    ({"layout": "channels_last"}, [X4[0], X4[0, :4]] * 3, "expected examples of one size"),
+    ({"layout": "tokens"}, [[[1]]] * 6, r"expected numbers of shape \(time,\)"),
     ({"layout": "rows"}, np.zeros((6, 7)), "The 'layout' parameter"),
     ({"epochs": 0}, np.zeros((6, 7)), "The 'epochs' parameter"),
     ({"layers": "dense"}, np.zeros((6, 7)), "'dense', but expected dense:N"),
