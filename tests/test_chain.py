@@ -507,6 +507,27 @@ def test_an_embedding_takes_the_numbers_of_its_columns_alone(
         model.predict(rows(6), layout="rows")
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [MaxPool(2), Embedding(5, 3)],
+        [Reshape((2, 4)), Last(), Embedding(5, 3)],
+        [Residual([Embedding(5, 3)], skip=[Embedding(7, 3)])],
+        [Residual([Residual([Embedding(9, 1)], [Embedding(5, 1)])], [Embedding(7, 1)])],
+    ],
+    ids=str,
+)
+def test_the_numbers_of_an_embedding_are_checked_wherever_it_stands(layers: Any) -> None:
+    model = Sequential((1, 8), [*layers, Flatten(), Dense(2)])
+    X, y = np.arange(48).reshape(6, 8) % 5, np.arange(6) % 2
+    model.fit(X, y, layout="rows", epochs=1, progress=False)
+    for value in (5, -1, 0.5):
+        wrong = np.where(np.eye(6, 8) > 0, value, X)
+        for ask in (lambda W: model.fit(W, y, progress=False), model.predict):
+            with pytest.raises(ValueError, match=rf"X holds {value:g}, but layer .*, Embedding"):
+                ask(wrong)
+
+
 @pytest.mark.parametrize("value", [-1, 6, 2.5])
 def test_a_length_is_a_whole_number_of_steps(backend: Backend, value: float) -> None:
     model = Sequential((2, 5), [GRU(4), Dense(2)], lengths=True, device=backend.device)
@@ -651,6 +672,8 @@ WRONG: list[tuple[Any, Any, type[Exception], str]] = [
      r"but its skip makes \(2, 3, 2\)"),
     ((6,), [Dense(6), Embedding(9, 3), GRU(3), Dense(3)], ValueError,
      r"layer 2, Embedding\(.*\), takes whole numbers, which have no derivative"),
+    ((6,), [Dropout(0.5), Flatten(), Embedding(9, 3), GRU(3), Dense(3)], ValueError,
+     r"layer 3, Embedding.* but layer 1, Dropout\(rate=0.5\), makes others of them. Put it first"),
     ((2, 3, 4, 5), [Flatten(), Dense(3)], ValueError, r"shape is \(2, 3, 4, 5\)"),
     ("5", [Dense(3)], TypeError, "shape is '5'"),
     ((0,), [Dense(3)], ValueError, r"shape\[0\] is 0"),
@@ -673,7 +696,10 @@ def test_what_cannot_be_a_network_is_refused_in_words(
         (lambda: Dense(3, bias=1), TypeError, "bias is 1"),
         (lambda: Activation("rleu"), ValueError, "activation is 'rleu'"),
         (lambda: Activation((1, 2)), TypeError, "expected a name or a row"),
+        (lambda: Activation(None), TypeError, "activation is None, but expected a name or a row"),
+        (lambda: Activation(np.tanh), TypeError, "expected a name or a row"),
         (lambda: Dropout(1.0), ValueError, "rate is 1, but expected"),
+        (lambda: Dropout(1 - 2**-18), ValueError, r"rate is 0.99.* drops everything: expected at"),
         (lambda: Residual([]), ValueError, "layers is empty"),
         (lambda: Residual(Dense(3)), TypeError, "expected a list of layers"),
         (lambda: Residual([Dense(3)], skip=[3]), TypeError, "skip has 3 as its entry 1"),
