@@ -259,7 +259,8 @@ class BaseNeural(Exportable, Shares):
         ):
             return self.model_
         key = given.shape[-1], given.lengths
-        if key not in self._others:
+        other = self._others.get(key)  # once: another thread may put its own there
+        if other is None:
             mine = self.model_
             config = {**mine.config, "shape": given.shape, "lengths": given.lengths}
             del config["layers"], config["optimizer"]
@@ -277,7 +278,6 @@ class BaseNeural(Exportable, Shares):
                 )
             other.preparation = mine.preparation
             self._others = {key: other}
-        other = self._others[key]
         other._run = self.model_._run
         return other
 

@@ -162,6 +162,23 @@ def test_sequences_in_a_table_are_asked_for_as_they_were_fitted(tmp_path: Path) 
         table.predict(X[:, :9])
 
 
+def test_threads_may_ask_of_sequences_of_different_lengths() -> None:
+    X, y = ragged()
+
+    class Interrupted(NeuralClassifier):  # type: ignore[misc]
+        """One whose models for other lengths are asked for by somebody else at once."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "_others" and value and (4, True) not in value:
+                self.predict([x[:4] for x in X])
+
+    est = Interrupted([GRU(4)], layout="sequences", **QUICK).fit(X, y)
+    plain = NeuralClassifier([GRU(4)], layout="sequences", **QUICK).fit(X, y)
+    short = [x[:3] for x in X]
+    np.testing.assert_array_equal(est.predict_proba(short), plain.predict_proba(short))
+
+
 def test_sequences_of_one_length_have_no_lengths() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 6, 2)), np.arange(40) % 2
