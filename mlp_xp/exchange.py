@@ -126,6 +126,8 @@ def check_ready(X: Any, device: Device, dtype: str) -> None:
         )
     if X.ndim != 2:
         raise ValueError(f"X has shape {tuple(X.shape)}, but expected (n_features, n_examples).")
+    if X.shape[1] == 0:
+        raise ValueError(f"X has shape {tuple(X.shape)}: there are no examples.")
     if kind != "numpy" and str(X.dtype) != dtype:  # NumPy converts
         raise TypeError(
             f"X has dtype {X.dtype}, but a predictor takes arrays as they are: expected its "
