@@ -175,7 +175,10 @@ class Model:
 
     @property
     def history(self) -> dict[str, list[Any]]:
-        """One list a quantity, one entry an epoch: epoch, loss, validation_loss, rate, …"""
+        """One list a quantity, one entry an epoch: epoch, loss, validation_loss, rate, …
+
+        Those of validation have one for each epoch that was measured.
+        """
         return self._run.history
 
     @property
@@ -570,8 +573,8 @@ class Model:
     def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
         """Write the model, its optimiser state and history as safetensors, atomically.
 
-        metadata  anything JSON can hold, to come back as `model.metadata`; None keeps the
-                  model's own. Its entry "preparation" is the model's
+        metadata  a dict of what JSON can hold, to come back as `model.metadata`; None keeps
+                  the model's own. Its entry "preparation" is the model's
         """
         from .storage import save
 
