@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import _check_feature_names, validate_data
 
 from .estimators_data import numbers
+from .exchange import hosted, unmasked
 from .layers.base import Shape
 
 # axes of one example in the caller's order, as the error messages write them
@@ -54,7 +55,7 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
     if layout in ("sequences", "tokens") and _ragged(X):
         _check_feature_names(est, X, reset=reset)
         return _padded(est, X, layout, reset, like)
-    X = numbers("X", X)
+    X = hosted(numbers("X", X))
     ndim = getattr(X, "ndim", 2)
     if layout == "features" and ndim > 2:
         others = ", ".join(repr(name) for name in LAYOUTS if name != "features")
@@ -153,7 +154,9 @@ def _padded(est: Any, X: Any, layout: str, reset: bool, like: Rows | None) -> Ro
     if len(X) == 0:
         raise ValueError("X is empty, but expected a sequence for each sample.")
     one = "(time,)" if layout == "tokens" else "(time, features)"
-    found = [np.asarray(sequence) for sequence in X]
+    for i, sequence in enumerate(X):
+        unmasked(f"X[{i}]", sequence)
+    found = [np.asarray(hosted(sequence)) for sequence in X]
     for i, sequence in enumerate(found):
         if sequence.ndim != n_axes or sequence.dtype.kind not in "biuf" or sequence.size == 0:
             raise ValueError(

@@ -29,6 +29,7 @@ from .devices import device as find_device
 from .estimators_data import numbers
 from .estimators_layouts import INSIDE, LAYOUTS, Rows, rows_of
 from .estimators_shares import Shares, generator
+from .exchange import hosted, unmasked
 from .export.estimators import Exportable
 from .fitting import Callback
 from .hardware import Device
@@ -431,6 +432,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
     """
 
     def _targets(self, y: Any, given: Rows) -> Targets:
+        unmasked("y", y)
         check_classification_targets(y)
         if type_of_target(y) == "multilabel-indicator":
             values = check_array(y, accept_sparse=False)
@@ -470,6 +472,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
         self.classes_ = np.arange(n_out) if classes is None else as_labels(classes)
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
+        unmasked("y", y)
         values: Host = np.asarray(y)
         check_consistent_length(given.table, values)
         return values
@@ -513,7 +516,9 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
         return model.loss.kind in ("real", "count")
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
-        values = check_array(numbers("y", y), ensure_2d=False, dtype="numeric", input_name="y")
+        values = check_array(
+            hosted(numbers("y", y)), ensure_2d=False, dtype="numeric", input_name="y"
+        )
         if values.ndim == 2 and values.shape[1] == 1:
             values = column_or_1d(values, warn=True)
         check_consistent_length(given.table, values)

@@ -77,6 +77,11 @@ def as_numpy(value: Any) -> npt.NDArray[Any]:
         return np.asarray(value)
 
 
+def hosted(value: Any) -> Any:
+    """A foreign array that lies on the host as NumPy's; anything else as it is."""
+    return as_numpy(value) if is_foreign(value) and on_host(value) else value
+
+
 def unmasked(argument: str, value: Any) -> None:
     """Raise TypeError for a masked array, what lies under whose mask would be taken for numbers."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
@@ -176,6 +181,7 @@ def given_back(answer: Array, X: Any, device: Device) -> Array:
 __all__ = [
     "as_numpy",
     "given_back",
+    "hosted",
     "is_foreign",
     "library",
     "library_of",

@@ -320,6 +320,34 @@ def test_sparse_tokens_are_refused_with_the_cure() -> None:
         est.fit(sparse.csr_array(np.eye(6)), [0, 1] * 3)
 
 
+@pytest.mark.parametrize("layout", ["features", "sequences", "channels_last"])
+def test_a_tensor_with_a_graph_or_in_bfloat16_is_a_tensor(torch: Any, layout: str) -> None:
+    shape = {"features": (30, 6), "sequences": (30, 3, 2), "channels_last": (30, 3, 2, 1)}[layout]
+    X = np.random.default_rng(0).integers(-9, 9, shape).astype(np.float32)
+    y = X.reshape(30, 6)[:, 0]
+    est = NeuralRegressor([Flatten()] if layout != "features" else [], layout=layout, **QUICK)
+    expected = est.fit(X, y).predict(X)
+    for given in (torch.tensor(X, requires_grad=True), torch.tensor(X).bfloat16()):
+        target = given.reshape(30, 6)[:, 0]
+        np.testing.assert_array_equal(est.fit(given, target).predict(given), expected)
+    if layout == "sequences":
+        several = [torch.tensor(x, requires_grad=True) for x in X]
+        np.testing.assert_allclose(est.fit(several, y).predict(several), expected, rtol=1e-4)
+
+
+def test_masked_steps_and_labels_are_refused() -> None:
+    X, y = ragged()
+    est = NeuralClassifier([GRU(3)], layout="sequences", **QUICK)
+    masked = [*X[:-1], np.ma.masked_less(X[-1], 9)]
+    with pytest.raises(TypeError, match=r"X\[59\] is a masked array"):
+        est.fit(masked, y)
+    est.fit([*X[:-1], np.ma.array(X[-1])], y)
+    hidden = np.ma.array(y, mask=y == "up")
+    for fit in (lambda: est.fit(X, hidden), lambda: est.fit(X, y, validation_data=(X, hidden))):
+        with pytest.raises(TypeError, match="y is a masked array"):
+            fit()
+
+
 def test_dates_are_no_names_of_classes() -> None:
     days = np.array(["2020-01-01", "2020-01-02"], "M8[D]")[np.arange(20) % 2]
     est = NeuralClassifier("dense:2", **QUICK)
