@@ -221,6 +221,10 @@ def test_one_of_many_networks_is_chosen(torch: Any, random: np.random.Generator)
         to_torch(model)
     with pytest.raises(ValueError, match="network is 2, but the model holds 2"):
         to_torch(model, network=2)
+    with pytest.raises(ValueError, match="network is -1, but expected at least 0"):
+        to_torch(model, network=-1)
+    with pytest.raises(TypeError, match="network is True, but expected a whole number"):
+        to_torch(model, network=True)
 
 
 # -- what is refused -----------------------------------------------------------
