@@ -30,7 +30,7 @@ from ..architecture import CHUNK, Forward, Slot
 from ..draws import Draw, Purpose, permutation
 from ..hardware import Device
 from ..initializers import MATCHED, Initializer, glorot_uniform
-from ..kernels import Kernels
+from ..kernels import Kernels, newest_or
 from ..types import Array, Namespace
 from . import stack
 from .base import Kind, Parameter, Pass, Shape
@@ -376,10 +376,17 @@ class Chain:
         _, gradients = stack.backward(self.parts, xp, kernels, layers, memories, delta, seen)
         return gradients, []
 
-    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: Any) -> Array:
-        """The batch's own statistics, flat like `State.running`."""
+    def batch_statistics(
+        self, xp: Namespace, memories: Sequence[Any], m: Any, running: Array
+    ) -> Array:
+        """The batch's own statistics, flat like `running`, which has what it does not tell."""
         found = stack.newest(self.parts, xp, memories, m)
-        return xp.concat([found[name][..., 0] for name, _ in self.statistics], axis=-1)
+        parts, start = [], 0
+        for name, n in self.statistics:
+            own = found[name][..., 0] if name in found else None
+            parts.append(newest_or(xp, own, running[..., start : start + n], m))
+            start += n
+        return xp.concat(parts, axis=-1)
 
     def predicting(
         self, xp: Namespace, layers: Sequence[Any], running: Array
