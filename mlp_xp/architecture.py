@@ -143,8 +143,10 @@ class Architecture(Protocol):
         """Gradients by layer, and each layer's δ where the network has such."""
         ...
 
-    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: Any) -> Array:
-        """Means and variances of the batch, flat like `State.running`.
+    def batch_statistics(
+        self, xp: Namespace, memories: Sequence[Any], m: Any, running: Array
+    ) -> Array:
+        """Means and variances of the batch, flat like `running`, which has what it does not tell.
 
         m  number of its examples, as `kernels.whole_batch` gives it
         """

@@ -294,7 +294,7 @@ def layout(X: Any, given: Any, remembered: Layout | None = None) -> Layout | Non
     return "rows"
 
 
-def _as_array(argument: str, value: Any, device: Device) -> Array:
+def as_array(argument: str, value: Any, device: Device) -> Array:
     """Anything array-like as an array of numbers, on the host or already on the device."""
     value = taken(argument, value, device)
     if hasattr(value, "to_numpy") and (hasattr(value, "dtype") or is_frame(value)):
@@ -367,7 +367,7 @@ def examples(
     frame = is_frame(X)
     if frame or prepared.table is not None:
         X, layout = prepared.rows(argument, X, Y), "rows"
-    X = _as_array(argument, X, device)
+    X = as_array(argument, X, device)
     shape, in_rows = tuple(X.shape), layout == "rows"
     expected = f"(n_examples, {n_features})" if in_rows else f"({n_features}, n_examples)"
     if X.ndim != 2:
@@ -450,7 +450,7 @@ def targets(
     in_rows = layout == "rows" or is_frame(Y)
     if prepared.classes is not None:
         Y = _numbered(argument, Y, prepared, device, in_rows)
-    Y = _as_array(argument, Y, device)
+    Y = as_array(argument, Y, device)
     shape = tuple(Y.shape)
     if kind == "multiclass" and (Y.ndim == 1 or (Y.ndim == 2 and shape[-1 if in_rows else 0] == 1)):
         return _labels(argument, Y, n_out, m, device, several)
@@ -548,7 +548,7 @@ def _several(argument: str, low: float, high: float) -> None:
 
 def parameter(name: str, value: Any, shape: tuple[int, ...], device: Device, dtype: str) -> Array:
     """A parameter of the given shape, finite, on the device in the model's dtype."""
-    value = _as_array(name, value, device)
+    value = as_array(name, value, device)
     if tuple(value.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, but expected {shape}.")
     xp = device.xp
@@ -562,7 +562,7 @@ def weights(argument: str, value: Any, m: int, device: Device, dtype: str) -> Ar
     """Sample weights (m,) ≥ 0, not all 0; None stays None."""
     if value is None:
         return None
-    value = _as_array(argument, value, device)
+    value = as_array(argument, value, device)
     if tuple(value.shape) != (m,):
         raise ValueError(
             f"{argument} has shape {tuple(value.shape)}, but expected ({m},): a weight an example."

@@ -77,6 +77,11 @@ def as_numpy(value: Any) -> npt.NDArray[Any]:
         return np.asarray(value)
 
 
+def hosted(value: Any) -> Any:
+    """A foreign array that lies on the host as NumPy's; anything else as it is."""
+    return as_numpy(value) if is_foreign(value) and on_host(value) else value
+
+
 def unmasked(argument: str, value: Any) -> None:
     """Raise TypeError for a masked array, what lies under whose mask would be taken for numbers."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
@@ -126,6 +131,8 @@ def check_ready(X: Any, device: Device, dtype: str) -> None:
         )
     if X.ndim != 2:
         raise ValueError(f"X has shape {tuple(X.shape)}, but expected (n_features, n_examples).")
+    if X.shape[1] == 0:
+        raise ValueError(f"X has shape {tuple(X.shape)}: there are no examples.")
     if kind != "numpy" and str(X.dtype) != dtype:  # NumPy converts
         raise TypeError(
             f"X has dtype {X.dtype}, but a predictor takes arrays as they are: expected its "
@@ -174,6 +181,7 @@ def given_back(answer: Array, X: Any, device: Device) -> Array:
 __all__ = [
     "as_numpy",
     "given_back",
+    "hosted",
     "is_foreign",
     "library",
     "library_of",

@@ -15,6 +15,7 @@ that no later kernel divides by m.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -150,14 +151,23 @@ def normalise_gradient(
     )
 
 
-def unbiased(xp: Namespace, variance: Array, m: Any) -> Array:
+def unbiased(xp: Namespace, variance: Array, m: Any) -> Array | None:
     """m / (m - 1) of the variance of m numbers: what a population's is estimated by.
 
-    m  a whole number, or an array that broadcasts; of 1 the variance stays
+    m  a whole number, or an array that broadcasts. One number tells of none: None, or
+       infinite where m is an array
     """
     if isinstance(m, int):
-        return variance * (m / max(m - 1, 1))
-    return variance * (m / xp.maximum(m - 1, xp.ones_like(m)))
+        return variance * (m / (m - 1)) if m > 1 else None
+    estimate = variance * (m / xp.maximum(m - 1, xp.ones_like(m)))
+    return xp.where(m > 1, estimate, xp.full_like(estimate, math.inf))
+
+
+def newest_or(xp: Namespace, newest: Array | None, running: Array, m: Any) -> Array:
+    """A statistic of a batch of m, or the running one where the batch tells of none."""
+    if newest is None:
+        return running
+    return newest if isinstance(m, int) else xp.where(newest < math.inf, newest, running)
 
 
 def dropout_scale(rate: float) -> tuple[int, float]:

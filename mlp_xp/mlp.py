@@ -20,7 +20,7 @@ class MLP(Model):
 
     sizes            n_features, widths of the hidden layers, n_outputs: (64, 32, 10)
     activation       name, `Activation`, or pair of functions (f(xp, Z), slope(xp, Z)); one
-                     for all hidden layers, or a list of one a layer
+                     for all hidden layers, or a list or tuple of one a layer
     loss             name or `Loss`: "cross_entropy", "binary_cross_entropy", "multilabel",
                      "squared_error", "absolute_error", "huber", "poisson"
     normalization    "none", "batch" or "layer", before every hidden activation
@@ -137,7 +137,7 @@ def _activations(choice: Any, n_hidden: int) -> tuple[Activation, ...]:
             return Activation(*value, slope_of="Z")
         return checks.choose("activation", ACTIVATIONS, value)
 
-    if isinstance(choice, list):
+    if isinstance(choice, list) or (type(choice) is tuple and not all(map(callable, choice))):
         return tuple(row(value) for value in checks.per_layer("activation", choice, n_hidden))
     return (row(choice),) * n_hidden
 

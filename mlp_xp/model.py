@@ -157,7 +157,7 @@ class Model:
         self._run = Run(State(start, moments, self._put(stacked(running, self.leading)), 0))
         self.device.synchronize()  # the model may be used on any stream
 
-    def _table(self, X: Any, layout: Layout | None) -> Any:
+    def _table(self, argument: str, X: Any, layout: Layout | None) -> Any:
         """X as a table, where a model takes examples of other shapes too."""
         return X
 
@@ -175,7 +175,10 @@ class Model:
 
     @property
     def history(self) -> dict[str, list[Any]]:
-        """One list a quantity, one entry an epoch: epoch, loss, validation_loss, rate, …"""
+        """One list a quantity, one entry an epoch: epoch, loss, validation_loss, rate, …
+
+        Those of validation have one for each epoch that was measured.
+        """
         return self._run.history
 
     @property
@@ -304,7 +307,7 @@ class Model:
             data.check()
         else:
             _check_targets(Y)
-            X, args = self._table(X, lies), (widths, kind, self.device, dtype)
+            X, args = self._table("X", X, lies), (widths, kind, self.device, dtype)
             data = checks.data(
                 X, Y, sample_weight, *args, several=True, prepared=self._prepared, layout=lies
             )
@@ -369,7 +372,7 @@ class Model:
         names = ("validation X", "validation Y", "validation sample_weight")
         args = (self.network.sizes, self.loss.kind, self.device, self.dtype, names)
         lies = checks.layout(X, None, layout)
-        X = self._table(X, lies)
+        X = self._table(names[0], X, lies)
         data = checks.data(X, Y, w, *args, prepared=prepared, layout=lies)
         self.network.check_rows(names[0], self.device, data.rows)
         return data
@@ -409,7 +412,7 @@ class Model:
         return given_back(self._laid(self._scores(X, lies), lies), X, self.device)
 
     def _scores(self, X: Any, layout: Layout | None) -> Array:
-        X, args = self._table(X, layout), (self.network.sizes[0], self.device, self.dtype)
+        X, args = self._table("X", X, layout), (self.network.sizes[0], self.device, self.dtype)
         rows = checks.examples("X", X, *args, self._prepared, layout)
         self.network.check_rows("X", self.device, rows)
         return self._scores_by(self._recipe, self._state(), rows)
@@ -559,7 +562,7 @@ class Model:
         """Examples that are not trained on, checked and on the device."""
         args = (self.network.sizes, self.loss.kind, self.device, dtype or self.dtype)
         lies = checks.layout(X, layout, self.layout)
-        X = self._table(X, lies)
+        X = self._table("X", X, lies)
         data = checks.data(X, Y, sample_weight, *args, prepared=self._prepared, layout=lies)
         self.network.check_rows("X", self.device, data.rows)
         return data
@@ -570,8 +573,8 @@ class Model:
     def save(self, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
         """Write the model, its optimiser state and history as safetensors, atomically.
 
-        metadata  anything JSON can hold, to come back as `model.metadata`; None keeps the
-                  model's own. Its entry "preparation" is the model's
+        metadata  a dict of what JSON can hold, to come back as `model.metadata`; None keeps
+                  the model's own. Its entry "preparation" is the model's
         """
         from .storage import save
 
@@ -721,7 +724,9 @@ def _seeds(seed: int | Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int
     """The seeds, and the leading axes of the parameters: () for a single seed."""
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")
-    if isinstance(seed, list | tuple | range | np.ndarray):
+    if isinstance(seed, np.ndarray):
+        seed = seed.tolist()
+    if isinstance(seed, list | tuple | range):
         seeds = tuple(checks.seed(f"seed[{i}]", s) for i, s in enumerate(seed))
         if not seeds:
             raise ValueError("seed is an empty list, but expected at least one number.")

@@ -34,7 +34,7 @@ from .architecture import CHUNK, Forward, Slot
 from .draws import Draw, Purpose, permutation
 from .hardware import Device
 from .initializers import Initializer
-from .kernels import EPSILON, Kernels, unbiased
+from .kernels import EPSILON, Kernels, newest_or, unbiased
 from .types import Array, Layer, Memory, Namespace
 
 Normalization = Literal["none", "batch", "layer"]
@@ -175,8 +175,10 @@ class Network:
     ) -> tuple[list[Layer], list[Array]]:
         return backward(self, kernels, xp, layers, memories, delta, db)
 
-    def batch_statistics(self, xp: Namespace, memories: Sequence[Memory], m: Any) -> Array:
-        return batch_statistics(self, xp, memories, m)
+    def batch_statistics(
+        self, xp: Namespace, memories: Sequence[Memory], m: Any, running: Array
+    ) -> Array:
+        return batch_statistics(self, xp, memories, m, running)
 
     def predicting(
         self, xp: Namespace, layers: Sequence[Layer], running: Array
@@ -398,13 +400,21 @@ def backward(
     return gradients[::-1], deltas[::-1]
 
 
-def batch_statistics(network: Network, xp: Namespace, memories: Sequence[Memory], m: Any) -> Array:
-    """Means and unbiased variances of the batch of m, flat like `State.running`."""
-    parts = []
-    for memory in memories[:-1]:
+def batch_statistics(
+    network: Network, xp: Namespace, memories: Sequence[Memory], m: Any, running: Array
+) -> Array:
+    """Means and unbiased variances of the batch of m, flat like `State.running`.
+
+    One example tells of no variance: those of `running` stand there.
+    """
+    parts, start = [], 0
+    for memory, n in zip(memories[:-1], network.sizes[1:-1], strict=True):
         assert memory.normalised is not None
         parts.append(memory.normalised.mean[..., 0])
-        parts.append(unbiased(xp, memory.normalised.variance, m)[..., 0])
+        variance = unbiased(xp, memory.normalised.variance, m)
+        known = running[..., start + n : start + 2 * n]
+        parts.append(newest_or(xp, None if variance is None else variance[..., 0], known, m))
+        start += 2 * n
     return xp.concat(parts, axis=-1)
 
 

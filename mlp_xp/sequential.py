@@ -38,8 +38,9 @@ class Sequential(Model):
     thinc have taught people to expect; it is no option of `MLP`, because that is told by sizes
     and has activations, dropout and normalisation as arguments, which are layers here.
 
-    X may have the examples' shape: (m, *shape) with layout="rows", (*shape, m) with "columns";
-    (m, n_features) and (n_features, m) are taken as ever, and answers are as those of `MLP`.
+    X may have the examples' shape: (m, *shape) with layout="rows", (*shape, m) with "columns",
+    lists of lists too; without `layout`, an X that lies both ways is refused. (m, n_features) and
+    (n_features, m) are taken as ever, and answers are as those of `MLP`.
     Layers are counted from 1 in names of parameters: W1, b1, W3 …, W4_2 for what is in a layer.
     """
 
@@ -128,23 +129,41 @@ class Sequential(Model):
             )
         return found
 
-    def _table(self, X: Any, layout: Layout | None) -> Any:
-        """X of the examples' shape as a table; anything else as it is."""
+    def _table(self, argument: str, X: Any, layout: Layout | None) -> Any:
+        """X of the examples' shape as a table; a table as it is."""
         shape = self.network.shape
-        given: tuple[int, ...] = tuple(getattr(X, "shape", ()))
-        if len(given) != len(shape) + 1 or len(shape) == 1 or self.network.lengths:
+        if len(shape) == 1:
             return X
-        rows = layout == "rows"
-        found, m = (given[1:], given[0]) if rows else (given[:-1], given[-1])
-        if tuple(found) != shape:
-            wanted = f"(m, {_inside(shape)})" if rows else f"({_inside(shape)}, m)"
-            hint = " Pass layout='rows' if the examples come first." if not rows else ""
+        if isinstance(X, list | tuple):
+            X = checks.as_array(argument, X, self.device)
+        given: tuple[int, ...] = tuple(getattr(X, "shape", ()))
+        if len(given) < 3:
+            return X
+        rows, n = layout == "rows", math.prod(shape)
+        if self.network.lengths:
             raise ValueError(
-                f"X has shape {given}, but examples are {shape}: expected {wanted}, or a "
-                f"table of {math.prod(shape)} features.{hint}"
+                f"{argument} has shape {given}, but lengths is True: expected a table of {n + 1} "
+                f"features, the {n} numbers of {shape} of each example and then its length."
             )
-        n = math.prod(shape)
-        return X.reshape((m, n) if rows else (n, m))
+        if layout is None and given[1:] == given[:-1] == shape and n > 1:
+            raise ValueError(
+                f"{argument} has shape {given}, as many examples as an example has along each "
+                "axis, so nothing shows which way it lies: expected layout='rows' (examples "
+                "first) or layout='columns' with it. Given to fit, it holds for every later call."
+            )
+        one = given[1:] if rows else given[:-1]
+        if one != shape:
+            wanted = f"(m, {_inside(shape)})" if rows else f"({_inside(shape)}, m)"
+            hint = "" if rows else " Pass layout='rows' if the examples come first."
+            if given == shape:
+                hint = f" One example x is {'x[None]' if rows else 'x[..., None]'}."
+            elif (1, *one) == shape:
+                hint = f" One channel is an axis too: pass X[{':, ' if rows else ''}None]."
+            raise ValueError(
+                f"{argument} has shape {given}, but examples are {shape}: expected {wanted}, or a "
+                f"table of {n} features.{hint}"
+            )
+        return X.reshape((given[0], n) if rows else (n, given[-1]))
 
 
 def network_of(config: Mapping[str, Any]) -> Chain:

@@ -151,7 +151,7 @@ def train_step(
     )
     running = state.running
     if network.n_statistics > 0:
-        newest = network.batch_statistics(xp, memories, m)
+        newest = network.batch_statistics(xp, memories, m, running)
         running = (1 - RUNNING_SHARE) * running + RUNNING_SHARE * newest
     return State(theta, moments, running, step, J)
 

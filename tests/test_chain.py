@@ -507,6 +507,27 @@ def test_an_embedding_takes_the_numbers_of_its_columns_alone(
         model.predict(rows(6), layout="rows")
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [MaxPool(2), Embedding(5, 3)],
+        [Reshape((2, 4)), Last(), Embedding(5, 3)],
+        [Residual([Embedding(5, 3)], skip=[Embedding(7, 3)])],
+        [Residual([Residual([Embedding(9, 1)], [Embedding(5, 1)])], [Embedding(7, 1)])],
+    ],
+    ids=str,
+)
+def test_the_numbers_of_an_embedding_are_checked_wherever_it_stands(layers: Any) -> None:
+    model = Sequential((1, 8), [*layers, Flatten(), Dense(2)])
+    X, y = np.arange(48).reshape(6, 8) % 5, np.arange(6) % 2
+    model.fit(X, y, layout="rows", epochs=1, progress=False)
+    for value in (5, -1, 0.5):
+        wrong = np.where(np.eye(6, 8) > 0, value, X)
+        for ask in (lambda W: model.fit(W, y, progress=False), model.predict):
+            with pytest.raises(ValueError, match=rf"X holds {value:g}, but layer .*, Embedding"):
+                ask(wrong)
+
+
 @pytest.mark.parametrize("value", [-1, 6, 2.5])
 def test_a_length_is_a_whole_number_of_steps(backend: Backend, value: float) -> None:
     model = Sequential((2, 5), [GRU(4), Dense(2)], lengths=True, device=backend.device)
@@ -651,6 +672,8 @@ WRONG: list[tuple[Any, Any, type[Exception], str]] = [
      r"but its skip makes \(2, 3, 2\)"),
     ((6,), [Dense(6), Embedding(9, 3), GRU(3), Dense(3)], ValueError,
      r"layer 2, Embedding\(.*\), takes whole numbers, which have no derivative"),
+    ((6,), [Dropout(0.5), Flatten(), Embedding(9, 3), GRU(3), Dense(3)], ValueError,
+     r"layer 3, Embedding.* but layer 1, Dropout\(rate=0.5\), makes others of them. Put it first"),
     ((2, 3, 4, 5), [Flatten(), Dense(3)], ValueError, r"shape is \(2, 3, 4, 5\)"),
     ("5", [Dense(3)], TypeError, "shape is '5'"),
     ((0,), [Dense(3)], ValueError, r"shape\[0\] is 0"),
@@ -673,7 +696,10 @@ def test_what_cannot_be_a_network_is_refused_in_words(
         (lambda: Dense(3, bias=1), TypeError, "bias is 1"),
         (lambda: Activation("rleu"), ValueError, "activation is 'rleu'"),
         (lambda: Activation((1, 2)), TypeError, "expected a name or a row"),
+        (lambda: Activation(None), TypeError, "activation is None, but expected a name or a row"),
+        (lambda: Activation(np.tanh), TypeError, "expected a name or a row"),
         (lambda: Dropout(1.0), ValueError, "rate is 1, but expected"),
+        (lambda: Dropout(1 - 2**-18), ValueError, r"rate is 0.99.* drops everything: expected at"),
         (lambda: Residual([]), ValueError, "layers is empty"),
         (lambda: Residual(Dense(3)), TypeError, "expected a list of layers"),
         (lambda: Residual([Dense(3)], skip=[3]), TypeError, "skip has 3 as its entry 1"),
@@ -700,6 +726,47 @@ def test_examples_of_another_shape_are_refused() -> None:
         model.fit(X, Y, progress=False)
     with pytest.raises(ValueError, match="the first layer takes 40 features"):
         model.fit(X.reshape(M, -1)[:, :7], Y, layout="rows", progress=False)
+
+
+def test_examples_that_lie_both_ways_are_refused_until_somebody_says_which() -> None:
+    cube, y = np.random.default_rng(0).normal(size=(6, 6, 6)), np.arange(6) % 2
+    layers = [GRU(3), Dense(2)]
+    for call in ("fit", "evaluate"):
+        with pytest.raises(ValueError, match=r"X has shape \(6, 6, 6\).*'rows'.*'columns'"):
+            getattr(Sequential((6, 6), layers), call)(cube, y)
+    wide, z = np.concatenate([cube, -cube]), np.arange(12) % 2
+    held = {"validation_data": (cube, y), "progress": False}
+    with pytest.raises(ValueError, match="validation X has shape"):
+        Sequential((6, 6), layers).fit(np.moveaxis(wide, 0, -1), z, **held)
+    model = Sequential((6, 6), layers).fit(wide, z, layout="rows", **held)
+    np.testing.assert_allclose(model.scores(cube), model.scores(cube.reshape(6, 36), layout="rows"))
+    one = Sequential((1, 1, 1), [Flatten(), Dense(2)])
+    assert one.scores(np.ones((1, 1, 1, 1))).shape == (2, 1)
+
+
+def test_lists_of_the_examples_shape_are_examples() -> None:
+    model = build("Conv2d")
+    X, Y = data_of("Conv2d")
+    expected = model.scores(X, layout="rows")
+    np.testing.assert_array_equal(model.scores(X.tolist(), layout="rows"), expected)
+    np.testing.assert_array_equal(model.scores(list(X), layout="rows"), expected)
+    with pytest.raises(ValueError, match="X cannot be made into an array"):
+        model.fit([X[0].tolist(), X[0, :, :3].tolist()], Y[:2], layout="rows")
+
+
+def test_an_axis_that_is_missing_is_named_with_the_cure() -> None:
+    model = Sequential((1, 5, 4), [Conv2d(2, 2), Flatten(), Dense(2)])
+    X = np.random.default_rng(0).normal(size=(7, 1, 5, 4))
+    for wrong, cure in ((X[:, 0], r"X\[:, None\]"), (X[0], r"x\[None\]")):
+        with pytest.raises(ValueError, match=rf"expected \(m, 1, 5, 4\).* {cure}\."):
+            model.predict(wrong, layout="rows")
+    columns = np.moveaxis(X, 0, -1)
+    for wrong, cure in ((columns[0], r"X\[None\]"), (columns[..., 0], r"x\[..., None\]")):
+        with pytest.raises(ValueError, match=rf"expected \(1, 5, 4, m\).* {cure}\."):
+            model.predict(wrong)
+    told = Sequential((3, 4), [GRU(2), Dense(2)], lengths=True)
+    with pytest.raises(ValueError, match=r"a table of 13 features, the 12 numbers of \(3, 4\)"):
+        told.predict(np.zeros((5, 3, 4)), layout="rows")
 
 
 def test_one_class_does_not_load_the_others_file(tmp_path: Path) -> None:

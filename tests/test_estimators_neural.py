@@ -162,6 +162,23 @@ def test_sequences_in_a_table_are_asked_for_as_they_were_fitted(tmp_path: Path) 
         table.predict(X[:, :9])
 
 
+def test_threads_may_ask_of_sequences_of_different_lengths() -> None:
+    X, y = ragged()
+
+    class Interrupted(NeuralClassifier):  # type: ignore[misc]
+        """One whose models for other lengths are asked for by somebody else at once."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "_others" and value and (4, True) not in value:
+                self.predict([x[:4] for x in X])
+
+    est = Interrupted([GRU(4)], layout="sequences", **QUICK).fit(X, y)
+    plain = NeuralClassifier([GRU(4)], layout="sequences", **QUICK).fit(X, y)
+    short = [x[:3] for x in X]
+    np.testing.assert_array_equal(est.predict_proba(short), plain.predict_proba(short))
+
+
 def test_sequences_of_one_length_have_no_lengths() -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 6, 2)), np.arange(40) % 2
@@ -256,6 +273,89 @@ def test_it_is_pickled_and_its_file_is_read_by_everything(
     np.testing.assert_array_equal(said, est.predict(X))
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape", "layers"),
+    [
+        ("features", None, [Dense(3)]),
+        ("tokens", None, [Embedding(9, 3), GRU(2)]),
+        ("channels_last", (2, 1, 2), [Flatten()]),
+    ],
+)
+def test_columns_of_a_frame_are_known_by_name_after_a_file_too(
+    tmp_path: Path, layout: str, shape: Any, layers: Any
+) -> None:
+    pd = pytest.importorskip("pandas")
+    values = np.random.default_rng(0).integers(0, 9, size=(30, 4))
+    frame, y = pd.DataFrame(values, columns=list("abcd")), values[:, 0] > 4
+    est = NeuralClassifier(layers, layout=layout, shape=shape, **QUICK).fit(frame, y)
+    est.save(tmp_path / "named.safetensors")
+    back = NeuralClassifier.load(tmp_path / "named.safetensors")
+    turned = frame[list("dcba")]
+    for one in (est, back, pickle.loads(pickle.dumps(est))):
+        np.testing.assert_array_equal(one.predict_proba(frame), est.predict_proba(frame))
+        assert list(one.feature_names_in_) == list("abcd")
+        with pytest.raises(ValueError, match="same order as they were in fit"):
+            one.predict(turned)
+    if layout == "features":
+        model = Sequential.load(tmp_path / "named.safetensors")
+        np.testing.assert_array_equal(model.predict(turned), est.predict(frame))
+    est.fit(values, y)
+    assert not hasattr(est, "feature_names_in_")
+    assert est.model_.preparation.features == ()
+
+
+def test_a_column_of_sequences_is_a_list_of_them() -> None:
+    pd = pytest.importorskip("pandas")
+    words = [[1, 2, 3], [4], [5, 6], [0, 1, 2, 3]] * 6
+    est = NeuralClassifier([Embedding(7, 3), GRU(2)], layout="tokens", **QUICK)
+    expected = est.fit(words, [0, 1] * 12).predict_proba(words)
+    column = pd.DataFrame({"words": words}, index=range(50, 74))["words"]
+    np.testing.assert_array_equal(est.fit(column, [0, 1] * 12).predict_proba(column), expected)
+
+
+def test_sparse_tokens_are_refused_with_the_cure() -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    est = NeuralClassifier([Embedding(7, 3), GRU(2)], layout="tokens", **QUICK)
+    with pytest.raises(TypeError, match=r"X is sparse.*expected X.toarray\(\)"):
+        est.fit(sparse.csr_array(np.eye(6)), [0, 1] * 3)
+
+
+@pytest.mark.parametrize("layout", ["features", "sequences", "channels_last"])
+def test_a_tensor_with_a_graph_or_in_bfloat16_is_a_tensor(torch: Any, layout: str) -> None:
+    shape = {"features": (30, 6), "sequences": (30, 3, 2), "channels_last": (30, 3, 2, 1)}[layout]
+    X = np.random.default_rng(0).integers(-9, 9, shape).astype(np.float32)
+    y = X.reshape(30, 6)[:, 0]
+    est = NeuralRegressor([Flatten()] if layout != "features" else [], layout=layout, **QUICK)
+    expected = est.fit(X, y).predict(X)
+    for given in (torch.tensor(X, requires_grad=True), torch.tensor(X).bfloat16()):
+        target = given.reshape(30, 6)[:, 0]
+        np.testing.assert_array_equal(est.fit(given, target).predict(given), expected)
+    if layout == "sequences":
+        several = [torch.tensor(x, requires_grad=True) for x in X]
+        np.testing.assert_allclose(est.fit(several, y).predict(several), expected, rtol=1e-4)
+
+
+def test_masked_steps_and_labels_are_refused() -> None:
+    X, y = ragged()
+    est = NeuralClassifier([GRU(3)], layout="sequences", **QUICK)
+    masked = [*X[:-1], np.ma.masked_less(X[-1], 9)]
+    with pytest.raises(TypeError, match=r"X\[59\] is a masked array"):
+        est.fit(masked, y)
+    est.fit([*X[:-1], np.ma.array(X[-1])], y)
+    hidden = np.ma.array(y, mask=y == "up")
+    for fit in (lambda: est.fit(X, hidden), lambda: est.fit(X, y, validation_data=(X, hidden))):
+        with pytest.raises(TypeError, match="y is a masked array"):
+            fit()
+
+
+def test_dates_are_no_names_of_classes() -> None:
+    days = np.array(["2020-01-01", "2020-01-02"], "M8[D]")[np.arange(20) % 2]
+    est = NeuralClassifier("dense:2", **QUICK)
+    with pytest.raises(TypeError, match=r"datetime64\[D\].* Pass y.astype\(str\)"):
+        est.fit(np.eye(20), days)
+    assert est.fit(np.eye(20), days.astype(str)).classes_.tolist() == ["2020-01-01", "2020-01-02"]
+
+
 def test_files_of_others_are_refused_and_every_kind_of_target_comes_back(tmp_path: Path) -> None:
     X, y = digits()
     place = tmp_path / "m.safetensors"
@@ -299,6 +399,8 @@ WRONG: list[tuple[dict[str, Any], Any, str]] = [
     ({"layout": "sequences"}, [np.full((2, 2), np.nan)] * 6, "NaN or infinity"),
     ({"layout": "channels_last"}, np.full_like(X4, np.inf), "NaN or infinity"),
     ({"layout": "channels_last"}, np.full(X4.shape, "a"), "expected numbers"),
+    ({"layout": "channels_last"}, [X4[0], X4[0, :4]] * 3, "expected examples of one size"),
+    ({"layout": "tokens"}, [[[1]]] * 6, r"expected numbers of shape \(time,\)"),
     ({"layout": "rows"}, np.zeros((6, 7)), "The 'layout' parameter"),
     ({"epochs": 0}, np.zeros((6, 7)), "The 'epochs' parameter"),
     ({"layers": "dense"}, np.zeros((6, 7)), "'dense', but expected dense:N"),

@@ -231,3 +231,15 @@ def test_decoupled_decay_shrinks_weights_and_spares_the_rest() -> None:
         np, adam, np.ones(2), np.zeros(2), zeros, adam.scalars(1.0, 1), np.array([0.1, 0.0])
     )
     np.testing.assert_allclose(theta, [0.9, 1.0])
+
+
+def test_one_number_tells_of_no_variance(backend: Backend) -> None:
+    """And the running one is kept, whether the count is known beforehand or on the device."""
+    xp, put = backend.xp, backend.asarray
+    variance, running = np.array([[1.5], [0.0]]), np.array([[2.0], [3.0]])
+    for m in (1, 2, 5):
+        expected = running if m == 1 else variance * m / (m - 1)
+        for count in (m, put(np.full((1, 1), float(m)))):
+            found = kernels.unbiased(xp, put(variance), count)
+            kept = kernels.newest_or(xp, found, put(running), count)
+            np.testing.assert_allclose(backend.get(kept), expected)

@@ -234,6 +234,15 @@ def test_own_functions_train_like_the_table(backend: Backend) -> None:
     assert xp is backend.xp
 
 
+def test_a_tuple_of_activations_is_one_a_layer() -> None:
+    names = MLP((4, 5, 5, 3), activation=("tanh", "gelu"))
+    assert names.network == MLP((4, 5, 5, 3), activation=["tanh", "gelu"]).network
+    rows = MLP((4, 5, 5, 3), activation=(ACTIVATIONS["tanh"], "gelu"))
+    assert rows.network == names.network
+    with pytest.raises(ValueError, match="3 entries, but there are 2 hidden layers"):
+        MLP((4, 5, 5, 3), activation=("tanh",) * 3)
+
+
 def test_own_optimizer_and_initializer_values() -> None:
     model = MLP(
         (4, 200, 3), optimizer=Momentum(rate=0.1, momentum=0.5), initializer=normal(0.5), l2=0.1

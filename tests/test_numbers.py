@@ -92,6 +92,18 @@ def test_a_seed_is_a_number_of_64_bits(seed: Any) -> None:
     MLP((2, 2), seed=2**64 - 1).fit(np.eye(2), [0, 1], layout="rows", epochs=1, progress=False)
 
 
+def test_an_array_without_axes_is_one_seed_and_one_of_numbers_many() -> None:
+    assert (MLP((2, 2), seed=np.array(3)).seeds, MLP((2, 2), seed=np.array(3)).leading) == (
+        (3,),
+        (),
+    )
+    assert MLP((2, 2), seed=np.arange(2)).seeds == (0, 1)
+    with pytest.raises(TypeError, match=r"seed\[0\] is 0.5, but expected a whole number"):
+        MLP((2, 2), seed=np.array([0.5]))
+    with pytest.raises(TypeError, match=r"seed\[0\] is \[0\], but expected a whole number"):
+        MLP((2, 2), seed=np.array([[0]]))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "message"),
     [

@@ -121,6 +121,13 @@ def test_more_examples_than_announced_are_an_error(
         MLP((5, 7, 3)).predictor(4)(np.zeros((4, 2), np.float32))
 
 
+def test_no_examples_are_answered_with_none_or_refused_as_such() -> None:
+    nothing = np.zeros((5, 0), np.float32)
+    assert MLP((5, 7, 3)).predictor(4)(nothing).shape == (3, 0)
+    with pytest.raises(ValueError, match=r"X has shape \(5, 0\): there are no examples"):
+        MLP((5, 7, 3), precision="bfloat16").predictor(4)(nothing)
+
+
 @pytest.mark.parametrize("size", [0, -1, 2.5])
 def test_a_batch_size_is_a_whole_number_from_one_on(size: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="batch_size"):

@@ -28,7 +28,7 @@ import mlp_xp
 from mlp_xp import ACTIVATIONS, MLP, Activation, Sequential, from_torch, to_torch
 from mlp_xp.export.functions import NotExportable
 from mlp_xp.export.to_torch import KINDS, MODULES
-from mlp_xp.layers import LAYERS, LSTM, Conv1d, Dense, Last
+from mlp_xp.layers import LAYERS, LSTM, Conv1d, Dense, Last, Residual
 from mlp_xp.prepared import Preparation, Scale
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
@@ -158,6 +158,40 @@ def test_a_network_of_images_is_taken(torch: Any, random: np.random.Generator) -
     np.testing.assert_allclose(model.scores(X, layout="rows"), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_zeros_before_a_convolution_are_its_padding(
+    torch: Any, random: np.random.Generator
+) -> None:
+    nn = torch.nn
+    taken = [
+        (nn.ZeroPad2d(3), nn.Conv2d(2, 3, 7, stride=2)),  # as residual networks begin in Keras
+        (nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(2, 3, 3, stride=2, padding="valid")),
+        (nn.ConstantPad2d((2, 2, 1, 1), 0.0), nn.Conv2d(2, 3, (3, 4), stride=(1, 3))),
+        (nn.ConstantPad2d((1, 1, 1, 1), 0), nn.Conv2d(2, 3, 3)),
+    ]
+    X = random.normal(size=(5, 2, 8, 8))
+    for pad, convolution in taken:
+        module = nn.Sequential(pad, convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+        model = from_torch(module, (2, 8, 8))
+        with torch.no_grad():
+            expected = module(torch.tensor(X)).numpy()
+        np.testing.assert_allclose(model.scores(X, layout="rows"), expected, **CLOSE)
+
+
+def test_what_flattens_images_takes_them_as_vectors(torch: Any) -> None:
+    nn = torch.nn
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+    same(torch, from_torch(module), module, np.ones((5, 16), np.float32), rtol=1e-5)
+    assert from_torch(nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 2))).network.shape == (4,)
+
+
+def test_a_skip_round_nothing_comes_back(torch: Any, random: np.random.Generator) -> None:
+    model = Sequential(
+        4, [Residual([mlp_xp.layers.Activation("identity")]), Dense(2)], dtype="float64"
+    )
+    back, X = from_torch(to_torch(model), 4), random.normal(size=(3, 4))
+    np.testing.assert_allclose(back.scores(X, layout="rows"), model.scores(X, layout="rows"))
+
+
 def test_raw_features_go_in_there_and_back(torch: Any, random: np.random.Generator) -> None:
     X = random.normal(50, 9, size=(20, 3))
     model = MLP((3, 4, 2), dtype="float64")
@@ -187,6 +221,10 @@ def test_one_of_many_networks_is_chosen(torch: Any, random: np.random.Generator)
         to_torch(model)
     with pytest.raises(ValueError, match="network is 2, but the model holds 2"):
         to_torch(model, network=2)
+    with pytest.raises(ValueError, match="network is -1, but expected at least 0"):
+        to_torch(model, network=-1)
+    with pytest.raises(TypeError, match="network is True, but expected a whole number"):
+        to_torch(model, network=True)
 
 
 # -- what is refused -----------------------------------------------------------
@@ -227,15 +265,54 @@ def wrong(nn: Any) -> dict[str, tuple[list[Any], Any]]:
             [nn.ConstantPad1d((0, 1), 0.0), nn.Conv1d(3, 2, 3)],
             (3, 5),
         ),
+        "ConstantPad1d.* has zeros": (
+            [nn.ConstantPad1d((1, 1), 0.0), nn.Conv1d(3, 2, 3, padding=1)],
+            (3, 5),
+        ),
+        "ZeroPad1d.* has no layer here": (
+            [nn.ZeroPad1d(1), nn.ZeroPad1d(0), nn.Conv1d(3, 2, 3)],
+            (3, 5),
+        ),
+        "ZeroPad1d.* has zeros": (
+            [nn.ZeroPad1d(1), nn.AvgPool1d(3)],
+            (3, 5),
+        ),
+        "ModuleList.* has no layer here": ([nn.ModuleList([nn.Linear(4, 2)])], None),
         "shape is None, but the first module": ([nn.Conv2d(1, 2, 3), nn.Flatten()], None),
     }
 
 
-@pytest.mark.parametrize("number", range(15))
+@pytest.mark.parametrize("number", range(19))
 def test_what_has_no_layer_here_is_named(torch: Any, number: int) -> None:
     message, (modules, shape) = list(wrong(torch.nn).items())[number]
     with pytest.raises(ValueError, match=message):
         from_torch(torch.nn.Sequential(*modules), shape)
+
+
+def test_a_forward_pass_of_your_own_is_no_chain(torch: Any) -> None:
+    nn = torch.nn
+
+    class Skip(nn.Sequential):  # type: ignore[misc, name-defined]
+        def forward(self, X: Any) -> Any:
+            return X + super().forward(X)
+
+    class Named(nn.Sequential):  # type: ignore[misc, name-defined]
+        pass
+
+    with pytest.raises(NotExportable, match=r"Skip\(.* has no layer here"):
+        from_torch(nn.Sequential(Skip(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2)))
+    named = Named(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    same(torch, from_torch(named), named, np.ones((3, 4), np.float32), rtol=1e-5)
+
+
+def test_a_module_with_hooks_is_refused(torch: Any) -> None:
+    nn = torch.nn
+    inner, outer = nn.Linear(4, 2), nn.Sequential(nn.Linear(4, 2))
+    inner.register_forward_hook(lambda module, given, answer: 2 * answer)
+    outer.register_forward_pre_hook(lambda module, given: 2 * given[0])
+    for module in (nn.Sequential(inner), outer):
+        with pytest.raises(NotExportable, match="has hooks, which may change"):
+            from_torch(module)
 
 
 def test_what_is_no_module_is_refused(torch: Any) -> None:

@@ -17,10 +17,12 @@ from mlp_xp import (
     Activation,
     EarlyStopping,
     Epoch,
+    Sequential,
     TrainingDiverged,
 )
 from mlp_xp.devices import device as find_device
 from mlp_xp.draws import Purpose, dropout_bits, permutation
+from mlp_xp.layers import BatchNorm, Dense, Flatten, Residual
 from mlp_xp.schedules import ReduceOnPlateau
 from mlp_xp.training import shuffled
 
@@ -346,6 +348,35 @@ def test_running_moments_follow_the_data_and_serve_evaluation(random: Random) ->
     np.testing.assert_allclose(running[6:], S.var(axis=1, ddof=1), rtol=0.25)
     one_by_one = np.concatenate([model.predict(X[:, [i]]) for i in range(20)])
     np.testing.assert_array_equal(one_by_one, model.predict(X[:, :20]))
+
+
+@pytest.mark.parametrize("kind", ["dense", "layers", "images"])
+@pytest.mark.parametrize("seed", [0, [0, 1]], ids=["one", "several"])
+def test_a_batch_of_one_number_a_channel_leaves_the_running_variance(
+    backend: Backend, random: Random, kind: str, seed: Any
+) -> None:
+    X, y = random.normal(size=(5, 4)).astype(np.float32), np.array([0, 1, 1, 0, 1])
+    options: dict[str, Any] = {"seed": seed, "device": backend.device, "optimizer": "sgd"}
+
+    def running(m: int) -> Any:
+        """The moments after an epoch of m examples, four at once and then what is left."""
+        if kind == "dense":
+            model: Any = MLP((4, 6, 2), normalization="batch", **options)
+        elif kind == "layers":
+            model = Sequential(
+                4, [Dense(6), BatchNorm(), Residual([BatchNorm()]), Dense(2)], **options
+            )
+        else:
+            model = Sequential((1, 2, 2), [BatchNorm(), Flatten(), Dense(2)], **options)
+        fit = {"epochs": 1, "batch_size": 4, "shuffle": False, "progress": False}
+        model.fit(X[:m], y[:m], layout="rows", **fit)
+        return backend.get(model._run.state.running)
+
+    four, five = running(4), running(5)
+    n = {"dense": 6, "layers": 6, "images": 1}[kind]
+    assert not np.allclose(five[..., :n], four[..., :n])
+    same = np.allclose(five[..., n : 2 * n], four[..., n : 2 * n], rtol=1e-6)
+    assert same is (kind != "images")  # an image has places enough
 
 
 def test_true_and_false_are_labels_and_ask_for_early_stopping(backend: Backend) -> None:

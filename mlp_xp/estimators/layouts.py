@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import _check_feature_names, validate_data
 
+from ..exchange import hosted, unmasked
 from ..layers.base import Shape
 from .data import numbers
 
@@ -52,8 +53,9 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
     """
     layout = est.layout
     if layout in ("sequences", "tokens") and _ragged(X):
+        _check_feature_names(est, X, reset=reset)
         return _padded(est, X, layout, reset, like)
-    X = numbers("X", X)
+    X = hosted(numbers("X", X))
     ndim = getattr(X, "ndim", 2)
     if layout == "features" and ndim > 2:
         others = ", ".join(repr(name) for name in LAYOUTS if name != "features")
@@ -80,6 +82,7 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
         n_features = table.shape[1]  # as scikit-learn counts them
     else:
         array, n_features = _checked(X, layout), None
+        _check_feature_names(est, X, reset=reset)
     order = INSIDE[layout]
     inner = array.transpose(0, *(axis + 1 for axis in order))
     shape = tuple(inner.shape[1:])
@@ -91,16 +94,23 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
 
 
 def _ragged(X: Any) -> bool:
-    """Whether X is a list of sequences, or an object array of them."""
-    if isinstance(X, np.ndarray):
-        return bool(X.dtype == object)
+    """Whether X is a list of sequences, or an object array or a frame's column of them."""
+    if hasattr(X, "dtype"):
+        return getattr(X.dtype, "kind", "") == "O"
     return isinstance(X, Sequence) and not isinstance(X, str)
 
 
 def _checked(given: Any, layout: str) -> npt.NDArray[Any]:
     """An array of numbers with the layout's axes, and an axis of one channel where it has none."""
     names = LAYOUTS[layout]
-    array: npt.NDArray[Any] = np.asarray(given)
+    if hasattr(given, "toarray"):
+        raise TypeError(f"X is sparse, but layout is {layout!r}: expected X.toarray().")
+    try:
+        array: npt.NDArray[Any] = np.asarray(given)
+    except ValueError as error:
+        raise ValueError(
+            f"X cannot be made into an array ({error}): expected examples of one size."
+        ) from None
     if layout.startswith("channels") and array.ndim == 3:
         array = array[:, None] if layout == "channels_first" else array[..., None]
     if array.ndim != len(names) + 1:
@@ -143,8 +153,10 @@ def _padded(est: Any, X: Any, layout: str, reset: bool, like: Rows | None) -> Ro
     n_axes = len(LAYOUTS[layout])
     if len(X) == 0:
         raise ValueError("X is empty, but expected a sequence for each sample.")
-    one = f"({', '.join(LAYOUTS[layout])})"
-    found = [np.asarray(sequence) for sequence in X]
+    one = "(time,)" if layout == "tokens" else "(time, features)"
+    for i, sequence in enumerate(X):
+        unmasked(f"X[{i}]", sequence)
+    found = [np.asarray(hosted(sequence)) for sequence in X]
     for i, sequence in enumerate(found):
         if sequence.ndim != n_axes or sequence.dtype.kind not in "biuf" or sequence.size == 0:
             raise ValueError(

@@ -26,6 +26,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from .. import checks
 from ..checkpoints import fixed_seed
 from ..devices import device as find_device
+from ..exchange import hosted, unmasked
 from ..export.estimators import Exportable
 from ..fitting import Callback
 from ..hardware import Device
@@ -175,7 +176,8 @@ class BaseNeural(Exportable, Shares):
             seed=seed,
         )
         loss = str(self.model_.config["loss"] or "")
-        self.model_.preparation = Preparation(loss, classes=targets.classes)
+        names = self._names() if self.layout == "features" else ()
+        self.model_.preparation = Preparation(loss, classes=targets.classes, features=names)
         self._others: dict[tuple[int, bool], Sequential] = {}
         keeping = {"checkpoint": checkpoint, "every": every}
         return self._train(given, targets.values, sample_weight, validation_data, random, keeping)
@@ -258,7 +260,8 @@ class BaseNeural(Exportable, Shares):
         ):
             return self.model_
         key = given.shape[-1], given.lengths
-        if key not in self._others:
+        other = self._others.get(key)  # once: another thread may put its own there
+        if other is None:
             mine = self.model_
             config = {**mine.config, "shape": given.shape, "lengths": given.lengths}
             del config["layers"], config["optimizer"]
@@ -276,7 +279,6 @@ class BaseNeural(Exportable, Shares):
                 )
             other.preparation = mine.preparation
             self._others = {key: other}
-        other = self._others[key]
         other._run = self.model_._run
         return other
 
@@ -299,6 +301,10 @@ class BaseNeural(Exportable, Shares):
         table = self.shape is not None and not tokens
         return self.model_, Entry(shape, order, table, whole=tokens, lengths=chain.lengths)
 
+    def _names(self) -> tuple[str, ...]:
+        """Of the columns of a frame, where it was fitted on one."""
+        return tuple(getattr(self, "feature_names_in_", ()))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `model_` as `load` reads it, and `Sequential.load` and `mlp-xp predict`."""
         check_is_fitted(self, "model_")
@@ -307,6 +313,7 @@ class BaseNeural(Exportable, Shares):
             "shape": None if self.shape is None else [int(n) for n in self.shape],
             "looks": list(self._looks),
             "n_features": int(self.n_features_in_),
+            "names": list(self._names()),
         }
         self.model_.save(path, {**self.model_.metadata, "estimator": described})
 
@@ -337,6 +344,9 @@ class BaseNeural(Exportable, Shares):
         est.model_, est._others, est._looks = model, {}, tuple(described["looks"])
         est.n_features_in_, est.history_ = described["n_features"], model.history
         est.n_iter_ = model.epochs_trained
+        names = described.get("names")
+        if names:
+            est.feature_names_in_ = np.array(names, dtype=object)
         est._name_classes(model)
         return est
 
@@ -417,11 +427,12 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
     Attributes
     ----------
     model_ : the `Sequential`, with its preparation: it answers with the same classes
-    classes_, n_features_in_, n_iter_ : as scikit-learn's
+    classes_, n_features_in_, feature_names_in_, n_iter_ : as scikit-learn's
     history_ : the lists of `Sequential.history`, by name
     """
 
     def _targets(self, y: Any, given: Rows) -> Targets:
+        unmasked("y", y)
         check_classification_targets(y)
         if type_of_target(y) == "multilabel-indicator":
             values = check_array(y, accept_sparse=False)
@@ -430,6 +441,11 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
             return Targets(values, self._loss("multilabel"), values.shape[1], None)
         labels = column_or_1d(y, warn=True)
         check_consistent_length(given.table, labels)
+        if labels.dtype.kind in "Mm":
+            raise TypeError(
+                f"y has dtype {labels.dtype}, but expected numbers or text, which a file can hold "
+                "as names of classes. Pass y.astype(str)."
+            )
         self.classes_ = np.unique(labels)
         classes = tuple(self.classes_.tolist())
         if len(classes) < 2:
@@ -456,6 +472,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
         self.classes_ = np.arange(n_out) if classes is None else as_labels(classes)
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
+        unmasked("y", y)
         values: Host = np.asarray(y)
         check_consistent_length(given.table, values)
         return values
@@ -486,7 +503,7 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
 
     Attributes
     ----------
-    model_, n_features_in_, n_iter_, history_ : as those of `NeuralClassifier`
+    model_, n_features_in_, feature_names_in_, n_iter_, history_ : as those of `NeuralClassifier`
     """
 
     def _targets(self, y: Any, given: Rows) -> Targets:
@@ -499,7 +516,9 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
         return model.loss.kind in ("real", "count")
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
-        values = check_array(numbers("y", y), ensure_2d=False, dtype="numeric", input_name="y")
+        values = check_array(
+            hosted(numbers("y", y)), ensure_2d=False, dtype="numeric", input_name="y"
+        )
         if values.ndim == 2 and values.shape[1] == 1:
             values = column_or_1d(values, warn=True)
         check_consistent_length(given.table, values)

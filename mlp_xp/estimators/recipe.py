@@ -122,8 +122,8 @@ def activation_row(choice: Any) -> Activation:
     if isinstance(choice, tuple):
         if len(choice) != 2 or not all(map(callable, choice)):
             raise ValueError(
-                f"activation is {choice!r}, but expected a name, an Activation, or a pair of "
-                "functions (f(xp, Z), slope(xp, Z))."
+                f"activation is {choice!r}, but expected a name, an Activation, a pair of "
+                "functions (f(xp, Z), slope(xp, Z)), or a list of one for each hidden layer."
             )
         return Activation(*choice, slope_of="Z")
     return checks.choose("activation", ACTIVATION_NAMES, choice)

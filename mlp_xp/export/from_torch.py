@@ -26,12 +26,12 @@ from ..layers.recurrent import GRU, LSTM, Elman
 from ..layers.residual import Residual
 from ..layers.shapes import Flatten, Last, Reshape
 from ..layers.stack import numbered
+from ..layers.windows import Axis
 from ..mlp import MLP
 from ..model import Model
 from ..prepared import Preparation, Scale
 from ..sequential import Sequential
 from .functions import NotExportable
-from .kinds import zeros_after
 from .to_torch import MODULES, library
 
 Host: TypeAlias = npt.NDArray[Any]
@@ -227,10 +227,8 @@ def _embedding(module: Any, shape: Shape) -> list[Piece]:
 
 
 def _residual(module: Any, shape: Shape) -> list[Piece]:
-    ways = [pieces_of([way], shape) for way in (module.layers, module.skip)]
-    along, beside = ways
-    if not along:
-        raise refused(module, "has no layers", "expected at least one.")
+    along, beside = (pieces_of([way], shape) for way in (module.layers, module.skip))
+    along = along or [Piece(Activation("identity"))]
     kind = Residual(tuple(p.kind for p in along), tuple(p.kind for p in beside))
     P: dict[str, Host] = {}
     running: dict[str, Host] = {}
@@ -291,15 +289,26 @@ def row_of(module: Any) -> Row:
         known = ", ".join(sorted({*ROWS, *OWN}))
         cure = INSTEAD.get(kind.__name__, "Compute what it does before or after, or write a layer.")
         raise refused(module, "has no layer here", f"expected nn.Sequential of {known}. {cure}")
+    _check_hooks(module)
     return found
 
 
 def modules_of(module: Any) -> list[Any]:
     """What is in an nn.Sequential, and in those within it; any other module is itself."""
-    torch = library()
-    if not isinstance(module, torch.nn.Sequential):
+    plain = library().nn.Sequential
+    if not isinstance(module, plain) or type(module).forward is not plain.forward:
         return [module]
+    _check_hooks(module)
     return [one for inside in module for one in modules_of(inside)]
+
+
+def _check_hooks(module: Any) -> None:
+    if module._forward_pre_hooks or module._forward_hooks:
+        raise refused(
+            module,
+            "has hooks, which may change what it takes or gives",
+            "expected none. Remove them first.",
+        )
 
 
 def pieces_of(modules: Sequence[Any], shape: Shape) -> list[Piece]:
@@ -308,7 +317,7 @@ def pieces_of(modules: Sequence[Any], shape: Shape) -> list[Piece]:
     flat = [one for module in modules for one in modules_of(module)]
     pad = None
     for module in flat:
-        if type(module).__name__.startswith("ConstantPad"):
+        if pad is None and _pads(module):
             pad = module
             continue
         pieces = row_of(module)(module, shape)
@@ -323,26 +332,38 @@ def pieces_of(modules: Sequence[Any], shape: Shape) -> list[Piece]:
     return found
 
 
+def _pads(module: Any) -> bool:
+    return type(module).__name__.startswith(("ConstantPad", "ZeroPad"))
+
+
 def _padded(pad: Any, pieces: list[Piece], shape: Shape) -> Piece:
-    """A convolution whose zeros stand in a module before it: 'same' or 'causal' of ours."""
-    first = pieces[0] if pieces else None
-    if first is not None and isinstance(first.kind, Conv1d | Conv2d) and pad.value == 0:
-        given = tuple(pad.padding)
-        for word in ("same", "causal"):
+    """A convolution whose zeros stand in a module before it, with a padding of ours."""
+    kind: Any = pieces[0].kind if pieces else None
+    ends = list(zip(pad.padding[::2], pad.padding[1::2], strict=True))  # the last axis comes first
+    bare = isinstance(kind, Conv1d | Conv2d) and pair_or_one(kind.padding) in (0, "valid")
+    if bare and pad.value == 0 and len(ends) == len(shape) - 1:
+        both = tuple(before for before, _ in reversed(ends))
+        for padding in ("same", "causal", pair_or_one(both)):
             try:
-                kind = replace(first.kind, padding=word)
+                found = replace(kind, padding=padding)
+                geometry = found._geometry(shape)
             except ValueError:
                 continue
-            geometry = kind._geometry(shape)
-            axes = [geometry.columns, geometry.rows][: len(shape) - 1]
-            ends = [(axis.before, zeros_after(axis)) for axis in axes]
-            if tuple(n for end in ends for n in end) == given:
-                return first._replace(kind=kind)
+            axes = [geometry.columns, geometry.rows]
+            if all(_lies(axis, *end) for axis, end in zip(axes, ends, strict=False)):
+                return pieces[0]._replace(kind=found)
     raise refused(
         pad,
         "has zeros that no padding of ours puts before the module after it",
-        "expected those of 'same' or 'causal' before a convolution without padding.",
+        "expected as many at both ends, or those of 'same' or 'causal', before a convolution "
+        "without padding.",
     )
+
+
+def _lies(axis: Axis, before: int, after: int) -> bool:
+    """Whether its windows see what they would with so many zeros at both ends."""
+    n_out = (before + axis.n + after - axis.span) // axis.stride + 1
+    return (axis.before, axis.n_out) == (before, n_out)
 
 
 # -- models ----------------------------------------------------------------------
@@ -397,6 +418,9 @@ def _shape(modules: list[Any], shape: int | Sequence[int] | None) -> tuple[Shape
     n = _features(modules)
     if n is not None:
         return (n,), modules
+    for module in modules:
+        if not _pads(module):
+            row_of(module)
     raise ValueError(
         "shape is None, but the first module does not show what one example looks like: expected "
         "shape=(channels, height, width), (features, time) or a number of features."
@@ -405,14 +429,21 @@ def _shape(modules: list[Any], shape: int | Sequence[int] | None) -> tuple[Shape
 
 def _features(modules: Sequence[Any]) -> int | None:
     """The length of vectors that the first module which shows it takes; None if none does."""
-    for module in modules:
+    for i, module in enumerate(modules):
         name = type(module).__name__
+        if name == "Flatten" and i == 0:  # of images, which may come as vectors
+            continue
         if name == "Linear":
             found: int = module.in_features
             return found
         if name == "Residual":
             return _features(modules_of(module.layers))
-        if name not in {*(name for name, _ in MODULES.values()), "Dropout", "BatchNorm1d"}:
+        if name not in {
+            *(name for name, _ in MODULES.values()),
+            "Dropout",
+            "BatchNorm1d",
+            "LayerNorm",
+        }:
             return None
     return None
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .. import checks
 from ..extras import missing
 from ..kernels import EPSILON
 from ..layers import stack
@@ -327,8 +328,8 @@ def _one(model: Any, network: int | None) -> Any:
             f"The model holds {len(every)} networks, but a module is one: expected network=, a "
             f"whole number from 0 to {len(every) - 1}."
         )
-    number = 0 if network is None else network
-    if not 0 <= number < len(every):
+    number = 0 if network is None else checks.integer("network", network, 0)
+    if number >= len(every):
         raise ValueError(
             f"network is {network}, but the model holds {len(every)}: expected 0 to "
             f"{len(every) - 1}."

@@ -115,9 +115,9 @@ def layer_forward(
   if (threadIdx.x == 0) {{
     inverse[k * n + r] = scale;
     T* run = running + k * statistics + r;
-    const T unbiased = (T)((double)m / (m > 1 ? m - 1 : 1));
+    const T newest = m > 1 ? variance * (T)((double)m / (m - 1)) : run[n];
     run[0] = (T){1 - RUNNING_SHARE!r} * run[0] + (T){RUNNING_SHARE!r} * mean;
-    run[n] = (T){1 - RUNNING_SHARE!r} * run[n] + (T){RUNNING_SHARE!r} * (variance * unbiased);
+    run[n] = (T){1 - RUNNING_SHARE!r} * run[n] + (T){RUNNING_SHARE!r} * newest;
   }}""",
         )
     else:

@@ -18,7 +18,7 @@ import cupy
 import numpy as np
 
 from ..activations import ACTIVATIONS, Activation
-from ..kernels import SPEC
+from ..kernels import SPEC, unbiased
 from ..losses import one_hot, smooth
 from ..network import AXES, RUNNING_SHARE, split
 from ..types import Array, Layer, Normalised
@@ -217,10 +217,11 @@ class Program(Products):
                 Z, N[...] = normalised.Z, normalised.N
                 inverse[...] = normalised.inverse_deviation
                 if running is not None:
-                    unbiased = normalised.variance[..., 0] * (m / max(m - 1, 1))
+                    known = running[..., n : 2 * n]
+                    estimate = unbiased(xp, normalised.variance[..., 0], m)
                     for part, newest in (
                         (running[..., :n], normalised.mean[..., 0]),
-                        (running[..., n : 2 * n], unbiased),
+                        (known, known if estimate is None else estimate),
                     ):
                         part[...] = (1 - RUNNING_SHARE) * part + RUNNING_SHARE * newest
             H = shape.activation.f(xp, Z)

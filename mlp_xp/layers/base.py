@@ -107,7 +107,10 @@ class Kind(Protocol):
         ...
 
     def newest(self, xp: Namespace, memory: Any, m: Any) -> dict[str, Array]:
-        """The batch's own value of each statistic, (…, n, 1); {} for all but batch norm."""
+        """The batch's own value of each statistic that it tells of, (…, n, 1).
+
+        {} for all but batch normalisation.
+        """
         ...
 
 

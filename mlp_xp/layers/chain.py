@@ -30,15 +30,16 @@ from ..architecture import CHUNK, Forward, Slot
 from ..draws import Draw, Purpose, permutation
 from ..hardware import Device
 from ..initializers import MATCHED, Initializer, glorot_uniform
-from ..kernels import Kernels
+from ..kernels import Kernels, newest_or
 from ..types import Array, Namespace
 from . import stack
 from .base import Kind, Parameter, Pass, Shape
-from .residual import kinds
-from .shapes import Flatten, Reshape
+from .pooling import MaxPool
+from .residual import Residual, kinds
+from .shapes import Flatten, Last, Reshape
 from .stack import Part, Pieces
 
-ALIKE = (Flatten, Reshape)  # what they give holds the numbers that they are given
+ALIKE = (Flatten, Last, MaxPool, Reshape)  # what they give are numbers that they are given
 ENTRIES = 1 << 22  # of the largest array in one forward pass of an evaluation
 FILLED = {"zeros": 0.0, "ones": 1.0}
 
@@ -99,10 +100,9 @@ class Chain:
         return stack.resolve(self.layers, self.shape)
 
     @cached_property
-    def _of_whole(self) -> Part | None:
-        """The layer that takes the features themselves as whole numbers, if there is one."""
-        first = next((part for part in self.parts if not isinstance(part.kind, ALIKE)), None)
-        return first if first is not None and getattr(first.kind, "whole", False) else None
+    def _of_whole(self) -> tuple[Part, ...]:
+        """The layers that take the features themselves as whole numbers."""
+        return tuple(_of_whole(self.parts))
 
     def check_rows(self, argument: str, device: Device, rows: Array) -> None:
         """Raise ValueError for a length, or a number for an `Embedding`, that is none.
@@ -110,7 +110,7 @@ class Chain:
         rows  (m, n_features) on the device or on the host. What is after the end of a sequence
               may be anything
         """
-        if not self.lengths and self._of_whole is None:
+        if not self.lengths and not self._of_whole:
             return
         rows = getattr(rows, "rows", rows)  # too many for the device: `fast.upload`
         xp: Namespace = np if isinstance(rows, np.ndarray) else device.xp
@@ -119,13 +119,13 @@ class Chain:
             time, ends = self.shape[-1], rows[:, -1:]
             what = "the last feature of each example is its length, a whole number 0 … "
             _check_whole(argument, xp, ends, time, what)
-            if self._of_whole is not None:
+            if self._of_whole:
                 step = xp.arange(time, dtype=rows.dtype, device=rows.device)
                 values = xp.reshape(rows[:, :-1], (rows.shape[0], -1, time))
                 values = xp.where((step < ends)[:, None, :], values, xp.zeros_like(values))
-        if self._of_whole is not None:
-            kind: Any = self._of_whole.kind
-            what = f"layer {self._of_whole.number}, {kind}, takes whole numbers 0 … "
+        for part in self._of_whole:
+            kind: Any = part.kind
+            what = f"layer {part.number}, {kind}, takes whole numbers 0 … "
             _check_whole(argument, xp, values, kind.n_values - 1, what)
 
     @property
@@ -376,10 +376,17 @@ class Chain:
         _, gradients = stack.backward(self.parts, xp, kernels, layers, memories, delta, seen)
         return gradients, []
 
-    def batch_statistics(self, xp: Namespace, memories: Sequence[Any], m: Any) -> Array:
-        """The batch's own statistics, flat like `State.running`."""
+    def batch_statistics(
+        self, xp: Namespace, memories: Sequence[Any], m: Any, running: Array
+    ) -> Array:
+        """The batch's own statistics, flat like `running`, which has what it does not tell."""
         found = stack.newest(self.parts, xp, memories, m)
-        return xp.concat([found[name][..., 0] for name, _ in self.statistics], axis=-1)
+        parts, start = [], 0
+        for name, n in self.statistics:
+            own = found[name][..., 0] if name in found else None
+            parts.append(newest_or(xp, own, running[..., start : start + n], m))
+            start += n
+        return xp.concat(parts, axis=-1)
 
     def predicting(
         self, xp: Namespace, layers: Sequence[Any], running: Array
@@ -400,6 +407,18 @@ class Chain:
         scores, memories = self.forward(kernels, xp, layers, X, bits=bits, seen=seen)
         self.backward(kernels, xp, layers, memories, *score(scores), seen=seen)
         return seen
+
+
+def _of_whole(parts: Sequence[Part]) -> Iterator[Part]:
+    """Those that take what the first of the parts is given as whole numbers."""
+    for part in parts:
+        if getattr(part.kind, "whole", False):
+            yield part
+        if isinstance(part.kind, Residual):
+            for way in part.kind._ways(part.shape):
+                yield from _of_whole(way)
+        if not isinstance(part.kind, ALIKE):
+            return
 
 
 def _check_whole(argument: str, xp: Namespace, values: Array, most: int, what: str) -> None:

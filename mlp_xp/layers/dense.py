@@ -85,13 +85,13 @@ class Activation(Plain):
 
     def __post_init__(self) -> None:
         given = self.activation
-        if isinstance(given, tuple) and not isinstance(given, activations.Activation):
+        if isinstance(given, str):
+            options.one_of("activation", given, ACTIVATIONS)
+        elif not isinstance(given, activations.Activation):
             raise TypeError(
                 f"activation is {given!r}, but expected a name or a row: "
                 "mlp_xp.Activation(f, slope, slope_of='Z')."
             )
-        if isinstance(given, str):
-            options.one_of("activation", given, ACTIVATIONS)
 
     @property
     def row(self) -> activations.Activation:
@@ -129,6 +129,11 @@ class Dropout(Plain):
         rate = options.number("rate", self.rate)
         if not 0 <= rate < 1:
             raise ValueError(f"rate is {rate:g}, but expected a number in [0, 1).")
+        if round(rate * 2**16) == 2**16:
+            raise ValueError(
+                f"rate is {rate}, which rounded to 16 bits drops everything: expected at most "
+                f"{1 - 2**-16}."
+            )
         object.__setattr__(self, "rate", rate)
 
     def out_shape(self, shape: Shape) -> Shape:

@@ -51,9 +51,9 @@ class BatchNorm(Plain):
         Z = gain (A - mean) / √(variance + ε) + b
 
     (channels, …) → the same. In training the moments are those of the batch, over all places
-    and examples of a channel; in evaluation the running ones, whose variance is unbiased. A
-    dense network's features are channels of one place. Steps after the end of a shorter
-    sequence are counted, as in PyTorch.
+    and examples of a channel; in evaluation the running ones, whose variance is unbiased, and
+    stays what it was after a batch of one number a channel. A dense network's features are
+    channels of one place. Steps after the end of a shorter sequence are counted, as in PyTorch.
     """
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -105,14 +105,14 @@ class BatchNorm(Plain):
         return xp.reshape(dS, dA.shape), {"gain": dgain, "b": db}
 
     def newest(self, xp: Namespace, memory: Memory, m: Any) -> dict[str, Array]:
-        """The batch's mean and unbiased variance, (…, channels, 1)."""
+        """The batch's mean and unbiased variance, (…, channels, 1); of one number no variance."""
         normalised = memory.normalised
-        variance = unbiased(xp, normalised.variance, memory.places * m)
         shape = (*normalised.Z.shape[:-1], 1)
-        return {
-            "mean": xp.broadcast_to(normalised.mean, shape),
-            "variance": xp.broadcast_to(variance, shape),
-        }
+        found = {"mean": xp.broadcast_to(normalised.mean, shape)}
+        variance = unbiased(xp, normalised.variance, memory.places * m)
+        if variance is not None:
+            found["variance"] = xp.broadcast_to(variance, shape)
+        return found
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,10 @@ from typing import Any, NamedTuple, TypeAlias
 from ..kernels import Kernels
 from ..types import Array, Namespace
 from .base import Kind, Parameter, Pass, Shape, Statistic
+from .dense import Activation, Dropout
+from .pooling import AvgPool, GlobalAvgPool
 
+UNLIKE = (Activation, AvgPool, Dropout, GlobalAvgPool)  # what they give are no whole numbers
 Pieces: TypeAlias = list[dict[str, Array]]  # arrays by their names within the layer, a dict each
 
 NAME = re.compile(r"(\D+?)_?(\d[\d_]*)?")
@@ -94,6 +97,12 @@ def resolve(
             raise ValueError(
                 f"layer {number}, {kind}, takes whole numbers, which have no derivative: what "
                 "comes before it could not learn, but has parameters. Put it first."
+            )
+        other = next((part for part in parts if isinstance(part.kind, UNLIKE)), None)
+        if other is not None and getattr(kind, "whole", False):
+            raise ValueError(
+                f"layer {number}, {kind}, takes whole numbers, but layer {other.number}, "
+                f"{other.kind}, makes others of them. Put it first."
             )
         parameters = kind.parameters(shape)
         trained = asked or bool(parameters)
