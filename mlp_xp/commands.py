@@ -75,6 +75,15 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     add("--device", default="cpu", metavar="NAME", help="see mlp-xp devices (default: cpu)")
 
 
+def a_name(text: str) -> str:
+    """An argparse type: the name of a file, a folder or built-in data."""
+    if not text:
+        raise argparse.ArgumentTypeError(
+            "it is empty, but expected a name. Is a variable of the shell not set?"
+        )
+    return text
+
+
 def usage_error(message: object) -> NoReturn:
     """The command line asks for what cannot be."""
     raise Halt(2, str(message))

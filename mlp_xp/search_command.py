@@ -19,6 +19,7 @@ from .activations import ACTIVATIONS
 from .commands import (
     Arguments,
     Halt,
+    a_name,
     add_data_arguments,
     check_output,
     said_of,
@@ -240,7 +241,7 @@ def _seconds(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command; None stands for a default that depends on data or model."""
     of = Options(parser, "data")
-    of.value("--data", str, "DATA", "what mlp-xp train --data takes (default: digits)")
+    of.value("--data", a_name, "DATA", "what mlp-xp train --data takes (default: digits)")
     add_data_arguments(of.group)
     for option, about in (
         ("--drop", "a table's column to leave out"),
@@ -277,6 +278,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.group.add_argument(
         "--storage",
         default=STORAGE,
+        type=a_name,
         metavar="FILE",
         help=f"an SQLite file (default: {STORAGE} in this folder), or any address that Optuna "
         "takes, by which several machines work at one study",
@@ -347,7 +349,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     of = Options(parser, "output")
     of.group.add_argument(
-        "--out", default=OUT, metavar="FILE", help=f"where to write the model (default: {OUT})"
+        "--out",
+        default=OUT,
+        type=a_name,
+        metavar="FILE",
+        help=f"where to write the model (default: {OUT})",
     )
-    of.value("--plots", str, "DIR", "write Optuna's pictures of the study there")
+    of.value("--plots", a_name, "DIR", "write Optuna's pictures of the study there")
     of.group.add_argument("--no-progress", action="store_true", help="no line for each trial")

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import checks
 from .activations import ACTIVATIONS
-from .commands import add_data_arguments
+from .commands import a_name, add_data_arguments
 from .initializers import INITIALIZERS
 from .kernels import PRECISIONS
 from .losses import LOSSES
@@ -176,7 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of = Options(parser, "data")
     of.value(
         "--data",
-        str,
+        a_name,
         "DATA",
         "digits (default), fashion-mnist, a table (.csv, .tsv, .parquet, .feather, - for "
         "standard input), a .npz, .npy or IDX file",
@@ -267,10 +267,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation), and keep the best",
     )
     of.value("--seed", seed, "N", "decides weights, shuffles, dropout and split (default: 0)")
-    of.value("--resume", str, "MODEL", "train this model on, in its place unless --out is given")
+    of.value("--resume", a_name, "MODEL", "train this model on, in its place unless --out is given")
     of.value(
         "--checkpoint",
-        str,
+        a_name,
         "FOLDER",
         "keep there what a killed training needs: the same command goes on from it, to the bit",
     )
@@ -291,5 +291,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     of = Options(parser, "output")
-    of.value("--out", str, "FILE", f"where to write the model (default: {OUT})")
+    of.value("--out", a_name, "FILE", f"where to write the model (default: {OUT})")
     of.group.add_argument("--no-progress", action="store_true", help="show none")
