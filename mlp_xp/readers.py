@@ -14,7 +14,7 @@ import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -171,6 +171,26 @@ def idx_array(path: Path) -> Rows:
         )
     values = np.frombuffer(content, dtype, offset=start).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=False)
+
+
+def named(argument: str, given: Any) -> tuple[str, ...]:
+    """The names in an argument: of one, of several or, None, of nothing."""
+    found = (given,) if isinstance(given, str) else () if given is None else given
+    if not isinstance(found, Iterable) or not all(isinstance(name, str) for name in found):
+        raise TypeError(f"{argument} is {given!r}, but expected a name as text, or a list of them.")
+    return tuple(found)
+
+
+def check_targets(name: str, target: Sequence[str], drop: Sequence[str]) -> None:
+    """Raise DataError for a target that is named twice, or to be left out."""
+    for column in target:
+        if target.count(column) > 1:
+            raise DataError(f"{name}: {column!r} is named as a target twice: name it once.")
+        if column in drop:
+            raise DataError(
+                f"{name}: {column!r} is what to predict, and drop (--drop) leaves it out: expected "
+                "one of the two. A target is no feature anyway."
+            )
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:
