@@ -21,7 +21,7 @@ from .cells import (
     word,
     words,
 )
-from .columns import Coded, Column, Columns, Date, Number, Unused, Words
+from .columns import EMPTY, Coded, Column, Columns, Date, Number, Unused, Words
 
 MOST_WORDS = 30  # that get a column each
 FEWEST_ROWS = 2  # a word must stand in on average, to be coded
@@ -79,8 +79,8 @@ def _column(name: str, column: Series, told: _Told) -> Column:
     present = column.dropna()
     n_different = present.nunique()
     if len(present) == 0:
-        return Unused(name, "it is empty")
-    if n_different == 1 and len(present) == len(column):
+        return Unused(name, EMPTY)
+    if n_different == 1 and len(present) == len(column) and not keep:
         return Unused(name, f"it is {word(present.iloc[0])[:40]!r} throughout")
     every = n_different == len(column)
     inferred = pandas.api.types.infer_dtype(present, skipna=True)
@@ -97,10 +97,13 @@ def _column(name: str, column: Series, told: _Told) -> Column:
         if form is not None:
             return Date.learn(name, moments(where, name, column, form), form, holes)
     cells = words(column)
-    if n_different <= MOST_WORDS and not (every and n_different > 2):
+    few = n_different <= MOST_WORDS and not (every and n_different > 2)
+    repeated = len(present) >= FEWEST_ROWS * n_different
+    if not category:
+        _check_almost_numbers(where, name, column, few, repeated)
+    if few:
         return Words.learn(name, cells)
-    _check_almost_numbers(where, name, column)
-    if len(present) < FEWEST_ROWS * n_different and not keep:
+    if not repeated and not keep:
         return Unused(name, f"{n_different:,} of its {len(present):,} words are different")
     return Coded.learn(name, cells, told.Y)
 
@@ -126,19 +129,33 @@ def _check_kind(where: str, name: str, column: Series) -> None:
         )
 
 
-def _check_almost_numbers(where: str, name: str, column: Series) -> None:
-    """Raise TableError for numbers that a few cells keep from being read as such."""
+def _check_almost_numbers(where: str, name: str, column: Series, few: bool, repeated: bool) -> None:
+    """Raise TableError for numbers that a few cells keep from being read as such.
+
+    few       different ones, which may be meant as words: of those that are repeated 10+ may be
+              one, but no - among numbers is; and $5 is as good a word as any
+    """
     import pandas
 
     cells = pandas.Series(column.dropna().unique().astype(object)).astype(str).str.strip()
     plain = pandas.to_numeric(cells, errors="coerce").notna().to_numpy()
     written = np.array([ALMOST_NUMBER.fullmatch(cell) is not None for cell in cells])
-    if NEARLY * len(cells) <= plain.sum() < len(cells):
+    mark = not any(char.isalnum() for cell in cells[~plain] for char in cell)
+    slip = NEARLY * len(cells) <= plain.sum() < len(cells)
+    if slip and (mark or not few or not repeated):
         place = row_of(column, int((words(column) == cells[int(np.argmin(plain))]).argmax()))
         raise TableError(
             f"{where}, row {place}, column {name!r}: {shown(cells[int(np.argmin(plain))])} is "
             f"no number, but {plain.sum():,} of {len(cells):,} different cells are. Correct it, or "
             f"name it as a gap with --missing {shown(cells[int(np.argmin(plain))])}."
+        )
+    if few:
+        return
+    if plain.all():
+        raise TableError(
+            f"{where}, column {name!r} holds numbers as text, such as {shown(cells[0])}: expected "
+            "a column of numbers. Convert it, as by .astype(float), or leave it out with --drop "
+            "(drop= in Python)."
         )
     if NEARLY * len(cells) <= (plain | written).sum():
         first = cells[int(np.argmax(written & ~plain))]

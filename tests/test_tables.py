@@ -354,6 +354,28 @@ def test_what_looks_like_nothing_to_learn_from_is_used_when_asked_for() -> None:
     frame = pandas.DataFrame({"id": [7, 8, 9, 10], "name": list("abcd")})
     found = learnt(frame, keep=["id", "name"])
     assert [str(column) for column in found.columns] == ["number", "4 words, coded by the target"]
+    frame = pandas.DataFrame({"place": ["Oslo"] * 4, "year": 2020})
+    found = learnt(frame, keep=["place", "year"])
+    assert [str(column) for column in found.columns] == ["1 word, a column each", "number"]
+
+
+def test_grades_are_words_and_numbers_with_another_mark_for_gaps_are_not() -> None:
+    grades = [*map(str, range(12)), "10+"]
+    assert str(learnt(pandas.DataFrame({"c": grades * 3})).columns[0]) == "13 words, a column each"
+    prices = [f"{price}.5" for price in range(12)]
+    for cells, slip in ((prices * 3 + ["-"], "'-'"), (prices + ["1O.5"] * 2, "'1O.5'")):
+        with pytest.raises(
+            TableError, match=f"{slip} is no number, but 12 of 13 .*--missing {slip}"
+        ):
+            learnt(pandas.DataFrame({"c": cells}))
+
+
+def test_numbers_as_text_are_called_that_and_categories_taken_as_meant() -> None:
+    cells = [f"{i}.5" for i in range(40)] * 2
+    with pytest.raises(TableError, match=r"column 'c' holds numbers as text, such as '0\.5'"):
+        learnt(pandas.DataFrame({"c": cells}))
+    found = learnt(pandas.DataFrame({"c": pandas.Categorical(cells)}))
+    assert str(found.columns[0]) == "40 words, coded by the target"
 
 
 def test_the_numbers_of_a_row_are_these() -> None:
@@ -739,6 +761,26 @@ def test_a_dry_run_shows_every_column_and_writes_nothing(command: Callable[..., 
     document = json.loads(command(*argv, "--json")[1])
     assert {"name": "id", "becomes": "left out: it numbers the rows"} in document["columns"]
     assert [path.name for path in Path().iterdir()] == ["d.csv"]
+
+
+def test_what_keep_cannot_use_is_not_said_to_be(command: Callable[..., Any]) -> None:
+    frame = pandas.DataFrame({"a b": 1, "none": None, "x": range(3, 123, 3), "y": [0, 1] * 20})
+    frame.to_csv("d.csv", index=False)
+    train = ("train", "--data", "d.csv", "--target", "y", "--epochs", "1", "--no-progress")
+    out = command(*train)[1]
+    assert "column 'a b' is left out: it is '1' throughout; --keep 'a b' uses it\n" in out
+    assert "column 'none' is left out: it is empty\n" in out
+    assert "'a b'" not in command(*train, "--keep", "a b")[1]
+
+
+def test_a_gap_among_words_that_had_none_is_said_as_a_gap(command: Callable[..., Any]) -> None:
+    frame = pandas.DataFrame({"word": ["u", "v", "w", "u"] * 10, "y": [0, 1] * 20})
+    frame.to_csv("d.csv", index=False)
+    command("train", "--data", "d.csv", "--target", "y", "--epochs", "1", "--no-progress")
+    Path("new.csv").write_text("word,x\nu,1\n,2\n")
+    code, out, err = command("predict", "model.safetensors", "new.csv")
+    assert (code, len(out.split())) == (0, 3)
+    assert "column 'word': 1 row holds a word that training did not meet, such as a gap" in err
 
 
 @pytest.mark.parametrize("words", [True, False], ids=["words", "numbers"])
