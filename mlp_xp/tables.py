@@ -107,6 +107,8 @@ def _file(name: str, source: str) -> _File:
             head = plain.read(SAMPLE)
         if head and not head.startswith(GZIP):
             return _File(name, head, lambda: open(source, "rb"), os.path.abspath(source))
+    if source == STDIN and sys.stdin is None:
+        raise DataError("standard input is closed, but expected a table in it.")
     given = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
     content = unpacked(name, given)
     return _File(name, content[:SAMPLE], lambda: io.BytesIO(content))

@@ -191,7 +191,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a table's column to use although it numbers the rows or is nearly all different",
+        help="a table's column to use although it is one value, numbers the rows or is nearly all "
+        "different",
     )
     of.group.add_argument(
         "--dry-run",
