@@ -43,6 +43,7 @@ TABLES = (
     f"a .csv, .tsv, .parquet or .feather file, {tables.STDIN} for the standard input, or a data "
     "frame of pandas, polars or Arrow"
 )
+TAKES_LABELS = re.compile(r"\.npy(\.gz)?$|idx[^/]*$|^fashion-mnist$", re.IGNORECASE)
 PAIRS = (("x", "y"), ("x_train", "y_train"), ("data", "target"))
 
 
@@ -103,6 +104,11 @@ class Request(NamedTuple):
 def load(source: str = "digits", request: Request | None = None) -> Dataset:
     """The examples of a built-in name or a file. Raises `DataError`, or OSError."""
     request = request or Request()
+    if request.labels is not None and not TAKES_LABELS.search(str(source)):
+        raise DataError(
+            f"--labels is for a .npy or IDX file of examples, but {source} has its targets in "
+            "itself: leave it out."
+        )
     if isinstance(source, str) and source in BUILT_IN:
         return BUILT_IN[source](request)
     if isinstance(source, str) and source == tables.STDIN:

@@ -22,9 +22,10 @@ from .mlp import MLP
 from .model import Model
 from .prepared import NO_SCALE, Preparation, Scale, as_labels
 from .readers import DataError, Rows, listed, named
-from .recognise import learn
+from .recognise import NEARLY, learn
 from .streams.scan import MOST_LABELS, Moments
 from .streams.streamed import Stream
+from .tables import is_number
 
 MOST_CLASSES = 50
 
@@ -330,6 +331,7 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
                 "numbers use --loss squared_error."
             )
     if text and len(labels) > max(2, m // 2):
+        _check_almost_numbers(labels.tolist())
         written = all(str(label).isdecimal() for label in labels)  # 0042
         raise DataError(
             f"the target has {len(labels):,} different words in {m:,} rows, too many for "
@@ -347,6 +349,22 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
             "cross_entropy."
         )
     return tuple(labels.tolist() if text else (int(label) for label in labels))
+
+
+def _check_almost_numbers(labels: Sequence[str]) -> None:
+    """Raise DataError for labels too many for classes which are numbers, or nearly all are."""
+    slips = [label for label in labels if not is_number(label)]
+    if 0 < len(slips) <= (1 - NEARLY) * len(labels):
+        raise DataError(
+            f"the target holds {slips[0]!r}, which is no number, but {len(labels) - len(slips):,} "
+            f"of its {len(labels):,} different cells are. Correct it, or name it as a gap with "
+            f"--missing {slips[0]!r}."
+        )
+    if not slips and not all(label.isdecimal() for label in labels):
+        raise DataError(
+            f"the target holds numbers as text, such as {labels[0]!r}: expected a column of "
+            "numbers. Convert it, as by .astype(float)."
+        )
 
 
 def n_outputs(preparation: Preparation, shape: tuple[int, ...]) -> int:

@@ -28,6 +28,7 @@ GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
 WIDE = 256  # columns from which on short lines could be filled up to more than memory holds
 SAMPLE = 1 << 16  # characters that show how numbers are written
 DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
+FIRST_LINE = re.compile(r'(?:(?<![^,;\t|])"[^"]*"|[^\r\n])*')  # whose quotes may hold line ends
 LEADING_ZEROS = r"[-+]?0\d+"
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather"}
 STRANGE = {
@@ -164,8 +165,9 @@ class _Csv(NamedTuple):
         wide = file.head.startswith((b"\xff\xfe", b"\xfe\xff"))
         encoding = "utf-16" if wide else "utf-8-sig"
         head = _head(file, encoding)
-        first = head.partition("\n")[0]
-        separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first, mark))
+        first = FIRST_LINE.match(head)
+        assert first is not None  # it matches nothing, too
+        separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first[0], mark))
         return cls(file, encoding, head, separator, _header(file.name, head, separator))
 
     @property
@@ -313,7 +315,7 @@ def _header(name: str, head: str, separator: str) -> list[str]:
         raise DataError(f"{name}, line 1: {error}.") from None
     if not any(header):
         raise DataError(f"{name} has no header: its first line is blank.")
-    if all(_is_number(cell) for cell in header):
+    if all(is_number(cell) for cell in header):
         raise DataError(
             f"{name} has no header: its first line is {listed(header, 5)}, but expected the "
             "names of the columns."
@@ -352,13 +354,15 @@ def _check_cells(written: _Csv) -> None:
                     cells = f"{len(row)} cell" + "s" * (len(row) != 1)
                     raise DataError(
                         f"{file.name}, line {lines.line_num}: {cells}, but the header names {n} "
-                        "columns. Is a separator missing or too many, or a quote left open?"
+                        f"column{'s' * (n != 1)}. Is a separator missing or too many, or a quote "
+                        "left open?"
                     )
         except csv.Error as error:
             raise DataError(f"{file.name}, line {lines.line_num}: {error}.") from None
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether text spells a number."""
     try:
         float(cell)
     except ValueError:
@@ -378,8 +382,9 @@ def target(name: str, frame: Frame, columns: Sequence[str]) -> Any:
         values = frame[column]
         inferred = pandas.api.types.infer_dtype(values, skipna=True)
         if values.dtype.kind in "mM" or inferred in ("datetime", "date", "datetime64"):
+            what = "durations" if values.dtype.kind == "m" else "dates"
             raise DataError(
-                f"{name}, column {column!r} holds dates, but a target is a number or a class. "
+                f"{name}, column {column!r} holds {what}, but a target is a number or a class. "
                 "Predict a number made of it, such as days."
             )
         if values.dtype.kind in "iufb" or inferred in ("boolean", "integer", "floating", "decimal"):
@@ -387,7 +392,13 @@ def target(name: str, frame: Frame, columns: Sequence[str]) -> Any:
             found = plain.to_numpy(bool if inferred == "boolean" else None)
             found = found.astype(np.float64) if found.dtype == object else found
         else:
-            found = values.astype(str).to_numpy(object).astype(str)
+            try:
+                found = values.astype(str).to_numpy(object).astype(str)
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"{name}, column {column!r} holds bytes that are no text, but a target is a "
+                    "number or a class. Is this the wrong column?"
+                ) from None
         if found.dtype.kind == "f" and not np.isfinite(found).all():
             i = int(np.argmin(np.isfinite(found)))
             raise DataError(

@@ -161,9 +161,10 @@ def examples_of(args: Arguments) -> Dataset:
         folder=args.data_dir,
     )
     data = load(args.data or "digits", request)
-    if (args.target or args.drop or args.keep) and not data.features:
+    if (args.target or args.drop or args.keep or args.missing) and not data.features:
         usage_error(
-            f"--target, --drop and --keep name a table's columns, but {data.name} has no names."
+            f"--target, --drop, --keep and --missing are of a table's columns, but {data.name} has "
+            "no names."
         )
     for name in set(args.keep) - set(data.features):
         usage_error(f"--keep {name}: {data.name} has no such column to learn from.")

@@ -180,6 +180,15 @@ def test_numbers_come_back_bit_for_bit(
     assert (found.features, found.target) == (tuple(names[1:]), (names[0],))
 
 
+def test_a_name_may_hold_separators_and_the_end_of_a_line(tmp_path: Path) -> None:
+    """As spreadsheets write a header of two lines."""
+    path = tmp_path / "d.csv"
+    path.write_text('"price,\nEUR";"in, all, of, it";y\n1,5;2;0\n2,5;3;1\n', encoding="utf-8")
+    data = load_table(path, "y")
+    assert list(data.X.columns) == ["price,\nEUR", "in, all, of, it"]
+    assert data.X.to_numpy().tolist() == [[1.5, 2.0], [2.5, 3.0]]
+
+
 def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     source = str(tmp_path / "d.csv")
     Path(source).write_text("id,b,a,t\nx1,1,2,3\n\nx2,4,5,6\n")
@@ -586,6 +595,12 @@ def test_a_table_that_is_not_what_it_was_is_refused(trained: tuple[MLP, Any], ca
     change, message = PREDICT_ERRORS[case]
     with pytest.raises((TableError, TypeError), match=message):
         model.predict(change(frame[FEATURES]))
+
+
+def test_a_table_without_rows_is_said_to_be_that(trained: tuple[MLP, Any]) -> None:
+    model, frame = trained
+    with pytest.raises(TableError, match="X has columns, but no rows: there are no examples"):
+        model.predict(frame[FEATURES].iloc[:0])
 
 
 def test_a_table_of_numbers_alone_is_known_by_name_too() -> None:
