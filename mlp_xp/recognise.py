@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -96,6 +97,7 @@ def _column(name: str, column: Series, told: _Told) -> Column:
         form = _date_form(present)
         if form is not None:
             return Date.learn(name, moments(where, name, column, form), form, holes)
+        _check_almost_dates(where, name, column)
     cells = words(column)
     few = n_different <= MOST_WORDS and not (every and n_different > 2)
     repeated = len(present) >= FEWEST_ROWS * n_different
@@ -162,6 +164,36 @@ def _check_almost_numbers(where: str, name: str, column: Series, few: bool, repe
         raise TableError(
             f"{where}, column {name!r} holds numbers written as {shown(first)}: expected plain "
             "ones, such as 1234.5. Rewrite them, or leave the column out with --drop."
+        )
+
+
+def _check_almost_dates(where: str, name: str, column: Series) -> None:
+    """Raise TableError for dates that a few cells keep from being read as such."""
+    import pandas
+    from pandas.tseries.api import guess_datetime_format
+
+    cells = column.dropna().unique()
+    if not all(isinstance(cell, str) for cell in cells):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of days that come first
+        forms = [guess_datetime_format(c) for c in cells[:50] if DATE_LIKE.fullmatch(c)]
+    read = {
+        form: pandas.to_datetime(pandas.Series(cells), format=form, errors="coerce", utc=True)
+        for form in dict.fromkeys(forms)
+        if form is not None
+    }
+    if not read:
+        return
+    form = min(read, key=lambda form: read[form].isna().sum())  # which reads the most
+    bad = read[form].isna().to_numpy()
+    if 0 < bad.sum() <= (1 - NEARLY) * len(cells):
+        slip = cells[int(np.argmax(bad))]
+        place = row_of(column, int((column == slip).to_numpy(bool, na_value=False).argmax()))
+        raise TableError(
+            f"{where}, row {place}, column {name!r}: {shown(slip)} is no date, but "
+            f"{len(cells) - bad.sum():,} of {len(cells):,} different cells are ({form}). Correct "
+            f"it, or name it as a gap with --missing {shown(slip)}."
         )
 
 

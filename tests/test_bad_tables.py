@@ -144,6 +144,18 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         Y,
         r"t.csv, row 8, column 'a': '1O.5' is no number, but .* Correct it, or .*--missing '1O.5'",
     ),
+    "a slip among dates": (
+        "t.csv",
+        lines(lambda i: f"2020-{13 if i == 7 else i % 12 + 1:02d}-{i % 28 + 1:02d},1,{i % 2}", 60),
+        Y,
+        r"t.csv, row 8, column 'a': '2020-13-08' is no date, but .* \(%Y-%m-%d\). Correct it, or",
+    ),
+    "a mark for gaps among dates": (
+        "t.csv",
+        lines(lambda i: f"{'-' if i == 7 else f'{i % 28 + 1}.12.2020'},1,{i % 2}", 60),
+        Y,
+        "column 'a': '-' is no date, .*--missing '-'",
+    ),
     "thousands": (
         "t.csv",
         lines(lambda i: f'"{i + 1},{i + 100}",{i % 3},{i % 2}', 60),
