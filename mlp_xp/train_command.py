@@ -296,6 +296,8 @@ def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
         usage_error(f"{args.resume} was trained on {known or 'data of its own'}: name it, --data.")
     if args.keep:
         usage_error(f"--keep belongs to the model in {args.resume}: leave the option out.")
+    for name in set(args.drop) & set(prepared.features):
+        usage_error(f"--drop {name}: the model in {args.resume} takes it. Train a new one without.")
     usual: dict[str, Any] = {
         "held_out": 0.2,
         "seed": model.seeds[0],

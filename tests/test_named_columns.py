@@ -73,6 +73,19 @@ def test_a_column_to_keep_that_is_not_there_is_named() -> None:
         prepare(load_table("t.csv", "y"), keep=["nope"])
 
 
+@pytest.mark.parametrize("memory", [(), ("--memory", "1MB")], ids=["whole", "streamed"])
+def test_a_model_that_is_trained_on_keeps_its_columns(
+    memory: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = ("--data", "t.parquet", "--target", "y", "--epochs", "1", "--no-progress", *memory)
+    assert main(["train", *usual, "--drop", "id"]) == 0
+    again = ("train", *usual, "--resume", "model.safetensors", "--drop")
+    assert main([*again, "id"]) == 0  # as it was
+    capsys.readouterr()
+    assert main([*again, "a"]) == 2
+    assert "--drop a: the model in model.safetensors takes it" in capsys.readouterr().err
+
+
 # -- files ---------------------------------------------------------------------------
 
 
