@@ -132,7 +132,8 @@ def _arrow(file: _File, kind: str) -> Frame:
                 table = feather.read_table(content)
             _check_cells_fit(name, table.num_rows, table.num_columns)
             table.validate(full=True)
-            frame = table.to_pandas()
+            # whole numbers beside gaps stay whole: 2⁵³ + 1 is no float
+            frame = table.to_pandas(integer_object_nulls=True)
     except DataError:
         raise
     except Exception as error:  # of many kinds: pandas' own notes in the file are read, too
