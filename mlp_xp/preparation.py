@@ -222,7 +222,7 @@ def _prepare_inputs(
         return replace(found, inputs=SCALES[scale](X), features=data.features)
     assert data.y is not None
     holes = data.X.columns[data.X.isna().any()]
-    table = learn(X, found.columns_of(data.y[rows]), keep, data.name, holes)
+    table = learn(X, found.columns_of(data.y[rows]), keep, data.name, holes, data.X)
     names = tuple(column.name for column in table.used)
     if not names and len(X) == 1:
         raise DataError(

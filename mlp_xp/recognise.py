@@ -46,6 +46,7 @@ class _Told(NamedTuple):
     Y: Rows
     keep: bool
     holes: bool
+    whole: Series
 
 
 def learn(
@@ -54,6 +55,7 @@ def learn(
     keep: Iterable[str] = (),
     where: str = "X",
     holes: Iterable[str] | None = None,
+    whole: Frame | None = None,
 ) -> Columns:
     """What the columns of a table are, and become, as its training rows show.
 
@@ -61,15 +63,16 @@ def learn(
     keep   names of columns that are used although they look like nothing to learn from
     where  the table's name, for messages
     holes  names of columns that have gaps, perhaps in other rows alone; None: as the rows show
+    whole  these rows and others, any of which may hold the slip that made text of numbers
     """
     kept = set(keep)
     gappy = set(frame.columns[frame.isna().any()] if holes is None else holes)
-    return Columns(
-        tuple(
-            _column(str(name), frame[name], _Told(where, Y, name in kept, name in gappy))
-            for name in frame
-        )
-    )
+    cells = frame if whole is None else whole
+
+    def told(name: str) -> _Told:
+        return _Told(where, Y, name in kept, name in gappy, cells[name])
+
+    return Columns(tuple(_column(str(name), frame[name], told(name)) for name in frame))
 
 
 def _column(name: str, column: Series, told: _Told) -> Column:
@@ -102,7 +105,7 @@ def _column(name: str, column: Series, told: _Told) -> Column:
     few = n_different <= MOST_WORDS and not (every and n_different > 2)
     repeated = len(present) >= FEWEST_ROWS * n_different
     if not category:
-        _check_almost_numbers(where, name, column, few, repeated)
+        _check_almost_numbers(where, name, told.whole, few, repeated)
     if few:
         return Words.learn(name, cells)
     if not repeated and not keep:
@@ -155,9 +158,9 @@ def _check_almost_numbers(where: str, name: str, column: Series, few: bool, repe
         return
     if plain.all():
         raise TableError(
-            f"{where}, column {name!r} holds numbers as text, such as {shown(cells[0])}: expected "
-            "a column of numbers. Convert it, as by .astype(float), or leave it out with --drop "
-            "(drop= in Python)."
+            f"{where}, column {name!r} holds numbers as text, such as "
+            f"{shown(column.dropna().iloc[0])}: expected a column of numbers. Convert it, as by "
+            ".astype(float), or leave it out with --drop (drop= in Python)."
         )
     if NEARLY * len(cells) <= (plain | written).sum():
         first = cells[int(np.argmax(written & ~plain))]

@@ -26,7 +26,9 @@ STDIN = "-"
 SEPARATORS = ",;\t|"
 GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
 WIDE = 256  # columns from which on short lines could be filled up to more than memory holds
-SAMPLE = 1 << 16  # characters that show how numbers are written
+SAMPLE = 1 << 16  # bytes that show how numbers are written; all of a longer header
+LONGEST = 1 << 26  # bytes of a header
+FIELD = 2**31 - 1  # characters of a cell: pandas knows no limit
 DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
 FIRST_LINE = re.compile(r'(?:(?<![^,;\t|])"[^"]*"|[^\r\n])*')  # whose quotes may hold line ends
 LEADING_ZEROS = r"[-+]?0\d+"
@@ -90,7 +92,7 @@ def _without(frame: Frame, missing: Sequence[str]) -> Frame:
 class _File(NamedTuple):
     """A file that may be read more than once.
 
-    head  its first bytes
+    head  its first bytes, the first line at least
     open  begins to read it
     path  where it lies as it is, or None
     """
@@ -106,13 +108,15 @@ def _file(name: str, source: str) -> _File:
     if source != STDIN:
         with open(source, "rb") as plain:
             head = plain.read(SAMPLE)
+            head += b"" if b"\n" in head else plain.readline(LONGEST)
         if head and not head.startswith(GZIP):
             return _File(name, head, lambda: open(source, "rb"), os.path.abspath(source))
     if source == STDIN and sys.stdin is None:
         raise DataError("standard input is closed, but expected a table in it.")
     given = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
     content = unpacked(name, given)
-    return _File(name, content[:SAMPLE], lambda: io.BytesIO(content))
+    line = content.find(b"\n", 0, LONGEST) + 1
+    return _File(name, content[: max(SAMPLE, line)], lambda: io.BytesIO(content))
 
 
 def _arrow(file: _File, kind: str) -> Frame:
@@ -291,7 +295,8 @@ def _head(file: _File, encoding: str) -> str:
     try:
         return beginning.decode(encoding)
     except UnicodeDecodeError as error:
-        if len(beginning) == SAMPLE and error.start > SAMPLE - 4:  # cut within a character
+        # cut within a character
+        if len(beginning) >= SAMPLE and error.start > len(beginning) - 4:
             return beginning[: error.start].decode(encoding)
         raise _encoding(name, error) from None
 
@@ -349,6 +354,7 @@ def _check_cells(written: _Csv) -> None:
     with file.open() as content:
         text = io.TextIOWrapper(content, encoding=written.encoding, newline="")
         lines = csv.reader(text, delimiter=written.separator, skipinitialspace=True)
+        limit = csv.field_size_limit(FIELD)
         try:
             for row in lines:
                 if row and len(row) != n:
@@ -360,6 +366,8 @@ def _check_cells(written: _Csv) -> None:
                     )
         except csv.Error as error:
             raise DataError(f"{file.name}, line {lines.line_num}: {error}.") from None
+        finally:
+            csv.field_size_limit(limit)
 
 
 def is_number(cell: str) -> bool:

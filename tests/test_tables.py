@@ -189,6 +189,29 @@ def test_a_name_may_hold_separators_and_the_end_of_a_line(tmp_path: Path) -> Non
     assert data.X.to_numpy().tolist() == [[1.5, 2.0], [2.5, 3.0]]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_a_header_may_be_longer_than_a_sample(encoding: str, end: str, tmp_path: Path) -> None:
+    """As of genes: thousands of columns with names of their own."""
+    names = [f"column {i} of a größere Tabelle" for i in range(4000)]
+    lines = [",".join([*names, "y"]), *(",".join([f"{i}.5"] * 4000 + [str(i)]) for i in range(3))]
+    text = "\n".join(lines).encode(encoding)
+    assert len(lines[0]) > 1 << 16
+    path = tmp_path / f"d.csv{end}"
+    path.write_bytes(gzip.compress(text) if end else text)
+    data = load_table(path, "y")
+    assert list(data.X.columns) == names
+    assert data.y is not None
+    assert data.y.tolist() == [0, 1, 2]
+
+
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
+    """Also where lines are counted, because their last cells are empty."""
+    path, text = tmp_path / "d.csv", "word " * 50_000
+    path.write_text(f"x,y\n{text},1\nshort,\n", encoding="utf-8")
+    assert load_table(path).X.x.tolist() == [text, "short"]
+
+
 def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     source = str(tmp_path / "d.csv")
     Path(source).write_text("id,b,a,t\nx1,1,2,3\n\nx2,4,5,6\n")
@@ -377,6 +400,14 @@ def test_grades_are_words_and_numbers_with_another_mark_for_gaps_are_not() -> No
             TableError, match=f"{slip} is no number, but 12 of 13 .*--missing {slip}"
         ):
             learnt(pandas.DataFrame({"c": cells}))
+
+
+def test_a_slip_is_found_in_the_rows_that_are_not_trained_on() -> None:
+    cells = [f"{i}.5" for i in range(40)] + ["#DIV/0!"]
+    frame = pandas.DataFrame({"c": cells, "x": np.arange(41) ** 2})
+    data = a_set(frame, [0, 1] * 20 + [0], ["c", "x"])
+    with pytest.raises(TableError, match="row 41, column 'c': '#DIV/0!' is no number, but 40 of"):
+        prepare(data, np.arange(30))
 
 
 def test_numbers_as_text_are_called_that_and_categories_taken_as_meant() -> None:
