@@ -24,6 +24,7 @@ import numpy.typing as npt
 Rows: TypeAlias = npt.NDArray[Any]
 
 GZIP = b"\x1f\x8b"
+NUMPY = (b"\x93NUMPY", b"PK\x03\x04", b"\x80")  # .npy, .npz and pickle: each has its own cure
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 MOST_AXES = 64  # of NumPy's arrays
 MOST_PACKED = 1100  # bytes that one byte of DEFLATE may become: 1,032, and some for the rest
@@ -86,9 +87,14 @@ def check_room(name: str, size: int) -> None:
 
 def npy_array(path: Path) -> Rows:
     """The array of a .npy file, read without pickle."""
-    content = io.BytesIO(contents(path))
+    content = contents(path)
+    if not content.startswith(NUMPY):
+        raise DataError(
+            f"{path} is no .npy file: it begins with {content[:8]!r}, but expected an array that "
+            "numpy.save wrote."
+        )
     try:
-        found = np.load(content, allow_pickle=False)
+        found = np.load(io.BytesIO(content), allow_pickle=False)
     except NUMPY_ERRORS as error:
         raise _not_numpy(path, error) from None
     if not isinstance(found, np.ndarray):
