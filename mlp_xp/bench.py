@@ -339,8 +339,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: Arguments) -> Document:
     """One line a case: time, rate, share of the ceilings, and how much the device's step gains."""
-    if args.rounds < 1 or args.seconds <= 0:
-        raise Halt(2, "--rounds and --seconds must be more than 0.")
+    if args.rounds < 1 or not 0 < args.seconds < math.inf:
+        raise Halt(2, "--rounds and --seconds must be numbers above 0.")
     try:
         device = find_device(args.device)
     except (ValueError, RuntimeError, ImportError) as error:

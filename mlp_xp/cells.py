@@ -152,6 +152,8 @@ def named(argument: str, X: Any, names: Sequence[str]) -> Frame:
     frame = as_pandas(argument, X)
     found = [str(name) for name in frame.columns]
     _check_named(argument, found, names)
+    if len(frame) == 0:
+        raise TableError(f"{argument} has columns, but no rows: there are no examples.")
     frame = frame.iloc[:, [found.index(name) for name in names]]
     return frame.set_axis(list(names), axis=1).reset_index(drop=True)
 

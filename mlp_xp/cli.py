@@ -111,6 +111,9 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (that of the process, by default); returns the exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed: or what is for the one went to the other
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # "R?" where there is no ²
             stream.reconfigure(errors="replace")
@@ -145,9 +148,18 @@ def _answer(
         sys.stdout.flush()
     except BrokenPipeError:
         code = 141
-    if code == 141:  # the reader has gone, say `head`: nothing is left to flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        code = 1
+        print(f"{prog}: error: standard output: {error.strerror}", file=sys.stderr)
+        _forget()
+    if code == 141:  # the reader has gone, say `head`
+        _forget()
     return code
+
+
+def _forget() -> None:
+    """Leave nothing that is to be flushed when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _meant(argv: Sequence[str], message: str) -> str:

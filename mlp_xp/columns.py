@@ -44,6 +44,7 @@ from .cells import (
 
 PARTS = ("year", "month", "day", "hour", "total_seconds", "weekday")
 FOLDS = 5
+EMPTY = "it is empty"
 
 
 @dataclass(frozen=True)
@@ -419,15 +420,18 @@ class Columns:
                 found |= {column.name: part for column, part in zip(group, parts, strict=True)}
         return np.hstack([found[column.name] for column in self.used])
 
-    def unknown(self, X: Any) -> dict[str, tuple[int, str]]:
-        """By column: how many rows hold a word that training did not meet, and the first."""
+    def unknown(self, X: Any) -> dict[str, tuple[int, str | None]]:
+        """By column: how many rows hold a word that training did not meet, and the first.
+
+        None is a gap.
+        """
         frame, found = as_pandas("X", X), {}
         for column in self.used:
             if isinstance(column, Words | Coded):
                 cells = column.cells("X", frame[column.name])
                 new = column.unknown(cells)
                 if new.any():
-                    found[column.name] = (int(new.sum()), str(cells[int(np.argmax(new))]))
+                    found[column.name] = (int(new.sum()), cells[int(np.argmax(new))])
         return found
 
     def to_json(self) -> list[dict[str, Any]]:

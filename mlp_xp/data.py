@@ -25,11 +25,25 @@ import numpy as np
 
 from . import tables
 from .checks import is_frame
-from .readers import DataError, Rows, idx_array, listed, npy_array, npz_arrays
+from .readers import (
+    DataError,
+    Rows,
+    check_targets,
+    idx_array,
+    listed,
+    named,
+    npy_array,
+    npz_arrays,
+)
 
 VARIABLE = "MLP_XP_DATA"
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # package dataset-fashion-mnist
 FASHION = "train-images-idx3-ubyte"
+TABLES = (
+    f"a .csv, .tsv, .parquet or .feather file, {tables.STDIN} for the standard input, or a data "
+    "frame of pandas, polars or Arrow"
+)
+TAKES_LABELS = re.compile(r"\.npy(\.gz)?$|idx[^/]*$|^fashion-mnist$", re.IGNORECASE)
 PAIRS = (("x", "y"), ("x_train", "y_train"), ("data", "target"))
 
 
@@ -90,18 +104,20 @@ class Request(NamedTuple):
 def load(source: str = "digits", request: Request | None = None) -> Dataset:
     """The examples of a built-in name or a file. Raises `DataError`, or OSError."""
     request = request or Request()
-    if source in BUILT_IN:
-        return BUILT_IN[source](request)
-    if source == tables.STDIN:
-        return _table(source, request)
-    path = Path(source)
-    if not path.is_file():
-        why = "is not a file" if path.exists() else "does not exist"
+    if request.labels is not None and not TAKES_LABELS.search(str(source)):
         raise DataError(
-            f"{source} {why}: expected a .csv, .tsv, .parquet, .feather, .npz, .npy or IDX file, "
-            f"{tables.STDIN} for the standard input, or one of "
-            f"{listed(BUILT_IN)}.{_hint(source, list(BUILT_IN))}"
+            f"--labels is for a .npy or IDX file of examples, but {source} has its targets in "
+            "itself: leave it out."
         )
+    if isinstance(source, str) and source in BUILT_IN:
+        return BUILT_IN[source](request)
+    if isinstance(source, str) and source == tables.STDIN:
+        return _table(source, request)
+    expected = (
+        "a .csv, .tsv, .parquet, .feather, .npz, .npy or IDX file, "
+        f"{tables.STDIN} for the standard input, or one of {listed(BUILT_IN)}"
+    )
+    path = _existing(source, expected, list(BUILT_IN))
     for pattern, reader in READERS:
         if re.search(pattern, path.name, re.IGNORECASE):
             found = reader(path, request)
@@ -115,6 +131,20 @@ def load(source: str = "digits", request: Request | None = None) -> Dataset:
         f"{source} is of no known kind: expected a name that ends in .csv, .tsv, .parquet, "
         ".feather, .npz, .npy or idx3-ubyte (all but .npz also with .gz)."
     )
+
+
+def _existing(source: Any, expected: str, known: Sequence[str] = ()) -> Path:
+    """The path of a file that is there.
+
+    known  names of what is no file, one of which may be meant
+    """
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(f"source is a {type(source).__name__}, but expected {expected}.")
+    path = Path(source)
+    if not path.is_file():
+        why = "is not a file" if path.exists() else "does not exist"
+        raise DataError(f"{source} {why}: expected {expected}.{_hint(str(source), known)}")
+    return path
 
 
 def _hint(name: str, names: Sequence[str]) -> str:
@@ -205,6 +235,7 @@ def _of_table(name: str, frame: Any, request: Request) -> Dataset:
                 f"{name} has no column {column!r}; its columns are {listed(names)}."
                 + _hint(column, names)
             )
+    check_targets(name, request.target, request.drop)
     others = [column for column in names if column not in request.target + request.drop]
     features = list(request.features) or others
     if not features:
@@ -240,18 +271,18 @@ def _with_targets(name: str, frame: Any, target: tuple[str, ...], notes: list[st
 
 def load_table(
     source: Any,
-    target: str | Sequence[str] = (),
+    target: str | Sequence[str] | None = (),
     *,
-    drop: Sequence[str] = (),
-    missing: Sequence[str] = (),
+    drop: str | Sequence[str] = (),
+    missing: str | Sequence[str] = (),
 ) -> Dataset:
     """A table as `mlp-xp train --data SOURCE --target TARGET` reads it.
 
     source   path of a .csv, .tsv, .parquet or .feather, perhaps gzipped; "-", the standard
              input; or a data frame of pandas, polars or Arrow
     target   name of the column to predict, or names; () reads a table without targets
-    drop     names of columns to leave out
-    missing  words that stand for a gap, beside the usual ones
+    drop     name or names of columns to leave out
+    missing  word or words that stand for a gap, beside the usual ones
 
     X of what is returned is a pandas.DataFrame, y an array of numbers or text, without the
     rows that have no target; of a file's labels 01, 02 and 10 it is text. `model_for` makes a
@@ -263,10 +294,16 @@ def load_table(
 
     Raises `DataError`, OSError, or ImportError where the extra [tables] is missing.
     """
-    names = (target,) if isinstance(target, str) else tuple(target)
-    request = Request(target=names, drop=tuple(drop), missing=tuple(missing), labelled=bool(names))
+    names = named("target", target)
+    request = Request(
+        target=names,
+        drop=named("drop", drop),
+        missing=named("missing", missing),
+        labelled=bool(names),
+    )
     if not is_frame(source):
-        return _table(os.fspath(source), request)
+        from_stdin = isinstance(source, str) and source == tables.STDIN
+        return _table(source if from_stdin else _existing(source, TABLES), request)
     return _of_table("the table", tables.of_frame("source", source, request.missing), request)
 
 

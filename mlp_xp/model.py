@@ -328,8 +328,9 @@ class Model:
             shuffle=checks.flag("shuffle", shuffle),
             early_stopping=checks.early_stopping(early_stopping),
             callbacks=checks.functions("callbacks", callbacks),
-            progress=progress,
+            progress=checks.flag("progress", progress),
         )
+        every = checks.number("every", every, 0, float("inf"))
         self.layout, self._prepared = lies, prepared
         ranks = find_ranks(processes, self.device)
         if ranks is not None:

@@ -12,17 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from . import checks
 from .cells import named_numbers
 from .columns import Columns
 from .data import Dataset
 from .draws import Purpose, permutation
+from .losses import LOSSES
 from .mlp import MLP
 from .model import Model
 from .prepared import NO_SCALE, Preparation, Scale, as_labels
-from .readers import DataError, Rows
-from .recognise import learn
+from .readers import DataError, Rows, listed, named
+from .recognise import NEARLY, learn
 from .streams.scan import MOST_LABELS, Moments
 from .streams.streamed import Stream
+from .tables import is_number
 
 MOST_CLASSES = 50
 
@@ -141,7 +144,7 @@ def prepare(
     loss: str | None = None,
     scale: str = "auto",
     scale_target: bool = True,
-    keep: Iterable[str] = (),
+    keep: str | Iterable[str] = (),
     beside: Sequence[Stream] = (),
 ) -> Preparation:
     """What to do to a data set, found on the training examples `rows`.
@@ -151,10 +154,13 @@ def prepare(
     loss          name of a loss; None goes by the targets
     scale         of the features: a row of `SCALES`
     scale_target  whether numbers to predict are standardised
-    keep          names of a table's columns to use although they number the rows, or are
-                  nearly all different
+    keep          name or names of a table's columns to use although they are one value, number
+                  the rows, or are nearly all different
     beside        streams of the same source, whose labels are classes, too
     """
+    checks.choose("scale", SCALES, scale)
+    if loss is not None:
+        checks.choose("loss", LOSSES, loss)
     if isinstance(data, Stream):
         return _prepare_stream(data, loss, scale, scale_target, beside)
     if not isinstance(data, Dataset):
@@ -165,6 +171,12 @@ def prepare(
         )
     if data.y is None:
         raise DataError(f"{data.name} has no targets, by which a preparation goes.")
+    kept = named("keep", keep)
+    for name in kept:
+        if name not in data.features:
+            raise DataError(
+                f"{data.name}: keep names {name!r}, but its columns are {listed(data.features)}."
+            )
     rows = slice(None) if rows is None else rows
     loss = default_loss(data.y) if loss is None else loss
     found = Preparation(loss=loss, target=data.target)
@@ -181,7 +193,7 @@ def prepare(
         with np.errstate(all="ignore"):
             found = replace(found, outputs=_standard(data.y[rows]))
     with np.errstate(all="ignore"):  # what overflows is refused
-        found = _prepare_inputs(data, rows, found, scale, keep)
+        found = _prepare_inputs(data, rows, found, scale, kept)
     _check_scale(f"{data.name}, column", found.target or ("y",), found.outputs)
     names = found.table.outputs if found.table else found.features
     _check_scale(f"{data.name}, column", names, found.inputs)
@@ -210,7 +222,7 @@ def _prepare_inputs(
         return replace(found, inputs=SCALES[scale](X), features=data.features)
     assert data.y is not None
     holes = data.X.columns[data.X.isna().any()]
-    table = learn(X, found.columns_of(data.y[rows]), keep, data.name, holes)
+    table = learn(X, found.columns_of(data.y[rows]), keep, data.name, holes, data.X)
     names = tuple(column.name for column in table.used)
     if not names and len(X) == 1:
         raise DataError(
@@ -253,7 +265,14 @@ def model_for(
              vector, or a square image of one channel for what begins with a convolution
     options  of `MLP` or `Sequential`; the loss is that of `found`
     """
+    if not isinstance(hidden, Sequence | np.ndarray) or isinstance(hidden, str):
+        raise TypeError(f"hidden is {hidden!r}, but expected widths, such as (256, 128), or ().")
     found = prepare(data) if found is None else found
+    if options.get("loss", found.loss) != found.loss:
+        raise ValueError(
+            f"loss is {options['loss']!r}, but the preparation is for {found.loss!r}: pass "
+            "found=prepare(data, loss=…) in its place."
+        )
     if isinstance(data, Stream):
         n_inputs, shape_of_y = data.width, (data.m, *(data.n_targets or ()))
     else:
@@ -312,6 +331,7 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
                 "numbers use --loss squared_error."
             )
     if text and len(labels) > max(2, m // 2):
+        _check_almost_numbers(labels.tolist())
         written = all(str(label).isdecimal() for label in labels)  # 0042
         raise DataError(
             f"the target has {len(labels):,} different words in {m:,} rows, too many for "
@@ -329,6 +349,22 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
             "cross_entropy."
         )
     return tuple(labels.tolist() if text else (int(label) for label in labels))
+
+
+def _check_almost_numbers(labels: Sequence[str]) -> None:
+    """Raise DataError for labels too many for classes which are numbers, or nearly all are."""
+    slips = [label for label in labels if not is_number(label)]
+    if 0 < len(slips) <= (1 - NEARLY) * len(labels):
+        raise DataError(
+            f"the target holds {slips[0]!r}, which is no number, but {len(labels) - len(slips):,} "
+            f"of its {len(labels):,} different cells are. Correct it, or name it as a gap with "
+            f"--missing {slips[0]!r}."
+        )
+    if not slips and not all(label.isdecimal() for label in labels):
+        raise DataError(
+            f"the target holds numbers as text, such as {labels[0]!r}: expected a column of "
+            "numbers. Convert it, as by .astype(float)."
+        )
 
 
 def n_outputs(preparation: Preparation, shape: tuple[int, ...]) -> int:

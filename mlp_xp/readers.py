@@ -14,7 +14,7 @@ import sys
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +24,7 @@ import numpy.typing as npt
 Rows: TypeAlias = npt.NDArray[Any]
 
 GZIP = b"\x1f\x8b"
+NUMPY = (b"\x93NUMPY", b"PK\x03\x04", b"\x80")  # .npy, .npz and pickle: each has its own cure
 IDX_TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 MOST_AXES = 64  # of NumPy's arrays
 MOST_PACKED = 1100  # bytes that one byte of DEFLATE may become: 1,032, and some for the rest
@@ -86,9 +87,14 @@ def check_room(name: str, size: int) -> None:
 
 def npy_array(path: Path) -> Rows:
     """The array of a .npy file, read without pickle."""
-    content = io.BytesIO(contents(path))
+    content = contents(path)
+    if not content.startswith(NUMPY):
+        raise DataError(
+            f"{path} is no .npy file: it begins with {content[:8]!r}, but expected an array that "
+            "numpy.save wrote."
+        )
     try:
-        found = np.load(content, allow_pickle=False)
+        found = np.load(io.BytesIO(content), allow_pickle=False)
     except NUMPY_ERRORS as error:
         raise _not_numpy(path, error) from None
     if not isinstance(found, np.ndarray):
@@ -171,6 +177,26 @@ def idx_array(path: Path) -> Rows:
         )
     values = np.frombuffer(content, dtype, offset=start).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=False)
+
+
+def named(argument: str, given: Any) -> tuple[str, ...]:
+    """The names in an argument: of one, of several or, None, of nothing."""
+    found = (given,) if isinstance(given, str) else () if given is None else given
+    if not isinstance(found, Iterable) or not all(isinstance(name, str) for name in found):
+        raise TypeError(f"{argument} is {given!r}, but expected a name as text, or a list of them.")
+    return tuple(found)
+
+
+def check_targets(name: str, target: Sequence[str], drop: Sequence[str]) -> None:
+    """Raise DataError for a target that is named twice, or to be left out."""
+    for column in target:
+        if target.count(column) > 1:
+            raise DataError(f"{name}: {column!r} is named as a target twice: name it once.")
+        if column in drop:
+            raise DataError(
+                f"{name}: {column!r} is what to predict, and drop (--drop) leaves it out: expected "
+                "one of the two. A target is no feature anyway."
+            )
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:

@@ -444,8 +444,10 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | Iterable[byt
                 os.replace(spare, place)
         if os.name != "posix":  # where an open file has no other name
             os.replace(spare, place)
-    except BaseException:
+    except BaseException as error:
         spare.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, spare, str(spare)):
+            error.filename = os.fspath(path)  # which the caller knows
         raise
     sync_folder(place.parent)
     _sweep(place.parent)

@@ -26,8 +26,11 @@ STDIN = "-"
 SEPARATORS = ",;\t|"
 GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
 WIDE = 256  # columns from which on short lines could be filled up to more than memory holds
-SAMPLE = 1 << 16  # characters that show how numbers are written
+SAMPLE = 1 << 16  # bytes that show how numbers are written; all of a longer header
+LONGEST = 1 << 26  # bytes of a header
+FIELD = 2**31 - 1  # characters of a cell: pandas knows no limit
 DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
+FIRST_LINE = re.compile(r'(?:(?<![^,;\t|])"[^"]*"|[^\r\n])*')  # whose quotes may hold line ends
 LEADING_ZEROS = r"[-+]?0\d+"
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather"}
 STRANGE = {
@@ -89,7 +92,7 @@ def _without(frame: Frame, missing: Sequence[str]) -> Frame:
 class _File(NamedTuple):
     """A file that may be read more than once.
 
-    head  its first bytes
+    head  its first bytes, the first line at least
     open  begins to read it
     path  where it lies as it is, or None
     """
@@ -105,11 +108,15 @@ def _file(name: str, source: str) -> _File:
     if source != STDIN:
         with open(source, "rb") as plain:
             head = plain.read(SAMPLE)
+            head += b"" if b"\n" in head else plain.readline(LONGEST)
         if head and not head.startswith(GZIP):
             return _File(name, head, lambda: open(source, "rb"), os.path.abspath(source))
+    if source == STDIN and sys.stdin is None:
+        raise DataError("standard input is closed, but expected a table in it.")
     given = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
     content = unpacked(name, given)
-    return _File(name, content[:SAMPLE], lambda: io.BytesIO(content))
+    line = content.find(b"\n", 0, LONGEST) + 1
+    return _File(name, content[: max(SAMPLE, line)], lambda: io.BytesIO(content))
 
 
 def _arrow(file: _File, kind: str) -> Frame:
@@ -129,7 +136,8 @@ def _arrow(file: _File, kind: str) -> Frame:
                 table = feather.read_table(content)
             _check_cells_fit(name, table.num_rows, table.num_columns)
             table.validate(full=True)
-            frame = table.to_pandas()
+            # whole numbers beside gaps stay whole: 2⁵³ + 1 is no float
+            frame = table.to_pandas(integer_object_nulls=True)
     except DataError:
         raise
     except Exception as error:  # of many kinds: pandas' own notes in the file are read, too
@@ -162,8 +170,9 @@ class _Csv(NamedTuple):
         wide = file.head.startswith((b"\xff\xfe", b"\xfe\xff"))
         encoding = "utf-16" if wide else "utf-8-sig"
         head = _head(file, encoding)
-        first = head.partition("\n")[0]
-        separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first, mark))
+        first = FIRST_LINE.match(head)
+        assert first is not None  # it matches nothing, too
+        separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first[0], mark))
         return cls(file, encoding, head, separator, _header(file.name, head, separator))
 
     @property
@@ -286,7 +295,8 @@ def _head(file: _File, encoding: str) -> str:
     try:
         return beginning.decode(encoding)
     except UnicodeDecodeError as error:
-        if len(beginning) == SAMPLE and error.start > SAMPLE - 4:  # cut within a character
+        # cut within a character
+        if len(beginning) >= SAMPLE and error.start > len(beginning) - 4:
             return beginning[: error.start].decode(encoding)
         raise _encoding(name, error) from None
 
@@ -311,7 +321,7 @@ def _header(name: str, head: str, separator: str) -> list[str]:
         raise DataError(f"{name}, line 1: {error}.") from None
     if not any(header):
         raise DataError(f"{name} has no header: its first line is blank.")
-    if all(_is_number(cell) for cell in header):
+    if all(is_number(cell) for cell in header):
         raise DataError(
             f"{name} has no header: its first line is {listed(header, 5)}, but expected the "
             "names of the columns."
@@ -344,19 +354,24 @@ def _check_cells(written: _Csv) -> None:
     with file.open() as content:
         text = io.TextIOWrapper(content, encoding=written.encoding, newline="")
         lines = csv.reader(text, delimiter=written.separator, skipinitialspace=True)
+        limit = csv.field_size_limit(FIELD)
         try:
             for row in lines:
                 if row and len(row) != n:
                     cells = f"{len(row)} cell" + "s" * (len(row) != 1)
                     raise DataError(
                         f"{file.name}, line {lines.line_num}: {cells}, but the header names {n} "
-                        "columns. Is a separator missing or too many, or a quote left open?"
+                        f"column{'s' * (n != 1)}. Is a separator missing or too many, or a quote "
+                        "left open?"
                     )
         except csv.Error as error:
             raise DataError(f"{file.name}, line {lines.line_num}: {error}.") from None
+        finally:
+            csv.field_size_limit(limit)
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether text spells a number."""
     try:
         float(cell)
     except ValueError:
@@ -376,8 +391,9 @@ def target(name: str, frame: Frame, columns: Sequence[str]) -> Any:
         values = frame[column]
         inferred = pandas.api.types.infer_dtype(values, skipna=True)
         if values.dtype.kind in "mM" or inferred in ("datetime", "date", "datetime64"):
+            what = "durations" if values.dtype.kind == "m" else "dates"
             raise DataError(
-                f"{name}, column {column!r} holds dates, but a target is a number or a class. "
+                f"{name}, column {column!r} holds {what}, but a target is a number or a class. "
                 "Predict a number made of it, such as days."
             )
         if values.dtype.kind in "iufb" or inferred in ("boolean", "integer", "floating", "decimal"):
@@ -385,7 +401,13 @@ def target(name: str, frame: Frame, columns: Sequence[str]) -> Any:
             found = plain.to_numpy(bool if inferred == "boolean" else None)
             found = found.astype(np.float64) if found.dtype == object else found
         else:
-            found = values.astype(str).to_numpy(object).astype(str)
+            try:
+                found = values.astype(str).to_numpy(object).astype(str)
+            except UnicodeDecodeError:
+                raise DataError(
+                    f"{name}, column {column!r} holds bytes that are no text, but a target is a "
+                    "number or a class. Is this the wrong column?"
+                ) from None
         if found.dtype.kind == "f" and not np.isfinite(found).all():
             i = int(np.argmin(np.isfinite(found)))
             raise DataError(

@@ -102,6 +102,12 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
     ),
     "all too long": ("t.csv", "a,y\n" + "1,2,0\n3,4,1\n" * 9, Y, "t.csv, line 2: 3 cells"),
     "open quote": ("t.csv", GOOD + '"1,0\n2,1\n', Y, "t.csv, line 23: 1 cell, .* quote left open"),
+    "one column": (
+        "t.csv",
+        "# t\na,y\n1,0\n",
+        Y,
+        "line 2: 2 cells, but the header names 1 column. ",
+    ),
     "another separator": (
         "t.csv",
         "a y\n1 0\n2 1\n",
@@ -137,6 +143,18 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         lines(a_slip, 60),
         Y,
         r"t.csv, row 8, column 'a': '1O.5' is no number, but .* Correct it, or .*--missing '1O.5'",
+    ),
+    "a slip among dates": (
+        "t.csv",
+        lines(lambda i: f"2020-{13 if i == 7 else i % 12 + 1:02d}-{i % 28 + 1:02d},1,{i % 2}", 60),
+        Y,
+        r"t.csv, row 8, column 'a': '2020-13-08' is no date, but .* \(%Y-%m-%d\). Correct it, or",
+    ),
+    "a mark for gaps among dates": (
+        "t.csv",
+        lines(lambda i: f"{'-' if i == 7 else f'{i % 28 + 1}.12.2020'},1,{i % 2}", 60),
+        Y,
+        "column 'a': '-' is no date, .*--missing '-'",
     ),
     "thousands": (
         "t.csv",
@@ -195,6 +213,36 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         "a,y\n" + "".join(f"{i % 5},n{i}\n" for i in range(30)),
         Y,
         "the target has 30 different words in 30 rows.* classes: '.* Is this the wrong column",
+    ),
+    "a mark for gaps in the target": (
+        "t.csv",
+        "a,y\n" + "".join(f"{i % 5},{f'{i}.5' if i % 5 else '-'}\n" for i in range(30)),
+        Y,
+        "the target holds '-', which is no number, but 24 of its 25 .*--missing '-'",
+    ),
+    "numbers as text": (
+        "t.parquet",
+        parquet(pandas.DataFrame({"a": range(30), "y": [f"{i}.5" for i in range(30)]})),
+        Y,
+        r"the target holds numbers as text, such as '0\.5': .*astype\(float\)",
+    ),
+    "bytes as target": (
+        "t.parquet",
+        parquet(pandas.DataFrame({"a": [1, 5] * 5, "y": [b"\xff", b"\xfe"] * 5})),
+        Y,
+        "column 'y' holds bytes that are no text",
+    ),
+    "durations as target": (
+        "t.parquet",
+        parquet(pandas.DataFrame({"a": [1, 5] * 5, "y": pandas.to_timedelta(range(10), "D")})),
+        Y,
+        "column 'y' holds durations, but a target is a number",
+    ),
+    "labels beside a table": (
+        "t.csv",
+        GOOD,
+        (*Y, "--labels", "y.npy"),
+        "--labels is for a .npy or IDX file of examples, but t.csv has its targets in itself",
     ),
     "dates as target": (
         "t.parquet",

@@ -762,6 +762,7 @@ USAGE = {
     "no choice": (("train", "--validation", "0.1"), "nothing is chosen: add --early-stopping N"),
     "device": (("train", "--device", "gpu"), "device is 'gpu', but expected 'cpu', 'cuda'"),
     "columns": (("train", "--target", "x"), "digits has no names"),
+    "gaps": (("train", "--missing", "x"), "--missing are of a table's columns, but digits has no"),
     "outputs": (("train", "--loss", "cross_entropy", "--rate"), "unrecognized arguments"),
 }  # fmt: skip
 

@@ -169,6 +169,7 @@ IMAGES = idx_bytes(np.zeros((2, 3, 3), np.uint8))
 FILE_ERRORS: dict[str, tuple[str, bytes, str]] = {
     "objects": ("X.npy", npy_bytes(np.array([{}, None])), "Python objects.*could run code"),
     "pickle": ("X.npy", pickle.dumps([1, 2]), "Python objects.*could run code"),
+    "table as npy": ("X.npy", b"a,y\n1,2\n", r"is no \.npy file: it begins with b'a,y"),
     "cut npy": ("X.npy", npy_bytes(np.eye(3))[:-5], "no whole NumPy file"),
     "text npy": ("X.npy", npy_bytes(np.array([["a", "b"]])), "dtype <U1, but expected numbers"),
     "flat": ("X.npy", npy_bytes(np.arange(3)), r"X has shape \(3,\), but expected \(n_examples"),

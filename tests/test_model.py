@@ -103,6 +103,8 @@ y = np.arange(10) % 3
         ({"early_stopping": 0}, ValueError, "early_stopping is 0"),
         ({"shuffle": "no"}, TypeError, "shuffle is 'no', but expected True or False"),
         ({"shuffle": None}, TypeError, "shuffle is None"),
+        ({"progress": "no"}, TypeError, "progress is 'no', but expected True or False"),
+        ({"every": -1}, ValueError, "every is -1, but expected a number in"),
     ],
 )
 def test_a_bad_argument_of_fit_is_refused_before_any_work(

@@ -181,6 +181,18 @@ def test_identifiers_stand_as_in_any_file_of_text(run: Run, kind: str) -> None:
     assert run("predict", "kinds", kind, "--id", "name", "--id", "code").out == printed
 
 
+def test_whole_numbers_beside_gaps_are_copied_whole(run: Run) -> None:
+    """A float has no 2⁵³ + 1. (What pandas writes is marked as whole.)"""
+    pyarrow = pytest.importorskip("pyarrow")
+    at, y = [2**53 + 1, None, 7] * 20, [0, 1, 1] * 20
+    table = pyarrow.table({"at": at, "x": list(range(60)), "y": y})
+    pytest.importorskip("pyarrow.parquet").write_table(table, "d.parquet")
+    usual = ("--target", "y", "--drop", "at", "--keep", "x", "--epochs", 1, "--no-progress")
+    run("train", "--data", "d.parquet", *usual)
+    lines = run("predict", "model.safetensors", "d.parquet", "--id", "at").out.splitlines()
+    assert [line.split(",")[0] for line in lines[:4]] == ["at", "9007199254740993", "", "7"]
+
+
 def test_rows_without_a_target_are_left_out_of_both(run: Run) -> None:
     table = pd.read_csv("people.csv", dtype={"code": str}, na_filter=False)
     table.assign(kind=["dog", "ox", "", "dog", "dog", "ox"]).to_csv("t.csv", index=False)

@@ -169,6 +169,16 @@ def test_json_is_one_document_and_the_same_command_adds_what_is_missing(run: Run
     assert {"activation", "learning_rate", "optimizer"} <= set(options)
 
 
+def test_the_line_of_train_takes_names_that_begin_with_a_dash(run: Run) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 2))
+    np.savez("-d.npz", X=X, y=X[:, 0] > 0)
+    out = run("search", "--data=-d.npz", "--trials", 1, "--epochs", 1).out
+    line = re.search(r"the same by hand: mlp-xp (.*)", out)
+    assert line is not None
+    assert run(*shlex.split(line[1]), "--no-progress").code == 0
+
+
 def test_a_table_with_words_and_gaps_is_searched(run: Run) -> None:
     draws = np.random.default_rng(0)
     color = draws.choice(["red", "green", "blue"], 120)

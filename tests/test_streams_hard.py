@@ -308,9 +308,17 @@ def test_numbers_too_large_to_be_scaled_are_refused() -> None:
 
 def test_estimators_and_all_else_name_what_takes_streams() -> None:
     pytest.importorskip("sklearn")
-    from mlp_xp import MLPClassifier, check_gradients
+    from mlp_xp import MLPClassifier, MLPRegressor, NeuralClassifier, check_gradients
 
     with pytest.raises(TypeError, match="MLP and Sequential take it"):
         MLPClassifier().fit(arrays(), y)
+    for estimator in (MLPClassifier(), MLPRegressor(), NeuralClassifier("dense:3")):
+        with pytest.raises(TypeError, match="MLP and Sequential take it"):
+            estimator.fit(arrays())  # as a model takes it
+        with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
+            estimator.fit(X)
+    for estimator in (MLPClassifier(), MLPRegressor()):
+        with pytest.raises(ValueError, match="every is -1"):
+            estimator.fit(X, y, every=-1)
     with pytest.raises(TypeError, match="MLP and Sequential take it"):
         check_gradients(MLP(SIZES), arrays(), y)

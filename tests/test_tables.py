@@ -180,6 +180,38 @@ def test_numbers_come_back_bit_for_bit(
     assert (found.features, found.target) == (tuple(names[1:]), (names[0],))
 
 
+def test_a_name_may_hold_separators_and_the_end_of_a_line(tmp_path: Path) -> None:
+    """As spreadsheets write a header of two lines."""
+    path = tmp_path / "d.csv"
+    path.write_text('"price,\nEUR";"in, all, of, it";y\n1,5;2;0\n2,5;3;1\n', encoding="utf-8")
+    data = load_table(path, "y")
+    assert list(data.X.columns) == ["price,\nEUR", "in, all, of, it"]
+    assert data.X.to_numpy().tolist() == [[1.5, 2.0], [2.5, 3.0]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_a_header_may_be_longer_than_a_sample(encoding: str, end: str, tmp_path: Path) -> None:
+    """As of genes: thousands of columns with names of their own."""
+    names = [f"column {i} of a größere Tabelle" for i in range(4000)]
+    lines = [",".join([*names, "y"]), *(",".join([f"{i}.5"] * 4000 + [str(i)]) for i in range(3))]
+    text = "\n".join(lines).encode(encoding)
+    assert len(lines[0]) > 1 << 16
+    path = tmp_path / f"d.csv{end}"
+    path.write_bytes(gzip.compress(text) if end else text)
+    data = load_table(path, "y")
+    assert list(data.X.columns) == names
+    assert data.y is not None
+    assert data.y.tolist() == [0, 1, 2]
+
+
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
+    """Also where lines are counted, because their last cells are empty."""
+    path, text = tmp_path / "d.csv", "word " * 50_000
+    path.write_text(f"x,y\n{text},1\nshort,\n", encoding="utf-8")
+    assert load_table(path).X.x.tolist() == [text, "short"]
+
+
 def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     source = str(tmp_path / "d.csv")
     Path(source).write_text("id,b,a,t\nx1,1,2,3\n\nx2,4,5,6\n")
@@ -354,6 +386,36 @@ def test_what_looks_like_nothing_to_learn_from_is_used_when_asked_for() -> None:
     frame = pandas.DataFrame({"id": [7, 8, 9, 10], "name": list("abcd")})
     found = learnt(frame, keep=["id", "name"])
     assert [str(column) for column in found.columns] == ["number", "4 words, coded by the target"]
+    frame = pandas.DataFrame({"place": ["Oslo"] * 4, "year": 2020})
+    found = learnt(frame, keep=["place", "year"])
+    assert [str(column) for column in found.columns] == ["1 word, a column each", "number"]
+
+
+def test_grades_are_words_and_numbers_with_another_mark_for_gaps_are_not() -> None:
+    grades = [*map(str, range(12)), "10+"]
+    assert str(learnt(pandas.DataFrame({"c": grades * 3})).columns[0]) == "13 words, a column each"
+    prices = [f"{price}.5" for price in range(12)]
+    for cells, slip in ((prices * 3 + ["-"], "'-'"), (prices + ["1O.5"] * 2, "'1O.5'")):
+        with pytest.raises(
+            TableError, match=f"{slip} is no number, but 12 of 13 .*--missing {slip}"
+        ):
+            learnt(pandas.DataFrame({"c": cells}))
+
+
+def test_a_slip_is_found_in_the_rows_that_are_not_trained_on() -> None:
+    cells = [f"{i}.5" for i in range(40)] + ["#DIV/0!"]
+    frame = pandas.DataFrame({"c": cells, "x": np.arange(41) ** 2})
+    data = a_set(frame, [0, 1] * 20 + [0], ["c", "x"])
+    with pytest.raises(TableError, match="row 41, column 'c': '#DIV/0!' is no number, but 40 of"):
+        prepare(data, np.arange(30))
+
+
+def test_numbers_as_text_are_called_that_and_categories_taken_as_meant() -> None:
+    cells = [f"{i}.5" for i in range(40)] * 2
+    with pytest.raises(TableError, match=r"column 'c' holds numbers as text, such as '0\.5'"):
+        learnt(pandas.DataFrame({"c": cells}))
+    found = learnt(pandas.DataFrame({"c": pandas.Categorical(cells)}))
+    assert str(found.columns[0]) == "40 words, coded by the target"
 
 
 def test_the_numbers_of_a_row_are_these() -> None:
@@ -566,6 +628,12 @@ def test_a_table_that_is_not_what_it_was_is_refused(trained: tuple[MLP, Any], ca
         model.predict(change(frame[FEATURES]))
 
 
+def test_a_table_without_rows_is_said_to_be_that(trained: tuple[MLP, Any]) -> None:
+    model, frame = trained
+    with pytest.raises(TableError, match="X has columns, but no rows: there are no examples"):
+        model.predict(frame[FEATURES].iloc[:0])
+
+
 def test_a_table_of_numbers_alone_is_known_by_name_too() -> None:
     rng = np.random.default_rng(0)
     frame = pandas.DataFrame(rng.normal(size=(90, 3)) * [1, 10, 100], columns=["a", "b", "c"])
@@ -739,6 +807,26 @@ def test_a_dry_run_shows_every_column_and_writes_nothing(command: Callable[..., 
     document = json.loads(command(*argv, "--json")[1])
     assert {"name": "id", "becomes": "left out: it numbers the rows"} in document["columns"]
     assert [path.name for path in Path().iterdir()] == ["d.csv"]
+
+
+def test_what_keep_cannot_use_is_not_said_to_be(command: Callable[..., Any]) -> None:
+    frame = pandas.DataFrame({"a b": 1, "none": None, "x": range(3, 123, 3), "y": [0, 1] * 20})
+    frame.to_csv("d.csv", index=False)
+    train = ("train", "--data", "d.csv", "--target", "y", "--epochs", "1", "--no-progress")
+    out = command(*train)[1]
+    assert "column 'a b' is left out: it is '1' throughout; --keep 'a b' uses it\n" in out
+    assert "column 'none' is left out: it is empty\n" in out
+    assert "'a b'" not in command(*train, "--keep", "a b")[1]
+
+
+def test_a_gap_among_words_that_had_none_is_said_as_a_gap(command: Callable[..., Any]) -> None:
+    frame = pandas.DataFrame({"word": ["u", "v", "w", "u"] * 10, "y": [0, 1] * 20})
+    frame.to_csv("d.csv", index=False)
+    command("train", "--data", "d.csv", "--target", "y", "--epochs", "1", "--no-progress")
+    Path("new.csv").write_text("word,x\nu,1\n,2\n")
+    code, out, err = command("predict", "model.safetensors", "new.csv")
+    assert (code, len(out.split())) == (0, 3)
+    assert "column 'word': 1 row holds a word that training did not meet, such as a gap" in err
 
 
 @pytest.mark.parametrize("words", [True, False], ids=["words", "numbers"])

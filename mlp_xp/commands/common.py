@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from .. import report
+from ..columns import EMPTY
 from ..data import BUILT_IN, VARIABLE, Dataset, Request, load
 from ..devices import device as find_device
 from ..devices import devices
@@ -49,7 +51,8 @@ def say(args: Arguments, text: str) -> None:
 def say_unused(args: Arguments, prepared: Preparation) -> None:
     """Which columns of a table are left out, why, and what uses them."""
     for column in prepared.unused:
-        say(args, f"column {column.name!r} is {column}; --keep {column.name} uses it")
+        cure = "" if column.why == EMPTY else f"; --keep {shlex.quote(column.name)} uses it"
+        say(args, f"column {column.name!r} is {column}{cure}")
 
 
 def warn(text: str) -> None:
@@ -69,6 +72,15 @@ def add_data_arguments(parser: argparse._ActionsContainer) -> None:
     add("--labels", metavar="FILE", help=labels)
     add("--data-dir", metavar="DIR", help=folder)
     add("--device", default="cpu", metavar="NAME", help="see mlp-xp devices (default: cpu)")
+
+
+def a_name(text: str) -> str:
+    """An argparse type: the name of a file, a folder or built-in data."""
+    if not text:
+        raise argparse.ArgumentTypeError(
+            "it is empty, but expected a name. Is a variable of the shell not set?"
+        )
+    return text
 
 
 def usage_error(message: object) -> NoReturn:
@@ -167,7 +179,8 @@ def read_data(
         table.check(data.name, data.X)
         for name, (n, word) in table.unknown(data.X).items():
             rows = f"{n:,} row{'s hold words' if n > 1 else ' holds a word'}"
-            warn(f"column {name!r}: {rows} that training did not meet, such as {word!r}")
+            first = "a gap" if word is None else repr(word)
+            warn(f"column {name!r}: {rows} that training did not meet, such as {first}")
     return data
 
 

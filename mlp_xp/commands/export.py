@@ -10,14 +10,15 @@ from ..checks import DTYPES
 from ..export.graph import OPSET
 from ..report import counted
 from ..storage import write_atomically
-from .common import Arguments, check_output, open_model, say
+from .common import Arguments, a_name, check_output, open_model, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and what is made of it."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="file of a model")
-    add("--onnx", required=True, metavar="FILE", help=f"ONNX graph to write (opset {OPSET})")
+    graph = f"ONNX graph to write (opset {OPSET})"
+    add("--onnx", required=True, type=a_name, metavar="FILE", help=graph)
     add("--dtype", choices=DTYPES, help="of weights and products (default: the model's)")
     wide = "of X, which the model scales in it (default: as --dtype)"
     add("--input-dtype", choices=DTYPES, help=wide)

@@ -31,6 +31,7 @@ from ..tally import answers
 from .common import (
     Arguments,
     Document,
+    a_name,
     add_data_arguments,
     check_features,
     check_output,
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="copy this column of DATA to the front; repeat it for several",
     )
     add("--no-header", action="store_true", help="no line with the columns' names")
-    add("--out", metavar="FILE", help="write there, not to standard output")
+    add("--out", type=a_name, metavar="FILE", help="write there, not to standard output")
     add_data_arguments(parser)
     add_stream_arguments(parser)
 

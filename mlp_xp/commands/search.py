@@ -36,6 +36,7 @@ from ..storage import check_writable
 from .common import (
     Arguments,
     Halt,
+    a_name,
     add_data_arguments,
     check_output,
     said_of,
@@ -218,7 +219,8 @@ def _train_command(args: Arguments, task: Task, found: Search) -> str | None:
             words += [option, ",".join(map(str, value)) or "none"]
         else:
             for one in value if isinstance(value, list) else [value]:
-                words += [option, f"{one:g}" if isinstance(one, float) else str(one)]
+                text = f"{one:g}" if isinstance(one, float) else str(one)
+                words += [f"{option}={text}"] if text.startswith("-") else [option, text]
     return shlex.join(words)
 
 
@@ -241,7 +243,7 @@ def _seconds(text: str) -> float:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options of the command; None stands for a default that depends on data or model."""
     of = Options(parser, "data")
-    of.value("--data", str, "DATA", "what mlp-xp train --data takes (default: digits)")
+    of.value("--data", a_name, "DATA", "what mlp-xp train --data takes (default: digits)")
     add_data_arguments(of.group)
     for option, about in (
         ("--drop", "a table's column to leave out"),
@@ -278,6 +280,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of.group.add_argument(
         "--storage",
         default=STORAGE,
+        type=a_name,
         metavar="FILE",
         help=f"an SQLite file (default: {STORAGE} in this folder), or any address that Optuna "
         "takes, by which several machines work at one study",
@@ -348,7 +351,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     of = Options(parser, "output")
     of.group.add_argument(
-        "--out", default=OUT, metavar="FILE", help=f"where to write the model (default: {OUT})"
+        "--out",
+        default=OUT,
+        type=a_name,
+        metavar="FILE",
+        help=f"where to write the model (default: {OUT})",
     )
-    of.value("--plots", str, "DIR", "write Optuna's pictures of the study there")
+    of.value("--plots", a_name, "DIR", "write Optuna's pictures of the study there")
     of.group.add_argument("--no-progress", action="store_true", help="no line for each trial")

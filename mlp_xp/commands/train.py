@@ -160,9 +160,10 @@ def examples_of(args: Arguments) -> Dataset:
         folder=args.data_dir,
     )
     data = load(args.data or "digits", request)
-    if (args.target or args.drop or args.keep) and not data.features:
+    if (args.target or args.drop or args.keep or args.missing) and not data.features:
         usage_error(
-            f"--target, --drop and --keep name a table's columns, but {data.name} has no names."
+            f"--target, --drop, --keep and --missing are of a table's columns, but {data.name} has "
+            "no names."
         )
     for name in set(args.keep) - set(data.features):
         usage_error(f"--keep {name}: {data.name} has no such column to learn from.")
@@ -294,6 +295,8 @@ def _resumed(args: Arguments) -> tuple[Model, Preparation, Examples, str]:
         usage_error(f"{args.resume} was trained on {known or 'data of its own'}: name it, --data.")
     if args.keep:
         usage_error(f"--keep belongs to the model in {args.resume}: leave the option out.")
+    for name in set(args.drop) & set(prepared.features):
+        usage_error(f"--drop {name}: the model in {args.resume} takes it. Train a new one without.")
     usual: dict[str, Any] = {
         "held_out": 0.2,
         "seed": model.seeds[0],

@@ -17,7 +17,7 @@ from ..optimizers import OPTIMIZERS
 from ..preparation import SCALES
 from ..ranks import on_cluster
 from ..schedules import SCHEDULES
-from .common import add_data_arguments
+from .common import a_name, add_data_arguments
 from .stream_options import add_stream_arguments
 
 OUT = "model.safetensors"
@@ -131,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of = Options(parser, "data")
     of.value(
         "--data",
-        str,
+        a_name,
         "DATA",
         "digits (default), fashion-mnist, a table (.csv, .tsv, .parquet, .feather, - for "
         "standard input), a .npz, .npy or IDX file",
@@ -146,7 +146,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a table's column to use although it numbers the rows or is nearly all different",
+        help="a table's column to use although it is one value, numbers the rows or is nearly all "
+        "different",
     )
     of.group.add_argument(
         "--dry-run",
@@ -222,10 +223,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation), and keep the best",
     )
     of.value("--seed", seed, "N", "decides weights, shuffles, dropout and split (default: 0)")
-    of.value("--resume", str, "MODEL", "train this model on, in its place unless --out is given")
+    of.value("--resume", a_name, "MODEL", "train this model on, in its place unless --out is given")
     of.value(
         "--checkpoint",
-        str,
+        a_name,
         "FOLDER",
         "keep there what a killed training needs: the same command goes on from it, to the bit",
     )
@@ -246,5 +247,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
     of = Options(parser, "output")
-    of.value("--out", str, "FILE", f"where to write the model (default: {OUT})")
+    of.value("--out", a_name, "FILE", f"where to write the model (default: {OUT})")
     of.group.add_argument("--no-progress", action="store_true", help="show none")

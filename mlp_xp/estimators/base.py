@@ -22,7 +22,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from ..activations import ACTIVATIONS
-from ..checks import meant
+from ..checks import meant, number
 from ..export.estimators import Exportable
 from ..fitting import Run, copied
 from ..guard import trains, turn, unchanged
@@ -140,7 +140,7 @@ class BaseMLP(Exportable, Shares):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         validation_data: Any = None,
@@ -167,6 +167,7 @@ class BaseMLP(Exportable, Shares):
         """
         if not get_config()["skip_parameter_validation"]:
             self._validate_params()
+        every = number("every", every, 0, float("inf"))
         keeping = None if checkpoint is None else (checkpoint, every)
         return self._fit(X, y, sample_weight, validation_data, once=False, keeping=keeping)
 

@@ -133,7 +133,7 @@ class BaseNeural(Exportable, Shares):
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         *,
         validation_data: Any = None,
@@ -157,12 +157,12 @@ class BaseNeural(Exportable, Shares):
         """
         if not get_config()["skip_parameter_validation"]:
             self._validate_params()
-        if y is None:
-            name = type(self).__name__
-            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
         if checkpoint is not None:
             fixed_seed(self.random_state)
         given = rows_of(self, X, reset=True)
+        if y is None:
+            name = type(self).__name__
+            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
         targets = self._targets(y, given)
         random = generator(self.random_state, self.processes, find_device(self.device))
         fixed = isinstance(self.random_state, int | np.integer)

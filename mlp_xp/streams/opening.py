@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import checks
 from ..exchange import unmasked
-from ..readers import DataError
+from ..readers import DataError, named
 from .arrays import Arrays, NpyFile, of_hdf5, of_zarr
 from .source import SHARE, Files, Source, in_bytes
 from .streamed import Stream
@@ -27,7 +27,7 @@ def stream(
     target: Any = None,
     *,
     features: Any = None,
-    drop: Sequence[str] = (),
+    drop: str | Sequence[str] = (),
     weight: Any = None,
     memory: float | str = "1GB",
     seed: int = 0,
@@ -43,7 +43,7 @@ def stream(
               `predict`
     features  columns to learn from, None for all that are nothing else; of a group the name
               of its array of examples, None for X, x, data or features
-    drop      columns to leave out
+    drop      column or columns to leave out
     weight    sample weights ≥ 0, said as the target is
     memory    bytes that rows may take, being read and waiting: a number, or "500MB", "2GiB".
               The interpreter, libraries and the network come on top
@@ -53,7 +53,7 @@ def stream(
     arguments, and ImportError where the extra [stream] is missing.
     """
     budget, seed = in_bytes(memory), checks.seed("seed", seed)
-    found = _opened(source, target, features, tuple(drop), weight, budget)
+    found = _opened(source, target, features, named("drop", drop), weight, budget)
     return Stream(found, budget, seed)
 
 
@@ -72,14 +72,14 @@ def _opened(
     if isinstance(source, list | tuple):
         return _tables([Path(name) for name in source], target, features, drop, weight, memory)
     if hasattr(source, "npartitions") and hasattr(source, "columns"):
-        names = _names(features), _listed(target), drop, _one(weight)
+        names = _features(features), named("target", target), drop, _one(weight)
         return Frames(source, *names, limit)
+    if checks.is_frame(source) or hasattr(source, "iloc"):
+        raise DataError(
+            f"a {type(source).__name__} is in memory already: pass it to fit itself, or name "
+            f"{KINDS}."
+        )
     if hasattr(source, "shape") and hasattr(source, "dtype") and hasattr(source, "__getitem__"):
-        if checks.is_frame(source) or hasattr(source, "iloc"):
-            raise DataError(
-                f"a {type(source).__name__} is in memory already: pass it to fit itself, or name "
-                f"{KINDS}."
-            )
         _no_columns("an array", features, drop)
         unmasked("the array", source)
         y, w = _array(target), _array(weight)
@@ -136,7 +136,8 @@ def _tables(
             raise DataError(f"{path} is not a file.")
     if not paths:
         raise DataError("the list of files is empty.")
-    return Parquet(paths, _names(features), _listed(target), drop, _one(weight), memory)
+    names = _features(features), named("target", target), drop, _one(weight)
+    return Parquet(paths, *names, memory)
 
 
 def _array(given: Any) -> Any:
@@ -159,15 +160,8 @@ def _no_columns(name: str, features: Any, drop: tuple[str, ...]) -> None:
         raise ValueError(f"features and drop name a table's columns, but {name} has no names.")
 
 
-def _listed(names: Any) -> tuple[str, ...]:
-    found = () if names is None else (names,) if isinstance(names, str) else tuple(names)
-    if not all(isinstance(name, str) for name in found):
-        raise TypeError("target names a table's columns: expected text, or a list of it.")
-    return found
-
-
-def _names(names: Any) -> tuple[str, ...] | None:
-    return None if names is None else _listed(names)
+def _features(names: Any) -> tuple[str, ...] | None:
+    return None if names is None else named("features", names)
 
 
 def _one(name: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..extras import missing
-from ..readers import DataError, Rows, listed
+from ..readers import DataError, Rows, check_targets, listed
 from .source import Files, Raw, Source, at, computed, in_words, unreadable
 
 INSTEAD = (
@@ -36,6 +36,7 @@ def chosen(
     for column in (*(features or ()), *target, *drop, *beside):
         if column not in names:
             raise DataError(f"{name} has no column {column!r}; its columns are {listed(names)}.")
+    check_targets(name, target, drop)
     others = [c for c in names if c not in target and c not in drop and c not in beside]
     found = tuple(others if features is None else features)
     if not found:
