@@ -89,7 +89,7 @@ def test_sources_compile_with_nvrtc(
     check: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "sys.argv", ["nvrtc_check.py", "--arch", "sm_90", "--sample", "40", "--json"]
+        "sys.argv", ["nvrtc_check.py", "--arch", "sm_90", "--sample", "8", "--json"]
     )
     monkeypatch.setattr(check, "DTYPES", ("float32",))
     assert check.main() == 0
