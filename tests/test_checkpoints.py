@@ -667,7 +667,7 @@ def test_the_bar_begins_where_the_training_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("case", "n"), [("networks", 10), ("streamed", 10), ("layers", 6), ("large", 3)]
+    ("case", "n"), [("networks", 6), ("streamed", 6), ("layers", 4), ("large", 2)]
 )
 def test_trainings_killed_at_random_moments_end_the_same(case: str, n: int, seed: int) -> None:
     pytest.importorskip("kills").campaign(case, n, seed)
