@@ -21,7 +21,7 @@ cache=${MLP_XP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mlp_xp}
 export CUPY_CACHE_DIR=$cache/kernels CUPYCPU_CACHE_DIR=$cache/headers
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 export PATH="$venv/bin:$PATH"
-pytest -q -p no:cacheprovider ci/cupy_cpu/tests
+pytest -q -p no:cacheprovider -n 2 ci/cupy_cpu/tests
 python ci/cupy_cpu/upstream.py
 python -m pip install --quiet --disable-pip-version-check --group cuda-check
 python ci/nvrtc_check.py --sample 40
