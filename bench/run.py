@@ -356,7 +356,8 @@ class Run:
         names = list(standing)
         for turn in range(options.rounds):
             if ceilings.first["status"] == "ready" and turn % CEILINGS_EVERY[device] == 0:
-                self._ceiling(device, case.computes_in, ceilings.ask({"do": CEILINGS}))
+                order = {"do": CEILINGS, "seconds": options.turn(device)}
+                self._ceiling(device, case.computes_in, ceilings.ask(order))
             for name in names[turn % max(1, len(names)) :] + names[: turn % max(1, len(names))]:
                 blocks[name].append(standing[name][0].ask({"do": "block", "n": n[name]}))
         rows = []

@@ -187,11 +187,20 @@ def block(session: Session, n: int, events: Callable[[], Any] | None) -> Block:
 # -- ceilings ------------------------------------------------------------------
 
 
-def ceilings(device: str, dtype: str, precision: str = "float32") -> dict[str, float]:
-    """FLOP/s of a product and bytes/s of a copy: by NumPy, or by cuBLAS and CUDA's own copy."""
+def ceilings(
+    device: str, dtype: str, precision: str = "float32", seconds: float = 0.2
+) -> dict[str, float]:
+    """FLOP/s of a product and bytes/s of a copy: by NumPy, or by cuBLAS and CUDA's own copy.
+
+    seconds  of a turn: on a CPU, no product follows one that took longer
+    """
     if device == "cpu":
         xp, wait = importlib.import_module("numpy"), lambda: None
-        gemm = max(gemm_rate(xp, wait, getattr(xp, dtype), n) for n in (512, 1024, 2048))
+        gemm = 0.0
+        for n in (512, 1024, 2048):
+            gemm = max(gemm, rate := gemm_rate(xp, wait, getattr(xp, dtype), n))
+            if 2 * n**3 / rate > seconds:
+                break
         return {"gemm": gemm, "copy": copy_rate(xp, wait, 4 * last_level_cache())}
     xp = importlib.import_module("cupy")
     wait = xp.cuda.get_current_stream().synchronize

@@ -128,7 +128,8 @@ def main() -> None:
             continue
         if order["do"] == CEILINGS:
             case = ask["case"]
-            send(timing.ceilings(ask["device"], case["dtype"], case["precision"]))
+            what = (case["dtype"], case["precision"], order["seconds"])
+            send(timing.ceilings(ask["device"], *what))
             continue
         assert contestant is not None
         if order["do"] == "after":

@@ -21,7 +21,7 @@ cache=${MLP_XP_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mlp_xp}
 export CUPY_CACHE_DIR=$cache/kernels CUPYCPU_CACHE_DIR=$cache/headers
 export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1
 export PATH="$venv/bin:$PATH"
-pytest -q -p no:cacheprovider ci/cupy_cpu/tests
+pytest -q -p no:cacheprovider -n 2 ci/cupy_cpu/tests
 python ci/cupy_cpu/upstream.py
 python -m pip install --quiet --disable-pip-version-check --group cuda-check
 python ci/nvrtc_check.py --sample 40
@@ -29,4 +29,5 @@ python ci/nvrtc_check.py --sample 40
 CUPYCPU_DEFER=1 pytest -q -p no:cacheprovider -n 2 --require cupy tests/test_cuda_*.py tests/test_predictor.py \
     tests/test_ranks_cuda.py::test_data_that_do_not_fit_on_gpus_are_trained_on_as_by_one_process \
     -k "(cupy or cuda) and not test_cuda_kernels and (not test_cuda_compile or any_kind or host or scores or predictor)"
-CUPYCPU_GUARD=1 CUPYCPU_POISON=1 pytest -q -p no:cacheprovider -n 2 --require cupy tests/test_cuda_kernels.py tests/test_cuda_steps.py
+CUPYCPU_GUARD=1 CUPYCPU_POISON=1 pytest -q -p no:cacheprovider -n 2 --require cupy tests/test_cuda_kernels.py tests/test_cuda_steps.py \
+    -k "not nvrtc" # which has been asked above

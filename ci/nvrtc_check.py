@@ -14,12 +14,15 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import random
 import re
 import site
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import byref, c_char_p, c_int, c_size_t, c_void_p
+from itertools import product
 from pathlib import Path
 from typing import Any, cast
 
@@ -156,20 +159,26 @@ def main() -> int:
         print(f"a sample, --seed {args.seed}", file=sys.stderr)
     rows: dict[tuple[str, str, str, str], dict[str, int]] = {}
     failed = compiled = 0
-    for nvrtc in compilers:
-        for dtype, source in sources(args.sample, args.seed):
-            for architecture in args.arch or ARCHITECTURES:
-                good, text = nvrtc.compile(source, architecture)
-                compiled += good
-                if not good:
-                    failed += 1
-                    print(f"{source.name}, {dtype}, {architecture}:\n{text}", file=sys.stderr)
-                    continue
-                key = (nvrtc.version, architecture, dtype, source.name)
-                row = rows.setdefault(key, {"sources": 0})
-                row["sources"] += 1
-                for name, value in measured(text).items():
-                    row[name] = max(row.get(name, -1), value)
+    architectures = args.arch or ARCHITECTURES
+    work = [
+        (nvrtc, dtype, source, architecture)
+        for dtype, source in sources(args.sample, args.seed)
+        for nvrtc, architecture in product(compilers, architectures)
+    ]
+    # while NVRTC compiles, Python is free for the other threads
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        answers = pool.map(lambda one: one[0].compile(one[2], one[3]), work)
+        for (nvrtc, dtype, source, architecture), (good, text) in zip(work, answers, strict=True):
+            compiled += good
+            if not good:
+                failed += 1
+                print(f"{source.name}, {dtype}, {architecture}:\n{text}", file=sys.stderr)
+                continue
+            key = (nvrtc.version, architecture, dtype, source.name)
+            row = rows.setdefault(key, {"sources": 0})
+            row["sources"] += 1
+            for name, value in measured(text).items():
+                row[name] = max(row.get(name, -1), value)
     columns = ("nvrtc", "arch", "dtype", "kernel")
     table: list[dict[str, Any]] = [{**dict(zip(columns, k, strict=True)), **rows[k]} for k in rows]
     if args.json:

@@ -91,7 +91,13 @@ def inference_work(sizes: Sequence[int], m: int, itemsize: int) -> Work:
 
 
 def last_level_cache() -> int:
-    """Bytes of the largest cache of the first core; 32 MiB where the system does not say."""
+    """Bytes of the largest cache of the first core; 32 MiB where the system does not say.
+
+    MLP_XP_LAST_LEVEL_CACHE takes its place: a virtual machine may name that of its whole host,
+    480 MiB, and what is measured cold is twice as large, copies four times.
+    """
+    if given := os.environ.get("MLP_XP_LAST_LEVEL_CACHE"):
+        return int(given)
     found = [32 * 2**20]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()

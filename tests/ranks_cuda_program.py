@@ -1,6 +1,6 @@
-"""What each rank of `test_ranks_cuda.py` runs: python ranks_cuda_program.py WHAT FOLDER.
+"""What each rank of `test_ranks_cuda.py` runs: python ranks_cuda_program.py WHAT FOLDER [CASE …].
 
-cases     every case, twice; what it ends with in FOLDER/<number of ranks>.npz
+cases     each twice; what it ends with in FOLDER/<number of ranks>.npz
 stream    of a file, and of rows, that do not fit; the ends in FOLDER/stream.npz and host.npz
 estimate  an estimator; its end in FOLDER/estimate.npz
 counts    what a step asks of the device, on rank 0 as JSON in FOLDER/counts.json
@@ -165,7 +165,7 @@ if __name__ == "__main__":
 
     what, folder = sys.argv[1], Path(sys.argv[2])
     if what == "cases":
-        cases(folder, "cuda")
+        cases(folder, "cuda", sys.argv[3:])
     else:
         programs = (stream, estimate, counts, errors, disagree, kill)
         {program.__name__: program for program in programs}[what](folder)

@@ -1,6 +1,8 @@
 """What each rank of `test_ranks.py` runs: python ranks_program.py WHAT FOLDER [RANK EPOCH].
 
-cases    every case, twice; what it ends with in FOLDER/<number of ranks>.npz
+Of cases, their names follow.
+
+cases    each twice; what it ends with in FOLDER/<number of ranks>.npz
 train    one training with checkpoints in FOLDER/run; its end in FOLDER/end.npz
 raise    the same, but RANK raises an error after EPOCH
 kill     the same, but RANK is killed after EPOCH
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +83,7 @@ def mapped(processes: str | None, device: str) -> dict[str, np.ndarray]:
     return {"theta": model.device.get(model._run.state.theta)}
 
 
-def streamed(processes: str | None, device: str, times: int = 40) -> dict[str, np.ndarray]:
+def streamed(processes: str | None, device: str, times: int = 15) -> dict[str, np.ndarray]:
     """Of a file that does not fit into the memory given; each process has its own."""
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder, "X.npy"), np.tile(X.T, (times, 1)))
@@ -191,9 +194,9 @@ def same(everyone: ranks.Ranks, *ends: str) -> None:
     assert len({end for pair in everyone.link.all(ends) for end in pair}) == 1
 
 
-def cases(folder: Path, device: str = "cpu", *more: str) -> None:
+def cases(folder: Path, device: str, names: Sequence[str]) -> None:
     everyone, found = ranks.world(), {}
-    for case in (*CASES, "images", *more):
+    for case in names:
         first, second = (trained(case, "mpi", device) for _ in range(2))
         ends = everyone.link.all([digest(end.values()) for end in (first, second)])
         assert len({end for pair in ends for end in pair}) == 1, f"{case}: {ends}"
@@ -249,8 +252,8 @@ def train(folder: Path, ends: Any = None) -> None:
         np.savez(folder / "end.npz", theta=model._run.state.theta, loss=loss)
 
 
-def main(what: str, place: str, rank: str = "0", epoch: str = "0") -> None:
-    folder = Path(place)
+def main(what: str, place: str, *more: str) -> None:
+    folder, (rank, epoch) = Path(place), more if what in ("raise", "kill") else ("0", "0")
 
     def raises(own: int, reached: int) -> None:
         if (own, reached) == (int(rank), int(epoch)):
@@ -266,7 +269,7 @@ def main(what: str, place: str, rank: str = "0", epoch: str = "0") -> None:
         warnings.filterwarnings("ignore", "Stochastic Optimizer: Maximum iterations")
         estimate(folder)
     elif what == "cases":
-        cases(folder, "cpu", "stream", "memory map")
+        cases(folder, "cpu", more)
     elif what == "differ":
         own = ranks.world().rank
         try:

@@ -79,7 +79,8 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, str, stored.Results]:
 def environment() -> dict[str, str]:
     import os
 
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_CORETYPE": "Haswell"}
+    known = {"PYTHONPATH": str(ROOT), "OPENBLAS_CORETYPE": "Haswell"}
+    return {**os.environ, **known, "MLP_XP_LAST_LEVEL_CACHE": "1000000"}  # for little is cold then
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random as randoms
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_checkpoints import assert_same, names, waiting
-from test_hostile_files import chosen, mutants, outcome, read, write
+from test_hostile_files import TRAINED, chosen, mutants, outcome, read, write
 from test_streams_hard import Slow
 
 from conftest import Backend
@@ -133,12 +134,16 @@ def killed(
 
 @pytest.mark.parametrize("case", CASES)
 def test_from_every_step_a_training_goes_on_to_the_bit(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, sample: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, opened, options = CASES[case]
     straight = fitted(make(), opened(), **options)
     assert straight.steps_trained > PER_EPOCH
-    for step in range(1, 2 * PER_EPOCH + 1):
+    steps = range(1, 2 * PER_EPOCH + 1)
+    if sample is not None:  # the first, those where an epoch ends, and some
+        ends = {1, PER_EPOCH, PER_EPOCH + 1, 2 * PER_EPOCH}
+        steps = sorted(ends | {*randoms.Random(f"{sample} {case}").sample(steps, 6)})
+    for step in steps:
         folder = tmp_path / str(step)
         killed(make(), opened(), folder, step, monkeypatch, **options)
         epoch = (step - 1) // PER_EPOCH
@@ -425,7 +430,8 @@ def test_a_header_that_was_changed_is_refused_or_works(
             raise ModelFileError(str(error)[:500]) from None
 
     wrong, counts = dict[str, str](), {"works": 0, "refused": 0}
-    cases = [("nothing", "config", header["config"]), *chosen(list(mutants(header)), sample)]
+    mutated = chosen(list(mutants(header)), sample, TRAINED)
+    cases = [("nothing", "config", header["config"]), *mutated]
     for change, part, text in cases:
         for other in folder.iterdir():
             other.unlink()

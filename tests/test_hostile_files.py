@@ -27,6 +27,7 @@ from mlp_xp.prepared import NUMBERS, Preparation, Scale
 from mlp_xp.storage import ModelFileError, _checksum, _serialise
 
 SAMPLE = 250  # mutations of each file
+TRAINED = 80  # of each from which a training goes on
 PATIENCE = 20.0  # seconds for one of them, on a busy machine
 
 OTHERS: list[Any] = [
@@ -172,11 +173,11 @@ def numbers() -> MLP:
 KINDS: dict[str, Callable[[], MLP]] = {f.__name__: f for f in (plain, everything, several, numbers)}
 
 
-def chosen(cases: list[Any], seed: int | None) -> list[Any]:
+def chosen(cases: list[Any], seed: int | None, most: int = SAMPLE) -> list[Any]:
     """All of them, or a sample."""
     if seed is None:
         return cases
-    return randoms.Random(seed).sample(cases, min(SAMPLE, len(cases)))
+    return randoms.Random(seed).sample(cases, min(most, len(cases)))
 
 
 def outcome(work: Callable[[], object]) -> str:

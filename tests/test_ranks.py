@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random as randoms
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +57,49 @@ def launch(mpiexec: str, n: int, *command: str, **more: str) -> subprocess.Compl
     return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.fixture(scope="session", params=[2, 4])
-def ends(
-    request: pytest.FixtureRequest, mpiexec: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, np.ndarray]:
-    """What every case ends with on so many ranks; each run twice, to the same bits on all."""
-    folder = tmp_path_factory.mktemp("ranks")
-    done = launch(mpiexec, request.param, PROGRAM, "cases", str(folder))
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(folder / f"{request.param}.npz"))
+def spread(names: Sequence[str], numbers: Sequence[int], seed: int | None) -> dict[int, list[str]]:
+    """Which cases so many ranks train: all of them, or with a seed each case by one number."""
+    if seed is None:
+        return {n: list(names) for n in numbers}
+    drawn = randoms.Random(seed).sample(names, len(names))
+    return {n: drawn[i :: len(numbers)] for i, n in enumerate(numbers)}
 
 
-@pytest.mark.parametrize("case", [*CASES, "images", "stream", "memory map"])
-def test_ranks_train_as_one_process_does(ends: dict[str, np.ndarray], case: str) -> None:
-    for name, expected in trained(case, None).items():
-        found = ends[f"{case}/{name}"]
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10, err_msg=name)
+Ends = Callable[[int, Sequence[str]], dict[str, np.ndarray]]
+EVERY = (*CASES, "images", "stream", "memory map")
+
+
+def endings(
+    begin: Callable[..., subprocess.CompletedProcess[str]], folders: pytest.TempPathFactory
+) -> Ends:
+    """What cases end with on so many ranks; each run twice, to the same bits on all."""
+    found: dict[int, dict[str, np.ndarray]] = {}
+
+    def of(n: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+        if n not in found:
+            folder = folders.mktemp("ranks")
+            done = begin(n, "cases", str(folder), *names)
+            assert done.returncode == 0, done.stderr
+            found[n] = dict(np.load(folder / f"{n}.npz"))
+        return found[n]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def ends(mpiexec: str, tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    return endings(lambda n, *told: launch(mpiexec, n, PROGRAM, *told), tmp_path_factory)
+
+
+@pytest.mark.parametrize("case", EVERY)
+def test_ranks_train_as_one_process_does(ends: Ends, case: str, sample: int | None) -> None:
+    expected = trained(case, None)
+    for n, names in spread(EVERY, (2, 4), sample).items():
+        for name, array in expected.items() if case in names else ():
+            found = ends(n, names)[f"{case}/{name}"]
+            assert found.shape == array.shape
+            said = f"{name} on {n} ranks"
+            np.testing.assert_allclose(found, array, rtol=1e-10, atol=1e-10, err_msg=said)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import test_ranks
 from ranks_program import CASES, WEIGHTS, estimator, examples, reached, streamed, trained
 
 PROGRAM = str(Path(__file__).with_name("ranks_cuda_program.py"))
+EVERY = (*CASES, "images")
 mpiexec = test_ranks.mpiexec
 
 
@@ -43,33 +44,35 @@ def launch(mpiexec: str, emulated: bool, n: int, *command: str) -> CompletedProc
     return test_ranks.launch(mpiexec, n, PROGRAM, *command, **more)
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3])
-def ends(
-    request: pytest.FixtureRequest,
-    mpiexec: str,
-    emulated: bool,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, np.ndarray]:
-    """What every case ends with on so many ranks; each run twice, to the same bits on all.
+@pytest.fixture(scope="module")
+def ends(mpiexec: str, emulated: bool, tmp_path_factory: pytest.TempPathFactory) -> test_ranks.Ends:
+    def begin(n: int, *told: str) -> CompletedProcess[str]:
+        return launch(mpiexec, emulated, n, *told)
 
-    One rank sums by NCCL too, which shows on one GPU that its calls are captured.
-    """
-    if request.param == 1 and emulated:
-        pytest.skip("one rank by itself is for where there is one GPU: more ranks show more")
-    folder = tmp_path_factory.mktemp("ranks")
-    done = launch(mpiexec, emulated, request.param, "cases", str(folder))
-    assert done.returncode == 0, done.stderr
-    return dict(np.load(folder / f"{request.param}.npz"))
+    return test_ranks.endings(begin, tmp_path_factory)
 
 
-@pytest.mark.parametrize("case", [*CASES, "images"])
-def test_ranks_on_gpus_train_as_one_process_does(ends: dict[str, np.ndarray], case: str) -> None:
+@pytest.mark.parametrize("case", EVERY)
+def test_ranks_on_gpus_train_as_one_process_does(
+    ends: test_ranks.Ends, emulated: bool, case: str, sample: int | None
+) -> None:
+    import cupy
+
+    # one rank sums by NCCL too, which shows on one GPU that its calls are captured; on the CPU
+    # more ranks show more
+    there = cupy.cuda.runtime.getDeviceCount()
+    cases = test_ranks.spread(EVERY, (2, 3), sample)
+    if not emulated:
+        cases = {n: list(EVERY) for n in (1, 2, 3) if n <= there}
     # the bias before batch normalisation has a gradient of rounding, which Adam makes large
     near = 1e-9 if case == "images" else 1e-10
-    for name, expected in trained(case, None).items():
-        found = ends[f"{case}/{name}"]
-        assert found.shape == expected.shape
-        np.testing.assert_allclose(found, expected, rtol=near, atol=near, err_msg=name)
+    expected = trained(case, None)
+    for n, names in cases.items():
+        for name, array in expected.items() if case in names else ():
+            found = ends(n, names)[f"{case}/{name}"]
+            assert found.shape == array.shape
+            said = f"{name} on {n} ranks"
+            np.testing.assert_allclose(found, array, rtol=near, atol=near, err_msg=said)
 
 
 def test_data_that_do_not_fit_on_gpus_are_trained_on_as_by_one_process(

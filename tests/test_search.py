@@ -535,7 +535,7 @@ def test_ctrl_c_keeps_the_study_and_says_how_to_go_on(family: str) -> None:
     assert len(search(trials=n, pruning="none", **fixed).trials) == n
 
 
-@pytest.mark.parametrize(("family", "epochs"), [("dense", 500), ("conv", 150)])
+@pytest.mark.parametrize(("family", "epochs"), [("dense", 500), ("conv", 100)])
 def test_two_processes_share_the_trials_of_one_study(family: str, epochs: int) -> None:
     name, (_, *options), _ = BOTH[family]
     argv = ("--trials", 6, "--epochs", epochs, "--pruning", "none", *options, "--json")

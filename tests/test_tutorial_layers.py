@@ -177,8 +177,10 @@ def test_xavier_initialisation_counts_inputs_and_outputs() -> None:
 XOR = np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
 
 
-@pytest.mark.parametrize("loss", ["binary_cross_entropy", "squared_error"])
-@pytest.mark.parametrize(("hidden", "rate"), [("relu", 0.5), ("sigmoid", 5.0)])
+@pytest.mark.parametrize(
+    ("hidden", "rate", "loss"),
+    [("relu", 0.5, "binary_cross_entropy"), ("sigmoid", 5.0, "squared_error")],
+)
 def test_train_learns_exclusive_or(backend: Backend, hidden: str, rate: float, loss: str) -> None:
     X, Y = backend.asarray(XOR), backend.asarray(np.array([0, 1, 1, 0]))
     layers = [t.DenseLayer(2, 8, hidden), t.DenseLayer(8, 1, "sigmoid")]
