@@ -346,7 +346,6 @@ def test_the_command_tells_of_networks_at_once_and_of_a_device(
         (["--layers", "dens:3"], "dens"),
         (["--inputs", "0"], "at least 1"),
         (["model.safetensors", "--networks", "3"], "--networks goes with a model that is in no"),
-        (["--device", "cuda:99"], "cuda:99"),
         (["model.safetensors", "--device", "gpu"], "device is 'gpu', but expected"),
     ],
 )
@@ -355,6 +354,13 @@ def test_what_is_asked_wrongly_is_refused(
 ) -> None:
     assert main(["explain", *line]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_refused(
+    cupy: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain", "--device", "cuda:99"]) == 2
+    assert "cuda:99" in capsys.readouterr().err
 
 
 def test_a_call_has_the_name_of_its_function() -> None:

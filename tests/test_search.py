@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ import numpy as np
 import optuna
 import pandas
 import pytest
+import sqlalchemy
 
 import mlp_xp
 from mlp_xp import MLP, Sequential
@@ -92,15 +92,10 @@ def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
     raise AssertionError("it did not happen in time")
 
 
-@contextmanager
-def stored(path: str = "search.db") -> Iterator[Any]:
-    """Optuna's storage in a file, whose connections are closed in the end."""
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-    try:
-        yield storage
-    finally:
-        storage.remove_session()
-        storage.engine.dispose()
+def stored(path: str = "search.db") -> Any:
+    """Optuna's storage in a file that is closed when nothing is asked of it."""
+    kept = {"poolclass": sqlalchemy.pool.NullPool}
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs=kept)
 
 
 def trials_of(name: str = "digits", storage: str = "search.db") -> list[Any]:
@@ -108,8 +103,7 @@ def trials_of(name: str = "digits", storage: str = "search.db") -> list[Any]:
     if not Path(storage).exists():
         return []
     try:
-        with stored(storage) as kept:
-            return optuna.load_study(study_name=name, storage=kept).get_trials()
+        return optuna.load_study(study_name=name, storage=stored(storage)).get_trials()
     except Exception:  # it is being made at this moment
         return []
 
@@ -449,9 +443,8 @@ def test_a_study_of_other_rows_is_refused(begun: Path) -> None:
 
 
 def test_a_study_that_is_not_ours_is_refused() -> None:
-    with stored() as storage:
-        study = optuna.create_study(storage=storage, study_name="digits")
-        study.add_trial(optuna.create_trial(value=1.0))
+    study = optuna.create_study(storage=stored(), study_name="digits")
+    study.add_trial(optuna.create_trial(value=1.0))
     with pytest.raises(ValueError, match="was not begun by mlp_xp"):
         search(trials=1, **SHORT)
 
@@ -476,9 +469,8 @@ def test_a_killed_process_is_followed_by_another() -> None:
     process.communicate()
     (killed,) = running
     # the same search, whose trials now last one epoch: only the record of that is changed
-    with stored() as storage:
-        study = optuna.load_study(study_name="digits", storage=storage)
-        study.set_user_attr("mlp_xp", {**study.user_attrs["mlp_xp"], "epochs": 1})
+    study = optuna.load_study(study_name="digits", storage=stored())
+    study.set_user_attr("mlp_xp", {**study.user_attrs["mlp_xp"], "epochs": 1})
     before = len(ended(trials_of()))
     began = time.monotonic()
     fixed = {"hidden": (12,), "dropout": 0.0, "batch_size": 1000}
