@@ -19,10 +19,10 @@ from typing import Any, NamedTuple, TypeAlias
 from ..kernels import Kernels
 from ..types import Array, Namespace
 from .base import Kind, Parameter, Pass, Shape, Statistic
-from .dense import Activation, Dropout
-from .pooling import AvgPool, GlobalAvgPool
+from .pooling import MaxPool
+from .shapes import Flatten, Last, Reshape
 
-UNLIKE = (Activation, AvgPool, Dropout, GlobalAvgPool)  # what they give are no whole numbers
+ALIKE = (Flatten, Last, MaxPool, Reshape)  # what they give are numbers that they are given
 Pieces: TypeAlias = list[dict[str, Array]]  # arrays by their names within the layer, a dict each
 
 NAME = re.compile(r"(\D+?)_?(\d[\d_]*)?")
@@ -98,7 +98,7 @@ def resolve(
                 f"layer {number}, {kind}, takes whole numbers, which have no derivative: what "
                 "comes before it could not learn, but has parameters. Put it first."
             )
-        other = next((part for part in parts if isinstance(part.kind, UNLIKE)), None)
+        other = next((part for part in parts if not isinstance(part.kind, ALIKE)), None)
         if other is not None and getattr(kind, "whole", False):
             raise ValueError(
                 f"layer {number}, {kind}, takes whole numbers, but layer {other.number}, "
