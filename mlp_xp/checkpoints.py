@@ -50,7 +50,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from . import checks, storage
+from . import storage
 from .devices import circumstances
 from .hardware import Device
 from .headers import ModelFileError, count, loaded, mapping, number, refusal
@@ -136,7 +136,7 @@ class Keeper:
                 f"checkpoint is {checkpoint!r}, but expected a folder's name, such as 'run/'."
             )
         self.folder, self.place = Path(place.folder), place
-        self.every = checks.number("every", every, 0, float("inf"))
+        self.every = every
         self.recipe = _plain(recipe)
         self.circumstances = {"mlp_xp": __version__, **circumstances(device)}
         self.kept: list[str] = []  # names of the files of this training, the newest last
