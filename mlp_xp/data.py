@@ -31,7 +31,7 @@ from .readers import (
     check_targets,
     idx_array,
     listed,
-    named,
+    names_in,
     npy_array,
     npz_arrays,
 )
@@ -294,11 +294,11 @@ def load_table(
 
     Raises `DataError`, OSError, or ImportError where the extra [tables] is missing.
     """
-    names = named("target", target)
+    names = names_in("target", target)
     request = Request(
         target=names,
-        drop=named("drop", drop),
-        missing=named("missing", missing),
+        drop=names_in("drop", drop),
+        missing=names_in("missing", missing),
         labelled=bool(names),
     )
     if not is_frame(source):

@@ -21,7 +21,7 @@ from .losses import LOSSES
 from .mlp import MLP
 from .model import Model
 from .prepared import NO_SCALE, Preparation, Scale, as_labels
-from .readers import DataError, Rows, listed, named
+from .readers import DataError, Rows, listed, names_in
 from .recognise import NEARLY, learn
 from .streams.scan import MOST_LABELS, Moments
 from .streams.streamed import Stream
@@ -171,7 +171,7 @@ def prepare(
         )
     if data.y is None:
         raise DataError(f"{data.name} has no targets, by which a preparation goes.")
-    kept = named("keep", keep)
+    kept = names_in("keep", keep)
     for name in kept:
         if name not in data.features:
             raise DataError(

@@ -179,7 +179,7 @@ def idx_array(path: Path) -> Rows:
     return values.astype(dtype.newbyteorder("="), copy=False)
 
 
-def named(argument: str, given: Any) -> tuple[str, ...]:
+def names_in(argument: str, given: Any) -> tuple[str, ...]:
     """The names in an argument: of one, of several or, None, of nothing."""
     found = (given,) if isinstance(given, str) else () if given is None else given
     if not isinstance(found, Iterable) or not all(isinstance(name, str) for name in found):

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import checks
 from ..exchange import unmasked
-from ..readers import DataError, named
+from ..readers import DataError, names_in
 from .arrays import Arrays, NpyFile, of_hdf5, of_zarr
 from .source import SHARE, Files, Source, in_bytes
 from .streamed import Stream
@@ -53,7 +53,7 @@ def stream(
     arguments, and ImportError where the extra [stream] is missing.
     """
     budget, seed = in_bytes(memory), checks.seed("seed", seed)
-    found = _opened(source, target, features, named("drop", drop), weight, budget)
+    found = _opened(source, target, features, names_in("drop", drop), weight, budget)
     return Stream(found, budget, seed)
 
 
@@ -72,7 +72,7 @@ def _opened(
     if isinstance(source, list | tuple):
         return _tables([Path(name) for name in source], target, features, drop, weight, memory)
     if hasattr(source, "npartitions") and hasattr(source, "columns"):
-        names = _features(features), named("target", target), drop, _one(weight)
+        names = _features(features), names_in("target", target), drop, _one(weight)
         return Frames(source, *names, limit)
     if checks.is_frame(source) or hasattr(source, "iloc"):
         raise DataError(
@@ -136,7 +136,7 @@ def _tables(
             raise DataError(f"{path} is not a file.")
     if not paths:
         raise DataError("the list of files is empty.")
-    names = _features(features), named("target", target), drop, _one(weight)
+    names = _features(features), names_in("target", target), drop, _one(weight)
     return Parquet(paths, *names, memory)
 
 
@@ -161,7 +161,7 @@ def _no_columns(name: str, features: Any, drop: tuple[str, ...]) -> None:
 
 
 def _features(names: Any) -> tuple[str, ...] | None:
-    return None if names is None else named("features", names)
+    return None if names is None else names_in("features", names)
 
 
 def _one(name: Any) -> Any:
