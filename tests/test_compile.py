@@ -22,11 +22,11 @@ from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.items import Call, Loop, Product
 from mlp_xp.compile.layout import Layout, applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
-from mlp_xp.compile.program import Plan, Program
+from mlp_xp.compile.program import Piece, Plan, Program
 from mlp_xp.compile.step import Apart, Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
-from mlp_xp.fast import native
+from mlp_xp.fast import calls, native
 from mlp_xp.fast.aligned import LINE
 from mlp_xp.fast.calls import address
 from mlp_xp.fast.tracing import Untraceable
@@ -554,6 +554,56 @@ def test_parts_of_a_large_step_make_the_same_whole(threads: int) -> None:
         expected = train_step(model._recipe, np, expected, X, T, None, None, 0.01)
     np.testing.assert_allclose(state.theta, expected.theta, **tolerance("float64", 4096))
     np.testing.assert_allclose(state.loss, expected.loss, **tolerance("float64", 4096))
+
+
+def _update(sizes: tuple[int, ...], m: int, **settings: Any) -> list[Piece]:
+    """The pieces in which a step's parameters are updated."""
+    model = MLP(sizes, seed=0, **settings)
+    data = Data(np.zeros((m, sizes[0]), np.float32), np.zeros(m, np.int64), None)
+    step = CompiledStep(model._recipe, model.device, data)
+    step(model._run.state, np.arange(m), None, 0.1)
+    (made,) = step.programs.values()
+    plan = made.program.plan
+    theta = plan.inputs["theta"]
+    (loop,) = (
+        item
+        for item in plan.fusion.items
+        if isinstance(item, Loop) and any(target.place.owner is theta for target in item.writes)
+    )
+    return plan.pieces_of(loop)
+
+
+def test_a_thread_updates_what_it_has_made() -> None:
+    W1, W2 = 300 * 200, 100 * 300
+    pieces = _update((200, 300, 100, 10), 64)
+    products = [calls.parts_of_product(300, 64, 200), calls.parts_of_product(100, 64, 300)]
+    assert [piece[:2] for piece in pieces] == [(0, W1), (W1, W1 + W2), (W1 + W2, W1 + W2 + 1410)]
+    assert [piece.parts for piece in pieces[:2]] == [min(products[0], 15), min(products[1], 7)]
+    assert pieces[2].parts == 1  # all that is small is one call
+    # a product of few examples is one thread's, and so is the update of its weights
+    assert _update((200, 300, 100, 10), 2) == [(0, 91_410, 1)]
+    # and a small network's update is one call, as ever
+    assert _update((20, 16, 3), 64) == [(0, 387, 1)]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("settings", [{"weight_decay": 0.1}, {"density": 0.5}, {"clip_value": 1}])
+def test_pieces_of_an_update_are_all_of_it(optimizer: str, settings: dict[str, Any]) -> None:
+    sizes = (200, 300, 100, 10)
+    model = MLP(sizes, seed=0, dtype="float64", optimizer=optimizer, **settings)
+    rng = np.random.default_rng(0)
+    data = Data(rng.normal(size=(64, 200)), rng.integers(0, 10, 64), None)
+    step = CompiledStep(model._recipe, model.device, data)
+    state = State(np.copy(model._run.state.theta), *_copied(model._run.state))
+    expected = model._run.state
+    for _ in range(3):
+        state = step(state, np.arange(64), None, 0.1)
+        X, T, _ = batch(model._recipe, np, data, np.arange(64))
+        expected = train_step(model._recipe, np, expected, X, T, None, None, 0.1)
+    close = {name: 50 * value for name, value in tolerance("float64", 4096).items()}
+    np.testing.assert_allclose(state.theta, expected.theta, **close)
+    for mine, theirs in zip(state.moments, expected.moments, strict=True):
+        np.testing.assert_allclose(mine, theirs, **close)
 
 
 def _copied(state: State) -> tuple[Any, ...]:

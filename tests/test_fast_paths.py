@@ -152,6 +152,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any
     if request.param == "shared":
         monkeypatch.setattr(calls, "LEAST_PRODUCT", 1)
         monkeypatch.setattr(calls, "LEAST_ENTRIES", 1)
+        monkeypatch.setattr(program, "_PLANS", OrderedDict())  # these know of parts
         native.runtime().use_threads(3)
     yield traced
     native.runtime().use_threads(1)

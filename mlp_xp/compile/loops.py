@@ -49,12 +49,15 @@ class Kernel(NamedTuple):
     arguments  whole numbers, floating numbers, and places; "partial" is room for split sums
     finish     the number of sums to be added up afterwards
     work       in entries, as one of a simple loop
+    along      of a loop that can be done in pieces, for its entries, of which the first argument
+               tells the number, lie together: the arguments that are others for a later piece
     """
 
     body: str
     arguments: list[Argument]
     finish: int
     work: int
+    along: tuple[int, ...] = ()
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Access:
     axis: int
     inner: int
     written: bool = False
+    argument: int = 0
 
     @property
     def mask(self) -> int:
@@ -112,6 +116,7 @@ class LoopText:
         self.constants: dict[tuple[str, str], str] = {}
         self.beside: dict[int, str] = {}  # values of a column, computed once for all its rows
         self.ones: int | None = None  # how many entries are 1 of what is 1 and then 0
+        self.counted: list[int] = []  # the argument that says so
         self.masks: dict[int, int] = {}
         self.half = ""  # that array's entries, in the part of the loop that is written
         self.sums = {id(node): i for i, node in enumerate(loop.sums)}
@@ -241,13 +246,22 @@ class LoopText:
         finish = len(self.loop.sums) * math.prod(dims.outer) if self.loop.split else 0
         # about as many entries of one array that is read and one that is written
         work = size * (len(self.accesses) + 2 * heavy) // 2
-        return Kernel(text, self.arguments, finish, work)
+        return Kernel(text, self.arguments, finish, work, self._along())
+
+    def _along(self) -> tuple[int, ...]:
+        """As of `Kernel`: arrays that it goes along, and how many entries are 1."""
+        accesses = self.accesses.values()
+        strides = {access.inner for access in accesses}
+        if self.kind != "flat" or self.dims.outer or not strides <= {0, 1}:
+            return ()
+        found = [access.argument for access in accesses if access.inner]
+        return (*found, *self.counted)
 
     def _declare(self, access: Access) -> None:
         """A pointer and its strides."""
         kind = CTYPES[access.dtype]
         const = "" if access.written else "const "
-        at = self.argument(access.place)
+        at, access.argument = self.argument(access.place), len(self.arguments) - 1
         name = access.name
         self.head.append(f"  {const}{kind} *restrict {name} = ({const}{kind} *){at};")
         for i, stride in enumerate(access.outer):
@@ -419,6 +433,7 @@ class LoopText:
         if self.ones is None:
             return [("", begin, end)]
         n = self.argument(self.ones)
+        self.counted = [len(self.arguments) - 1]
         self.head += [
             f"  const I ones = {n}, middle = ones < ({begin}) ? ({begin}) : "
             f"ones > ({end}) ? ({end}) : ones;"

@@ -6,9 +6,10 @@ that reads it; then others have that part.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product as combinations
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from ..fast import aligned
 from ..fast.aligned import LINE
 from ..fast.c_source import MOST_PARTS
-from ..fast.calls import Calls, Table, address, parts_of
+from ..fast.calls import Calls, Table, address, parts_of, parts_of_product
 from ..fast.tracing import Untraceable
 from . import loops
 from .fuse import Fusion
@@ -97,6 +98,14 @@ class Memory:
         self.free = merged
 
 
+class Piece(NamedTuple):
+    """Entries of a loop, and into how many parts they may be cut."""
+
+    start: int
+    stop: int
+    parts: int
+
+
 class Plan:
     """What a program is, before there is memory for it: made once for all that are alike.
 
@@ -115,6 +124,7 @@ class Plan:
         self.inputs: dict[str, Node] = {n.param: n for n in graph.nodes if n.op == "input"}
         self.products: dict[int, list[tuple[list[Place], list[Any] | None]]] = {}
         self._blocks: dict[int, tuple[Buffer, list[tuple[int, Place]]]] = {}
+        self._pieces: dict[int, list[Piece]] = {}
         self.left_out: set[int] = set()
         self.apart: set[Node] = set()
         self._write()
@@ -137,6 +147,46 @@ class Plan:
                     block[i] = argument
             found = self._blocks[loop.number] = (block, places)
         return found
+
+    def pieces_of(self, loop: Loop) -> list[Piece]:
+        """A loop in the order in which it runs: over what products make, as these are cut.
+
+        So a thread updates the rows of a layer's weights whose gradient it has made: what a core
+        must fetch from another takes up to thirty times as long as what it has at hand.
+        """
+        found = self._pieces.get(loop.number)
+        if found is None:
+            found = self._pieces[loop.number] = self._cut(loop)
+        return found
+
+    def _cut(self, loop: Loop) -> list[Piece]:
+        kernel, n = self.kernels[loop.number], math.prod(loop.space)
+        owners = {place.owner for place in _places(kernel, kernel.along)}
+        made = sorted(piece for item in self.fusion.items for piece in self._made(item, owners))
+        whole = Piece(0, n, parts_of(kernel.work))
+        if not made or whole.parts == 1:
+            return [whole]
+        pieces, before = list[Piece](), 0
+        for product in (*made, Piece(n, n, 1)):
+            for start, stop, most in (Piece(before, product.start, whole.parts), product):
+                parts = min(most, parts_of(kernel.work * (stop - start) // n))
+                if pieces and pieces[-1].parts == parts == 1:
+                    start = pieces.pop().start
+                if start < stop:
+                    pieces.append(Piece(start, stop, parts))
+            before = product.stop
+        return pieces
+
+    def _made(self, item: Item, owners: set[Node]) -> Iterator[Piece]:
+        """What a product makes of these arrays, as it is cut."""
+        if not isinstance(item, Product):
+            return
+        place, inner = self.fusion.place(item.node), item.operands[0].layout.shape[-1]
+        layout = place.layout
+        if place.owner in owners and layout.together and len(layout.shape) == 2:
+            rows, columns = layout.shape
+            parts = parts_of_product(rows, inner, columns)
+            yield Piece(layout.offset, layout.offset + layout.size, parts)
 
     def _loops(self) -> list[Loop]:
         """Those that run."""
@@ -267,17 +317,17 @@ class Program:
             self._call(item)
 
     def _loop(self, loop: Loop) -> None:
-        kernel = self.plan.kernels[loop.number]
-        template, places = self.plan.block_of(loop)
-        block = template.copy()
-        for i, place in places:
-            block[i] = self._address(place)
-            self._note(place, block, i)
+        kernel, pieces = self.plan.kernels[loop.number], self.plan.pieces_of(loop)
+        if len(pieces) > 1:
+            for piece in pieces:
+                self._piece(loop, piece)
+            return
+        block = self._block(loop)
         partial = np.zeros(kernel.finish * MOST_PARTS, self.dtype)
         if kernel.finish:
             block[kernel.arguments.index("partial")] = address(partial)
         self.calls.kept.append(partial)
-        self.calls.kernel(kernel.body, block, parts=parts_of(kernel.work))
+        self.calls.kernel(kernel.body, block, parts=pieces[0].parts)
         if kernel.finish:
             n = kernel.finish // len(loop.sums)
             for number, node in enumerate(loop.sums):
@@ -286,6 +336,26 @@ class Program:
                 stride = out.strides[0] // out.itemsize if n > 1 else 1
                 told = np.array([address(room), address(out), n, stride], np.int64)
                 self.calls.kernel(_finish(node), told)
+
+    def _block(self, loop: Loop, start: int = 0) -> Buffer:
+        """A kernel's arguments from an entry on."""
+        along = self.plan.kernels[loop.number].along if start else ()
+        template, places = self.plan.block_of(loop)
+        block = template.copy()
+        for i, place in places:
+            if i in along:
+                layout = place.layout
+                place = place._replace(layout=layout._replace(offset=layout.offset + start))
+            block[i] = self._address(place)
+            self._note(place, block, i)
+        numbers = set(along) - {i for i, _ in places}
+        block[list(numbers)] -= start
+        return block
+
+    def _piece(self, loop: Loop, piece: Piece) -> None:
+        block = self._block(loop, piece.start)
+        block[0] = piece.stop - piece.start
+        self.calls.kernel(self.plan.kernels[loop.number].body, block, parts=piece.parts)
 
     def _address(self, place: Place) -> int:
         owner = place.owner
@@ -377,6 +447,14 @@ class Program:
         for call in self.calls.calls:
             call()
         return self.roots
+
+
+def _places(kernel: loops.Kernel, numbers: Sequence[int]) -> Iterator[Place]:
+    """Those of a kernel's arguments that are places."""
+    for number in numbers:
+        argument = kernel.arguments[number]
+        if isinstance(argument, Place):
+            yield argument
 
 
 def _finish(node: Node) -> str:

@@ -29,6 +29,11 @@ def parts_of(entries: int) -> int:
     return _parts(entries, LEAST_ENTRIES)
 
 
+def parts_of_product(rows: int, inner: int, columns: int) -> int:
+    """Into how many parts a product may be cut; one with a vector is the BLAS's, in one."""
+    return _parts(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
+
+
 def _parts(work: int, least: int) -> int:
     return max(1, min(c_source.MOST_PARTS, work // least))
 
@@ -137,14 +142,13 @@ class Calls:
         pitch = out.strides[0] // out.itemsize if rows > 1 else columns
         shape = (turned_a, turned_b, rows, columns, inner)
         operands = (A, pitch_a, B, pitch_b, out, pitch)
+        parts = parts_of_product(rows, inner, columns)
         own = blas.own(self.name, (turned_a, turned_b), (rows, columns, inner))
         if own is not None and columns > 1:
-            parts = _parts(rows * inner * columns, LEAST_PRODUCT)
             return self.kernel(own, None, *shape, *operands, parts=parts)
         functions = blas.product(self.name, vector=columns == 1)
         if functions is None:
             return None
-        parts = _parts(rows * inner * columns, LEAST_PRODUCT) if columns > 1 else 1
         return self.kernel(functions[0], functions[1], *shape, *operands, parts=parts)
 
     def finish(self) -> None:

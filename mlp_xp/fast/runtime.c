@@ -263,7 +263,7 @@ void gather(const I *w, I part, I parts) {
 
 enum { ROW_MAJOR = 101, PLAIN = 111, TRANSPOSED = 112 };
 
-/* How long the longest of a side's parts is: vectors want multiples of 8.  */
+/* How many columns the longest of their parts has: vectors want multiples of 8.  */
 static I stride(I side, I parts) { return (side + 8 * parts - 1) / (8 * parts) * 8; }
 
 #define PRODUCT(NAME, T, INT)                                                                \
@@ -272,11 +272,11 @@ static I stride(I side, I parts) { return (side + 8 * parts - 1) / (8 * parts) *
   void NAME(const I *w, I part, I parts) {                                                   \
     const int ta = w[3] ? TRANSPOSED : PLAIN, tb = w[4] ? TRANSPOSED : PLAIN;                \
     const I rows = w[5], columns = w[6], inner = w[7], pa = w[9], pb = w[11], pc = w[13];    \
-    /* cut the side whose longest part is the smaller share of it, or else the longer side */\
-    const I by_rows = stride(rows, parts) * columns, by_columns = stride(columns, parts) * rows; \
-    const int by_row = by_rows < by_columns || (by_rows == by_columns && rows >= columns);   \
-    const I most = by_row ? rows : columns, from = part * stride(most, parts);               \
-    const I n = least(stride(most, parts), most - from);                                     \
+    /* cut the side whose longest part is the smaller share of it, or else the rows */        \
+    const I high = (rows + parts - 1) / parts, broad = stride(columns, parts);               \
+    const int by_row = high * columns <= broad * rows;                                       \
+    const I from = part * (by_row ? high : broad);                                           \
+    const I n = by_row ? least(high, rows - from) : least(broad, columns - from);            \
     const I i = by_row ? from : 0, j = by_row ? 0 : from;                                    \
     const T *A = (const T *)w[8], *B = (const T *)w[10];                                     \
     if (n > 0)                                                                               \
