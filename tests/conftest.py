@@ -29,6 +29,7 @@ import numpy as np
 import pytest
 
 from mlp_xp.devices import device as find_device
+from mlp_xp.fast import native
 from mlp_xp.hardware import Device
 from mlp_xp.kernels import SPEC
 
@@ -159,6 +160,13 @@ def _torch(torch: Any) -> Backend:
 def _cupy(cupy: Any) -> Backend:
     device = find_device("cuda")
     return Backend("cupy", device.xp, cupy.asarray, device.get, device)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _all_shared() -> None:
+    """What is to run on several threads does, whether or not that pays on this machine."""
+    if native.available():
+        native.runtime().use_weights(0)
 
 
 @pytest.fixture(params=BACKENDS)

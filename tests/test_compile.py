@@ -576,12 +576,12 @@ def _update(sizes: tuple[int, ...], m: int, **settings: Any) -> list[Piece]:
 def test_a_thread_updates_what_it_has_made() -> None:
     W1, W2 = 300 * 200, 100 * 300
     pieces = _update((200, 300, 100, 10), 64)
-    products = [calls.parts_of_product(300, 64, 200), calls.parts_of_product(100, 64, 300)]
     assert [piece[:2] for piece in pieces] == [(0, W1), (W1, W1 + W2), (W1 + W2, W1 + W2 + 1410)]
-    assert [piece.parts for piece in pieces[:2]] == [min(products[0], 15), min(products[1], 7)]
-    assert pieces[2].parts == 1  # all that is small is one call
-    # a product of few examples is one thread's, and so is the update of its weights
-    assert _update((200, 300, 100, 10), 2) == [(0, 91_410, 1)]
+    products = calls.parts_of_product(300, 64, 200), calls.parts_of_product(100, 64, 300)
+    updates = calls.parts_of(5 * W1), calls.parts_of(5 * W2)  # as of five arrays
+    assert [piece.parts for piece in pieces] == [*map(min, products, updates), 1]
+    # a product of one example is one thread's, and so is the update of its weights
+    assert _update((200, 300, 100, 10), 1) == [(0, 91_410, 1)]
     # and a small network's update is one call, as ever
     assert _update((20, 16, 3), 64) == [(0, 387, 1)]
 

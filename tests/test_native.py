@@ -562,6 +562,7 @@ source, _ = c_source.runtime()
 assert source.count({old!r}) == 1
 runtime = native.library(source.replace({old!r}, {new!r}))
 runtime.run.argtypes = native.runtime().run.argtypes
+runtime.use_threads.argtypes = runtime.use_weights.argtypes = native.runtime().use_threads.argtypes
 runtime.use_threads(4)
 gather = native.entry(runtime, "gather")
 
@@ -605,6 +606,74 @@ if not os.fork():
 raise SystemExit(os.wait()[1] != 0)
 """,
     )
+
+
+WEIGHED = """
+who = native.library('''
+#include <sched.h>
+#include <pthread.h>
+typedef long long I;
+void who(const I *w, I part, I parts) {
+  ((I *)w[2])[part] = (I)pthread_self();
+  for (volatile int i = 0; i < 2000; i++);
+}
+''')
+
+def shared(runs, calls, parts=4, out=np.zeros(64, np.int64)):
+    words = [native.entry(who, "who"), parts, out.ctypes.data]
+    table, found = np.array([words + [0] * 13] * calls), 0
+    for _ in range(runs):
+        runtime.run(table.ctypes.data, calls)
+        found += len(set(out[:parts].tolist())) > 1
+    return found
+"""
+TIMED = "const double ended = now(), seconds = ended - began;"
+
+
+@pytest.mark.parametrize(("pays", "least", "most"), [("2e-5", 0, 60), ("0.5e-5", 100, 6000)])
+def test_a_table_is_shared_where_that_pays(pays: str, least: int, most: int) -> None:
+    """By a clock on which a run takes 10 µs alone, and so many shared, of 6,000 runs."""
+    clock = f"""
+  static double ended;
+  const double seconds = w->shared != w->trying ? {pays} : 1e-5;
+  ended += seconds;"""
+    check = f"found = shared(6000, 3)\nassert {least} <= found <= {most}, found"
+    run_altered(TIMED, clock, WEIGHED + check)
+
+
+def test_a_table_is_weighed_again() -> None:
+    """What paid once, and does so no more, is given up; and begun again when it pays again."""
+    clock = """
+  static double ended;
+  static I run;
+  const int dear = ++run / 8000 % 2;
+  const double seconds = w->shared != w->trying ? (dear ? 2e-5 : 0.5e-5) : 1e-5;
+  ended += seconds;"""
+    check = """
+counts = [shared(8000, 3) for _ in range(3)]  # the first 64 of all, and some trials, are alone
+assert counts[0] > 100 and counts[2] > 100 and counts[1] < 2600, counts
+"""
+    run_altered(TIMED, clock, WEIGHED + check)
+
+
+def test_a_table_of_large_calls_is_shared_unweighed() -> None:
+    run_altered(
+        TIMED, "const double ended = *(double *)0, seconds = 0;", WEIGHED + "shared(9, 3, 64)"
+    )
+
+
+def test_whether_helpers_pay_changes_no_bit() -> None:
+    rng = np.random.default_rng(2)
+    model = MLP((64, 100, 10), seed=0, normalization="batch")
+    data = Data(rng.normal(size=(500, 64)).astype("float32"), rng.integers(0, 10, 500))
+    use_weights, found = native.runtime().use_weights, list[Any]()
+    for weighs in (0, 1):
+        before = use_weights(weighs)
+        try:
+            found.append(steps(model, data, model._run.state, threads=2, n=100))
+        finally:
+            use_weights(before)
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.fixture

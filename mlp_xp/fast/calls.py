@@ -19,9 +19,11 @@ from . import blas, c_source, native
 Buffer = npt.NDArray[Any]
 
 WORDS = 16  # of a call: see runtime.c
-# Work below which a call is not shared out, in multiplications and in entries: about the
-# work of two microseconds.
-LEAST_PRODUCT, LEAST_ENTRIES = 200_000, 20_000
+# Work below which a call is not shared out, in multiplications and in entries: about that of a
+# microsecond. A call that one thread makes by itself costs more than its own time, for the others
+# then wait for what it has written: with four times as much, 64-100-10 with batches of 200 took
+# 1.26 of the time on two threads, 784-100-10 with 32 1.07.
+LEAST_PRODUCT, LEAST_ENTRIES = 50_000, 5_000
 
 
 def parts_of(entries: int) -> int:
@@ -145,7 +147,7 @@ class Calls:
         parts = parts_of_product(rows, inner, columns)
         own = blas.own(self.name, (turned_a, turned_b), (rows, columns, inner))
         if own is not None and columns > 1:
-            return self.kernel(own, None, *shape, *operands, parts=parts)
+            return self.kernel(own, None, *shape, *operands, 1, parts=parts)
         functions = blas.product(self.name, vector=columns == 1)
         if functions is None:
             return None

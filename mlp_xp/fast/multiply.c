@@ -25,7 +25,7 @@ enum { VECTOR = 32, WIDE = 2 };
 
 #ifdef ROW_OF /* of others nothing has been measured: there it is the BLAS's */
 enum { TALL = 6, DEPTH = 512, BREADTH = 16, OFTEN = 8, HELD = 8, FAR = 2048 };
-enum { FEW = 24, LAYING = 16 }; /* rows: see the end */
+enum { FEW = 24, LAYING = 16, TAKEN = 20 }; /* see the end */
 enum { LANES = VECTOR / sizeof(T) };
 #define TILES(X) ROW_OF(X, 1) ROW_OF(X, 2) ROW_OF(X, 3) ROW_OF(X, 4) ROW_OF(X, 5) ROW_OF(X, 6)
 #define EACH(i, n) _Pragma("GCC unroll 32") for (int i = 0; i < (n); i++)
@@ -192,12 +192,13 @@ void NAME(const I *w, I part, I parts) {
   const I rows = turned ? w[6] : w[5], columns = turned ? w[5] : w[6];
   /* rows are cut if they can be: then a thread has to do with the same rows of a layer's weights
      in its products and in the update, which its core has at hand; where columns are cut all
-     threads read all rows, and whoever writes one must first take it from the others (784-100-10,
-     batch 32: 1.75 times as long a step). To lay a column takes as long as what some rows do with
-     it */
+     threads read all of A, and whoever writes it next must first take it from the others. To lay
+     a column takes as long as what some rows do with it, to take a number from another core as
+     long as TAKEN multiplications: 784-100-10, batch 32, is 1.75 times as fast for it */
   const I high = ceiled(rows, parts), broad = ceiled(ceiled(columns, LANES), parts) * LANES;
   const I laying = tb ? LAYING : 0;
-  const int by_row = 8 * (high + laying) * columns <= 11 * (rows + laying) * broad;
+  const int by_row =
+      8 * (high + laying) * columns <= 9 * (rows + laying) * broad + 8 * TAKEN * rows;
   const I i = by_row ? part * high : 0, j = by_row ? 0 : part * broad;
   const I n_i = by_row ? least(high, rows - i) : rows;
   const I n_j = by_row ? columns : least(broad, columns - j);

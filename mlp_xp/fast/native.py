@@ -49,7 +49,7 @@ PRODUCTS = [
     for dtype in ("float32", "float64")
     for bits in (32, 64)
 ]
-ENTRIES = ("run", "use_threads", "each", "gather", *PRODUCTS)  # of the runtime
+ENTRIES = ("run", "use_threads", "use_weights", "each", "gather", *PRODUCTS)  # of the runtime
 
 
 class CannotCompile(RuntimeError):
@@ -299,7 +299,8 @@ def runtime() -> ctypes.CDLL:
     for name in ENTRIES:
         entry(found, name)
     found.run.argtypes, found.run.restype = [ctypes.c_void_p, ctypes.c_longlong], None
-    found.use_threads.argtypes, found.use_threads.restype = [ctypes.c_longlong], ctypes.c_longlong
+    for use in (found.use_threads, found.use_weights):
+        use.argtypes, use.restype = [ctypes.c_longlong], ctypes.c_longlong
     return found
 
 

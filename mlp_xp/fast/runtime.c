@@ -3,7 +3,10 @@
    A call is a row of WORDS integers: the kernel, into how many parts its work may be cut,
    and the kernel's own arguments. A thread takes its own part of a call, which is the same of
    every call, for there is what its core has at hand; then those that are left. A thread that
-   the system has put aside holds nobody up unless it was put aside in the middle of a part.  */
+   the system has put aside holds nobody up unless it was put aside in the middle of a part.
+
+   Whether a table of small calls is shared is weighed by its own times (`Weighed`). No result
+   depends on that, nor on who took which part, for a call is cut the same way in any case.  */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -11,6 +14,7 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <time.h>
 
 typedef long long I;
 typedef unsigned long long U;
@@ -20,9 +24,9 @@ static inline I least(I a, I b) { return a < b ? a : b; }
 
 /* MANNERS: pauses for which a thread waits before it offers its core to others, about 3 µs;
    PATIENCE: offers after which a helper goes to sleep, some milliseconds; WORTH: parts of
-   calls, each some microseconds of work, for which sleeping helpers are woken, which takes
+   calls, each about a microsecond of work, for which sleeping helpers are woken, which takes
    as long as a hundred microseconds.  */
-enum { WORDS = 16, MOST_THREADS = 64, MANNERS = 200, PATIENCE = 20000, WORTH = 32 };
+enum { WORDS = 16, WHOLE = 14, MOST_THREADS = 64, MANNERS = 200, PATIENCE = 20000, WORTH = 128 };
 
 static inline void rest(void) {
 #if defined __x86_64__ || defined __i386__
@@ -204,6 +208,61 @@ static void share(const I *words, I parts) {
     i < MANNERS ? rest() : (void)sched_yield();
 }
 
+/* Whether helpers pay for a table. What another core has written takes a core one to thirty
+   nanoseconds a line, by where the two lie; a virtual machine may move them apart, and a core may
+   be somebody else's. So a table whose calls are all small (of less than MOST_THREADS parts) is
+   worked off alone at first, and from time to time the other way: for RUNS runs after the first
+   SKIPPED, in which data change cores; and goes on in the way that took less. Trials take a
+   hundredth of the time.  */
+enum { SLOTS = 64, SKIPPED = 4, RUNS = 6, FIRST_RUNS = 64, RARE = 100 };
+static const double LONG = 0.003; /* seconds of a trial, and before the first, that are enough */
+typedef struct {
+  const I *table;
+  I calls;
+  int shared, trying;  /* how it is worked off; whether the other way for now */
+  I runs, counted;     /* since that began, and those that count */
+  double all, counts;  /* seconds of these */
+  double mean, due;    /* of a run, the other way; when to try that again */
+} Weighed;
+static Weighed slots[SLOTS];
+static int weighs = 1;
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+
+static Weighed *weighed(const I *table, I calls) {
+  Weighed *w = slots + ((U)table / sizeof(I) / WORDS + (U)calls) % SLOTS;
+  if (w->table != table || w->calls != calls) *w = (Weighed){.table = table, .calls = calls};
+  return w;
+}
+
+static void weigh(Weighed *w, double began) {
+  const double ended = now(), seconds = ended - began;
+  w->runs++, w->all += seconds;
+  if (w->runs > (w->all < LONG ? SKIPPED : 1)) w->counted++, w->counts += seconds;
+  if (!w->counted || (w->counted < (w->due ? RUNS : FIRST_RUNS) && w->all < LONG)) return;
+  const double mean = w->counts / w->counted;
+  if (w->trying) {
+    if (mean < w->mean) w->shared = !w->shared;
+    w->due = ended + RARE * w->all;
+  } else {
+    if (ended < w->due) return;
+    w->mean = mean, w->due = ended;
+  }
+  w->trying = !w->trying;
+  w->runs = w->counted = 0, w->all = w->counts = 0;
+}
+
+/* Whether tables are weighed, and not all shared; returns whether they were.  */
+I use_weights(I wanted) {
+  const I before = weighs;
+  weighs = wanted != 0;
+  return before;
+}
+
 /* How many threads `run` may use when this thread calls it; returns how many it was.  */
 I use_threads(I wanted) {
   const I before = threads;
@@ -211,10 +270,23 @@ I use_threads(I wanted) {
   return before;
 }
 
+/* A call's parts one after the other: cut all the same, so that no result depends on who had
+   time; but whole where a word says that its result does not depend on the cut.  */
+static void alone(const I *words, I parts) {
+  if (words[WHOLE]) parts = 1;
+  for (I part = 0; part < parts; part++) ((Kernel *)words[0])(words, part, parts);
+}
+
 void run(const I *table, I calls) {
   begin();
-  const int sharing = threads > 1 && !pthread_mutex_trylock(&helpers_lock);
+  I most = 1; /* parts of a call */
+  for (I i = 0; i < calls; i++) most = table[i * WORDS + 1] > most ? table[i * WORDS + 1] : most;
+  const int ours = threads > 1 && most > 1 && !pthread_mutex_trylock(&helpers_lock);
+  Weighed *w = ours && weighs && most < MOST_THREADS ? weighed(table, calls) : NULL;
+  const int sharing = ours && (!w || w->shared != w->trying);
+  const double began = w ? now() : 0;
   if (sharing) part_ways(0);
+  if (w && w->trying) slept = WORTH; /* or they would sleep through it */
   const Rounding callers = rounding();
   round_by(callers | FLUSH);
   for (const I *words = table; words < table + calls * WORDS; words += WORDS) {
@@ -222,11 +294,12 @@ void run(const I *table, I calls) {
     if (sharing && parts > helpers + 1) part_ways(hire(parts - 1));
     if (sharing && parts > 1 && awake(parts, words[1]))
       share(words, parts);
-    else /* cut all the same, so that no result depends on who had time */
-      for (I part = 0; part < parts; part++) ((Kernel *)words[0])(words, part, parts);
+    else
+      alone(words, parts);
   }
   round_by(callers);
-  if (sharing) pthread_mutex_unlock(&helpers_lock);
+  if (w) weigh(w, began);
+  if (ours) pthread_mutex_unlock(&helpers_lock);
   atomic_fetch_sub(&running, 1);
 }
 
@@ -237,8 +310,8 @@ void each(const I *w, I part, I parts) {
   const I *tables = (const I *)w[2], *begin = (const I *)w[4];
   for (I k = begin[w[3] * part / parts]; k < begin[w[3] * (part + 1) / parts]; k++)
     for (I call = 0; call < tables[2 * k + 1]; call++) {
-      const I *words = (const I *)tables[2 * k] + call * WORDS, cut = least(words[1], parts);
-      for (I i = 0; i < cut; i++) ((Kernel *)words[0])(words, i, cut);
+      const I *words = (const I *)tables[2 * k] + call * WORDS;
+      alone(words, least(words[1], parts));
     }
 }
 
