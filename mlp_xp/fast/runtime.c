@@ -5,8 +5,8 @@
    every call, for there is what its core has at hand; then those that are left. A thread that
    the system has put aside holds nobody up unless it was put aside in the middle of a part.
 
-   Whether a table of small calls is shared is weighed by its own times (`Weighed`). No result
-   depends on that, nor on who took which part, for a call is cut the same way in any case.  */
+   Whether a table is shared at all is weighed by its own times (`Weighed`). No result depends on
+   that, nor on who took which part, for a call is cut the same way in any case.  */
 
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -210,12 +210,12 @@ static void share(const I *words, I parts) {
 
 /* Whether helpers pay for a table. What another core has written takes a core one to thirty
    nanoseconds a line, by where the two lie; a virtual machine may move them apart, and a core may
-   be somebody else's. So a table whose calls are all small (of less than MOST_THREADS parts) is
-   worked off alone at first, and from time to time the other way: for RUNS runs after the first
-   SKIPPED, in which data change cores; and goes on in the way that took less. Trials take a
-   hundredth of the time.  */
+   be somebody else's. So a table is worked off the other way from time to time, for RUNS runs
+   after the first SKIPPED, in which data change cores; and goes on in the way that took less.
+   Trials take a hundredth of the time. One that has calls of MOST_THREADS parts is shared at
+   first; any other has its first trial early, after FIRST_RUNS runs alone.  */
 enum { SLOTS = 64, SKIPPED = 4, RUNS = 6, FIRST_RUNS = 64, RARE = 100 };
-static const double LONG = 0.003; /* seconds of a trial, and before the first, that are enough */
+static const double LONG = 0.003; /* seconds of a trial, or before an early one, that are enough */
 typedef struct {
   const I *table;
   I calls;
@@ -233,14 +233,16 @@ static double now(void) {
   return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
-static Weighed *weighed(const I *table, I calls) {
+static Weighed *weighed(const I *table, I calls, I most) {
   Weighed *w = slots + ((U)table / sizeof(I) / WORDS + (U)calls) % SLOTS;
-  if (w->table != table || w->calls != calls) *w = (Weighed){.table = table, .calls = calls};
+  if (w->table != table || w->calls != calls)
+    *w = (Weighed){.table = table, .calls = calls, .shared = most >= MOST_THREADS};
   return w;
 }
 
 static void weigh(Weighed *w, double began) {
   const double ended = now(), seconds = ended - began;
+  if (w->shared && !w->due) w->due = ended + RARE * seconds;
   w->runs++, w->all += seconds;
   if (w->runs > (w->all < LONG ? SKIPPED : 1)) w->counted++, w->counts += seconds;
   if (!w->counted || (w->counted < (w->due ? RUNS : FIRST_RUNS) && w->all < LONG)) return;
@@ -282,7 +284,7 @@ void run(const I *table, I calls) {
   I most = 1; /* parts of a call */
   for (I i = 0; i < calls; i++) most = table[i * WORDS + 1] > most ? table[i * WORDS + 1] : most;
   const int ours = threads > 1 && most > 1 && !pthread_mutex_trylock(&helpers_lock);
-  Weighed *w = ours && weighs && most < MOST_THREADS ? weighed(table, calls) : NULL;
+  Weighed *w = ours && weighs ? weighed(table, calls, most) : NULL;
   const int sharing = ours && (!w || w->shared != w->trying);
   const double began = w ? now() : 0;
   if (sharing) part_ways(0);
