@@ -556,6 +556,72 @@ def test_parts_of_a_large_step_make_the_same_whole(threads: int) -> None:
     np.testing.assert_allclose(state.loss, expected.loss, **tolerance("float64", 4096))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("lie", ["as read", "in another dtype", "by columns"])
+def test_examples_are_fetched_where_they_lie(lie: str, dtype: str) -> None:
+    model, rng = MLP((20, 30, 5), dtype=dtype, seed=0), np.random.default_rng(0)
+
+    def some() -> Data:
+        rows = rng.normal(size=(90, 20)).astype("float64" if dtype == "float32" else "float32")
+        labels = rng.integers(0, 5, 90)
+        if lie == "in another dtype":
+            return Data(rows, labels, None)
+        rows = rows.astype(dtype)
+        return Data(np.asfortranarray(rows) if lie == "by columns" else rows, labels, None)
+
+    step = CompiledStep(model._recipe, model.device, some())
+    state = State(np.copy(model._run.state.theta), *_copied(model._run.state))
+    expected = model._run.state
+    for number in range(8):
+        index = rng.permutation(90)[: 40 if number % 3 else 17]
+        if number in (3, 5):
+            step.data = some()  # as windows of a stream are
+        state = step(state, index, None, 0.01)
+        X, T, _ = batch(model._recipe, np, step.data, index)
+        expected = train_step(model._recipe, np, expected, X, T, None, None, 0.01)
+        np.testing.assert_allclose(state.loss, expected.loss, **tolerance(dtype, 1024))
+        np.testing.assert_allclose(state.theta, expected.theta, **tolerance(dtype, 1024))
+    for made in step.programs.values():
+        assert isinstance(made, Batch)
+        assert made.fetched is not None
+        assert made.taken == ([] if lie == "as read" else ["rows"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "m", "settings", "fetched"),
+    [
+        ((20, 30, 5), 40, {}, True),
+        ((20, 30, 5), 40, {"seed": [0, 1]}, True),  # each in a program of its own
+        ((20, 30, 5), 8, {}, False),  # half a vector of examples: the BLAS's
+        ((20, 24, 5), 40, {}, False),  # few rows, which are made as columns
+        ((20, 5), 40, {}, False),
+        ((20, 30, 30, 5), 40, {"residual": True}, True),  # a product makes 30 of 20
+        ((30, 30, 5), 40, {"residual": True}, False),  # examples are added
+        ((20, 30, 5), 40, {"normalization": "batch", "dropout": 0.2}, True),
+    ],
+)
+def test_examples_that_something_else_reads_are_gathered(
+    sizes: Any, m: int, settings: Any, fetched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlp_xp.compile.step.LARGE", 0)
+    model = MLP(sizes, **settings)
+    data = Data(np.zeros((m, sizes[0]), np.float32), np.zeros(m, np.int64), None)
+    step = CompiledStep(model._recipe, model.device, data)
+    made = _made(step, model, m)
+    assert {one.fetched is not None for one in getattr(made, "batches", [made])} == {fetched}
+
+
+def _made(step: CompiledStep, model: MLP, m: int) -> Any:
+    """A step's program, after a step."""
+    bits = None
+    if model.network.n_dropped:
+        bits = np.zeros((*model.leading, model.network.n_dropped * m), np.uint16)
+    index = np.broadcast_to(np.arange(m), (*model.leading, m))
+    step(copied(model.device, model._run.state), np.ascontiguousarray(index), bits, 0.1)
+    (made,) = step.programs.values()
+    return made
+
+
 def _update(sizes: tuple[int, ...], m: int, **settings: Any) -> list[Piece]:
     """The pieces in which a step's parameters are updated."""
     model = MLP(sizes, seed=0, **settings)

@@ -40,7 +40,7 @@ CHOICES: dict[str, list[Any]] = {
     "label_smoothing": [0.0, 0.2],
     "dtype": ["float32", "float64"],
     "seed": [3, [3, 4]],
-    "sizes": [(4, 5, 5), (4, 6, 3)],
+    "sizes": [(4, 5, 5), (4, 6, 3), (4, 26, 5)],
     "weighted": [False, True],
     "l2_shared": [False, True],
 }

@@ -130,15 +130,22 @@ def test_nothing_beside_a_matrix_is_read_or_written(
     kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong])
     for most in (8, 30, 30, 70, 70, 200) * 20:
         rows, columns, inner = map(int, rng.integers(0, (most, most, rng.choice([most, 1100]))))
-        words, arrays = [0, 0, 0, *turned, rows, columns, inner], []
+        words, arrays, kept = [0, 0, 0, *turned, rows, columns, inner], [], []
+        which = np.zeros(0, np.int64)  # of B, rows that are found by their numbers
         sides = ((rows, inner), (inner, columns), (rows, columns))
         for (n, m), across in zip(sides, (*turned, False), strict=True):
             n, m = (m, n) if across else (n, m)
             pitch = m + int(rng.choice([0, 0, 1, 9, 600]))
-            array = walled(rng, n, pitch, m, dtype)
+            found = len(arrays) == 1 and n > 0 and rng.random() < 0.3
+            array = walled(rng, 2 * n if found else n, pitch, m, dtype)
             words += [calls.address(array), pitch]
+            kept.append(array)
+            if found:
+                which = rng.integers(0, 2 * n, n)
+                array = array[which]
             arrays.append(array.T if across else array)
         A, B, out = arrays
+        words += [0, calls.address(which) if which.size else 0]
         table, parts = np.array(words, np.int64), int(rng.choice([1, 2, 3, 7, 64]))
         for part in range(parts):
             kernel(kernels[dtype])(calls.address(table), part, parts)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import aligned
+from ..fast import aligned, blas
 from ..fast.aligned import LINE
 from ..fast.c_source import MOST_PARTS
 from ..fast.calls import Calls, Table, address, parts_of, parts_of_product
@@ -187,6 +187,29 @@ class Plan:
             rows, columns = layout.shape
             parts = parts_of_product(rows, inner, columns)
             yield Piece(layout.offset, layout.offset + layout.size, parts)
+
+    def fetched(self, node: Node) -> bool:
+        """Whether an input's rows need not be gathered: products alone read them, and of theirs
+        those that fetch rows where they lie.
+        """
+        reading = [
+            item
+            for item in self.fusion.items
+            if any(place.owner is node for place in self._touched(item))
+        ]
+        return bool(reading) and all(self._fetches(item, node) for item in reading)
+
+    def _fetches(self, item: Item, node: Node) -> bool:
+        """Whether a product's B is all of an input, and the runtime's own makes it."""
+        if not isinstance(item, Product) or len(item.node.shape) != 2 or min(node.shape) == 1:
+            return False
+        A, B = item.operands
+        if A.owner is node or B.layout.offset or B.layout.size != node.size:
+            return False
+        (rows, columns), inner = item.node.shape, node.size // item.node.shape[1]
+        turned = (A.layout.strides[-1] != 1, B.layout.strides[-1] != 1)
+        own = blas.own(self.dtype, turned, (rows, columns, inner))
+        return own is not None and not (turned[1] and rows <= blas.FEW)
 
     def _loops(self) -> list[Loop]:
         """Those that run."""

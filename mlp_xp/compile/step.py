@@ -1,8 +1,9 @@
 """The training step of any recipe, compiled: `training.train_step` itself, traced for one batch.
 
-Nothing here knows what the step consists of. A batch is gathered into the program's inputs, the
-scalars of the step are put where it reads them, and its calls are made. The arrays of the state
-a step is given become those of the state it returns.
+Nothing here knows what the step consists of. A batch is gathered into the program's inputs, or
+fetched where it lies by the products that read it; the scalars of the step are put where it reads
+them, and its calls are made. The arrays of the state a step is given become those of the state it
+returns.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ DTYPES = ("float32", "float64")
 # 20-16-3 (387 parameters) 172, 100 and 107, 16 of 64-64-64-10 530 as one and 276 as many, 8 of
 # 784-100-10 1,130 and 570; but a program takes a quarter of a millisecond to make, in every `fit`.
 LARGE = 1000
+WHICH = 15  # the word of a product that says where the numbers of its B's rows stand
 
 
 class _Given:
@@ -161,6 +163,8 @@ class Batch:
         target = step.target
         of = (target.plans, target.native, target.tile)
         made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, *of))
+        node = made.plan.inputs["rows"]
+        self.fetched = node if step.target.native and made.plan.fetched(node) else None
         self.program = step.target(made.plan, given, self._gather(), step.block)
         step.block = self.program.block
         *arrays, self.loss = self._copied(self.program.roots) if lends else self.program.roots
@@ -189,6 +193,8 @@ class Batch:
             if not self.step.target.native:
                 return
             for name, buffer in self.inputs.items():
+                if name == "rows" and self.fetched is not None:
+                    continue
                 size = buffer.nbytes // max(1, self.index.size)
                 parts = parts_of(buffer.nbytes // 4)
                 arguments = (buffer, None, self.index.reshape(-1), 0, size)
@@ -210,25 +216,35 @@ class Batch:
             source, buffer = getattr(self.step.data, name), self.inputs[name]
             if hasattr(source, "toarray"):  # sparse rows: only the batch is made dense
                 np.copyto(buffer, source[index].toarray())
-            else:
+            elif source.dtype == buffer.dtype:
                 np.take(source, index, axis=0, out=buffer, mode="clip")
+            else:
+                np.copyto(buffer, source[index])
 
     def let_go(self) -> None:
         """Forget the data that were read."""
         self.read = None
 
     def _read(self, data: Data) -> None:
-        """Gather from these data: where they do not lie as a kernel reads them, by NumPy."""
+        """Take the batch from these data: by NumPy where they do not lie as a kernel reads them."""
         self.read = data
-        self.taken = [name for name in self.inputs if name not in self.places]
+        read = [*self.places, *(["rows"] if self.fetched is not None else [])]
+        there = {name: where for name in read if (where := self._where(name))}
+        self.taken = [name for name in self.inputs if name not in there]
         for name, (table, row) in self.places.items():
-            array, buffer = getattr(data, name), self.inputs[name]
-            direct = isinstance(array, np.ndarray) and array.flags.c_contiguous
-            direct = direct and array.dtype == buffer.dtype
-            if not direct:
-                self.taken.append(name)
-            found = (address(array), self.index.size) if direct else (0, 0)
-            table.words[row, [3, 5]] = found
+            count = self.index.size if name in there else 0
+            table.words[row, [3, 5]] = (there.get(name, 0), count)
+        if self.fetched is not None:
+            which = address(self.index) if "rows" in there else 0
+            start = there.get("rows") or address(self.inputs["rows"])
+            for words, (row, word), offset in self.program.addresses[self.fetched]:
+                words[row, word], words[row, WHICH] = start + offset, which
+
+    def _where(self, name: str) -> int:
+        """Where data lie, if a kernel can read them there, else 0."""
+        array, buffer = getattr(self.read, name), self.inputs[name]
+        direct = isinstance(array, np.ndarray) and array.flags.c_contiguous
+        return address(array) if direct and array.dtype == buffer.dtype else 0
 
 
 class Apart:

@@ -8,7 +8,8 @@
    What tiles read again and again is laid together first: columns of B where B is read
    transposed, ends within a vector, or goes to OFTEN tiles; rows of A, those of HELD tiles,
    where A is read transposed and its rows are FAR bytes apart, for then they all lie in the
-   same few sets of the cache. BREADTH vectors of B are laid at once.  */
+   same few sets of the cache. BREADTH vectors of B are laid at once. B may also be some rows of
+   a larger matrix, given by their numbers: the examples of a batch, where they lie.  */
 
 #include <string.h>
 
@@ -40,17 +41,17 @@ static _Thread_local struct {
 static inline I least(I a, I b) { return a < b ? a : b; }
 static inline I ceiled(I n, I part) { return (n + part - 1) / part; }
 
-/* A square of LANES rows of B, `pitch` apart, as columns of `out`, whose rows are `apart`; the
+/* A square of LANES rows of B, from a column on, as columns of `out`, whose rows are `apart`; the
    last one stands for those beyond `there`.  */
-static inline void turn(const T *B, I pitch, I there, T *out, I apart) {
+static inline void turn(const T *const *B, I column, I there, T *out, I apart) {
 #ifdef __clang__
   for (I k = 0; k < LANES; k++)
-    for (I j = 0; j < LANES; j++) out[k * apart + j] = B[least(j, there - 1) * pitch + k];
+    for (I j = 0; j < LANES; j++) out[k * apart + j] = B[least(j, there - 1)][column + k];
 #else
   V rows[LANES], next[LANES];
   Order low, high; /* two vectors' entries by turns, of their lower and of their upper halves */
   EACH(i, LANES) low[i] = (i & 1) * LANES + i / 2, high[i] = low[i] + LANES / 2;
-  EACH(i, LANES) rows[i] = *(const V *)(B + least(i, there - 1) * pitch);
+  EACH(i, LANES) rows[i] = *(const V *)(B[least(i, there - 1)] + column);
   EACH(n, LANES == 16 ? 4 : LANES == 8 ? 3 : LANES == 4 ? 2 : 1) {
     EACH(i, LANES / 2) {
       next[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
@@ -62,33 +63,33 @@ static inline void turn(const T *B, I pitch, I there, T *out, I apart) {
 #endif
 }
 
-/* out ← n rows of `width` columns of B, as `lanes` columns: what stands beyond is of no account.
-   There are `left` columns before them. Where a vector would end beyond B, one is taken that ends
-   with it.  */
-static void lay(int turned, const T *B, I pitch, I n, I left, I width, I lanes, T *out) {
+/* out ← n rows of `width` columns of B, or as many columns of so many rows, turned, as `lanes`
+   columns: what stands beyond is of no account. B is where each row begins. There are `left`
+   columns before them. Where a vector would end beyond B, one is taken that ends with it.  */
+static void lay(int turned, const T *const *B, I n, I left, I width, I lanes, T *out) {
   for (I j = 0; j < lanes; j += LANES, out += LANES) {
     const I there = least(LANES, width - j), back = LANES - there;
     if (turned && n >= LANES) {
       for (I k = 0; k < n; k += LANES) {
         const I at = least(k, n - LANES);
-        turn(B + j * pitch + at, pitch, there, out + at * lanes, lanes);
+        turn(B + j, at, there, out + at * lanes, lanes);
       }
     } else if (turned) {
       for (I k = 0; k < n; k++)
-        for (I i = 0; i < there; i++) out[k * lanes + i] = B[(j + i) * pitch + k];
+        for (I i = 0; i < there; i++) out[k * lanes + i] = B[j + i][k];
     } else if (!back) {
-      for (I k = 0; k < n; k++) *(V *)(out + k * lanes) = *(const V *)(B + k * pitch + j);
+      for (I k = 0; k < n; k++) *(V *)(out + k * lanes) = *(const V *)(B[k] + j);
 #ifndef __clang__
     } else if (left + j >= back) {
       Order shifted;
       EACH(i, LANES) shifted[i] = i + back; /* and from the beginning again */
       for (I k = 0; k < n; k++) {
-        const V last = *(const V *)(B + k * pitch + j - back);
+        const V last = *(const V *)(B[k] + j - back);
         *(V *)(out + k * lanes) = __builtin_shuffle(last, shifted);
       }
 #endif
     } else {
-      for (I k = 0; k < n; k++) memcpy(out + k * lanes, B + k * pitch + j, there * sizeof(T));
+      for (I k = 0; k < n; k++) memcpy(out + k * lanes, B[k] + j, there * sizeof(T));
     }
   }
 }
@@ -119,20 +120,22 @@ TILES(TILE)
 typedef void Tile(I, const T *, I, I, const T *, I, T *, I, int);
 static Tile *const tiles[TALL][WIDE] = {TILES(TILE_NAME)};
 
-/* All of it, on this thread. Rows and columns of C lie ci and cj apart.  */
+/* All of it, on this thread. Rows and columns of C lie ci and cj apart. `which` rows B has, of
+   those `pb` apart; NULL: the first ones.  */
 static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, const T *B, I pb,
-                  T *C, I ci, I cj) {
+                  const I *which, T *C, I ci, I cj) {
   struct {
     const T *B;
     I pitch, column, width, vectors;
   } panels[BREADTH];
+  const T *lines[DEPTH]; /* of B, that are laid: of one panel there are fewer than of a depth */
   T edge[TALL * WIDE * LANES] __attribute__((aligned(64)));
   const I depth = ceiled(inner, ceiled(inner, DEPTH) + !inner), n_tiles = ceiled(rows, TALL);
   const int far = ta && pa * (I)sizeof(T) >= FAR;
   I k = 0;
   do {
     const I n = least(depth, inner - k);
-    const T *a = A + (ta ? k * pa : k), *b = B + (tb ? k : k * pb);
+    const T *a = A + (ta ? k * pa : k);
     for (I start = 0; start < columns; start += BREADTH * LANES) {
       const I until = least(columns, start + BREADTH * LANES);
       I n_panels = 0;
@@ -140,10 +143,14 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
       for (I j = start; j < until; n_panels++) {
         const I vectors = least(WIDE, ceiled(until - j, LANES)), lanes = vectors * LANES;
         const I width = least(lanes, until - j);
-        const int together = tb || width < lanes || n_tiles >= OFTEN;
-        const T *from = b + (tb ? j * pb : j);
-        if (together) lay(tb, from, pb, n, j, width, lanes, next);
-        panels[n_panels].B = together ? next : from;
+        const int together = tb || width < lanes || n_tiles >= OFTEN || which;
+        const I line = tb ? j : k, n_lines = tb ? width : n, column = tb ? k : j;
+        if (together) {
+          for (I x = 0; x < n_lines; x++)
+            lines[x] = B + (which ? which[line + x] : line + x) * pb + column;
+          lay(tb, lines, n, j, width, lanes, next);
+        }
+        panels[n_panels].B = together ? next : B + line * pb + column;
         panels[n_panels].pitch = together ? lanes : pb;
         panels[n_panels].column = j;
         panels[n_panels].width = width;
@@ -181,13 +188,14 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
   } while (k < inner);
 }
 
-/* The words of a product of the BLAS's, but for its function. Where B is read transposed, few
+/* The words of a product of the BLAS's, but for its function, and which rows B has. Where B is read transposed, few
    rows are better the columns of Cᵀ = Bᵀ Aᵀ, for which A is laid together instead of B.  */
 void NAME(const I *w, I part, I parts) {
   const I inner = w[7], pa = w[9], pb = w[11], pc = w[13];
   const T *A = (const T *)w[8], *B = (const T *)w[10];
   T *C = (T *)w[12];
-  const int turned = w[4] && (w[3] || w[5] <= FEW);
+  const I *which = (const I *)w[15];
+  const int turned = w[4] && !which && (w[3] || w[5] <= FEW);
   const int ta = turned ? 0 : w[3], tb = turned ? !w[3] : w[4];
   const I rows = turned ? w[6] : w[5], columns = turned ? w[5] : w[6];
   /* rows are cut if they can be: then a thread has to do with the same rows of a layer's weights
@@ -204,10 +212,11 @@ void NAME(const I *w, I part, I parts) {
   const I n_j = by_row ? columns : least(broad, columns - j);
   if (n_i <= 0 || n_j <= 0) return;
   if (turned)
-    whole(0, tb, n_i, n_j, inner, B + i * pb, pb, A + (tb ? j * pa : j), pa, C + j * pc + i, 1,
-          pc);
+    whole(0, tb, n_i, n_j, inner, B + i * pb, pb, A + (tb ? j * pa : j), pa, NULL, C + j * pc + i,
+          1, pc);
   else
-    whole(ta, tb, n_i, n_j, inner, A + (ta ? i : i * pa), pa, B + (tb ? j * pb : j), pb,
+    whole(ta, tb, n_i, n_j, inner, A + (ta ? i : i * pa), pa,
+          B + (!tb ? j : which ? 0 : j * pb), pb, which && tb ? which + j : which,
           C + i * pc + j, pc, 1);
 }
 #endif
