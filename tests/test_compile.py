@@ -26,7 +26,7 @@ from mlp_xp.compile.program import Piece, Plan, Program
 from mlp_xp.compile.step import Apart, Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device
-from mlp_xp.fast import calls, native
+from mlp_xp.fast import blas, calls, native
 from mlp_xp.fast.aligned import LINE
 from mlp_xp.fast.calls import address
 from mlp_xp.fast.tracing import Untraceable
@@ -556,6 +556,13 @@ def test_parts_of_a_large_step_make_the_same_whole(threads: int) -> None:
     np.testing.assert_allclose(state.loss, expected.loss, **tolerance("float64", 4096))
 
 
+own_products = pytest.mark.skipif(
+    not native.available() or blas.own("float32", (False, False), (64, 64, 64)) is None,
+    reason="products are the BLAS's on this machine",
+)
+
+
+@own_products
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("lie", ["as read", "in another dtype", "by columns"])
 def test_examples_are_fetched_where_they_lie(lie: str, dtype: str) -> None:
@@ -587,6 +594,7 @@ def test_examples_are_fetched_where_they_lie(lie: str, dtype: str) -> None:
         assert made.taken == ([] if lie == "as read" else ["rows"])
 
 
+@own_products
 @pytest.mark.parametrize(
     ("sizes", "m", "settings", "fetched"),
     [
@@ -670,6 +678,60 @@ def test_pieces_of_an_update_are_all_of_it(optimizer: str, settings: dict[str, A
     np.testing.assert_allclose(state.theta, expected.theta, **close)
     for mine, theirs in zip(state.moments, expected.moments, strict=True):
         np.testing.assert_allclose(mine, theirs, **close)
+
+
+def test_a_loop_over_part_of_what_products_make_keeps_to_it() -> None:
+    """With one example ∂J/∂b1 is δ, which lies within the gradient, behind what products make."""
+    model, rng = MLP((50, 10_000, 10), dtype="float64", seed=0), np.random.default_rng(0)
+    data = Data(rng.normal(size=(1, 50)), rng.integers(0, 10, 1), None)
+    step = CompiledStep(model._recipe, model.device, data)
+    state = State(np.copy(model._run.state.theta), *_copied(model._run.state))
+    found = step(state, np.arange(1), None, 0.01)
+    X, T, _ = batch(model._recipe, np, data, np.arange(1))
+    expected = train_step(model._recipe, np, model._run.state, X, T, None, None, 0.01)
+    np.testing.assert_allclose(found.theta, expected.theta, **tolerance("float64", 4096))
+    (made,) = step.programs.values()
+    plan = made.program.plan
+    for loop in (item for item in plan.fusion.items if isinstance(item, Loop)):
+        pieces = plan.pieces_of(loop)
+        edges = [0, *(piece.stop for piece in pieces)]
+        assert [piece.start for piece in pieces] == edges[:-1]
+        assert edges[-1] == math.prod(loop.space)
+
+
+@dataclass(frozen=True)
+class EachStep(Plain):
+    """A layer of one's own: (time, features), the same weights for each step of an example."""
+
+    units: int
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.units, shape[0])
+
+    def parameters(self, shape: tuple[int, ...]) -> tuple[Parameter, ...]:
+        return (Parameter("W", (self.units, shape[1])),)
+
+    def forward(self, xp: Any, kernels: Any, P: Any, A: Any, told: Pass) -> Any:
+        time, n = told.shape
+        A = xp.reshape(xp.permute_dims(A, (1, 2, 0)), (n, A.shape[-1] * time))
+        Z = xp.reshape(kernels.product(xp, P["W"], A), (self.units, -1, time))
+        return xp.permute_dims(Z, (0, 2, 1)), A
+
+    def backward(self, xp: Any, kernels: Any, P: Any, A: Any, dA: Any) -> Any:
+        dA = xp.reshape(xp.permute_dims(dA, (0, 2, 1)), (self.units, A.shape[-1]))
+        return None, {"W": kernels.weight_gradient(xp, dA, A)}
+
+
+def test_rows_that_are_less_than_an_example_are_gathered() -> None:
+    layers = [EachStep(30), Flatten(), Dense(3)]
+    model, rng = Sequential((6, 20), layers, seed=0, dtype="float64"), np.random.default_rng(0)
+    data = Data(rng.normal(size=(90, 120)), rng.integers(0, 3, 90), None)
+    step, index = CompiledStep(model._recipe, model.device, data), rng.permutation(90)[:40]
+    state = State(np.copy(model._run.state.theta), *_copied(model._run.state))
+    found = step(state, index, None, 0.01)
+    X, T, _ = batch(model._recipe, np, data, index)
+    expected = train_step(model._recipe, np, model._run.state, X, T, None, None, 0.01)
+    np.testing.assert_allclose(found.theta, expected.theta, **tolerance("float64", 4096))
 
 
 def _copied(state: State) -> tuple[Any, ...]:

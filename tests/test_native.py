@@ -609,52 +609,73 @@ raise SystemExit(os.wait()[1] != 0)
 
 
 WEIGHED = """
-who = native.library('''
-#include <sched.h>
-#include <pthread.h>
-typedef long long I;
-void who(const I *w, I part, I parts) {
-  ((I *)w[2])[part] = (I)pthread_self();
-  for (volatile int i = 0; i < 2000; i++);
-}
-''')
+room = np.zeros((200, 16), np.int64)
+data, out, index = np.arange(100.0), np.zeros(100), np.arange(100)
 
-def shared(runs, calls, parts=4, out=np.zeros(64, np.int64)):
-    words = [native.entry(who, "who"), parts, out.ctypes.data]
-    table, found = np.array([words + [0] * 13] * calls), 0
+def table(row, parts):
+    words = [gather, parts, out.ctypes.data, data.ctypes.data, index.ctypes.data, 100, 8]
+    room[row : row + 3, :7] = words
+    return room[row : row + 3]
+
+def shared(runs, *tables):  # how many of them, by the word in which `clock` counts
+    before = sum(int(one[0, 9]) for one in tables)
     for _ in range(runs):
-        runtime.run(table.ctypes.data, calls)
-        found += len(set(out[:4].tolist())) > 1  # by as many threads
-    return found
+        for one in tables:
+            runtime.run(one.ctypes.data, 3)
+    return sum(int(one[0, 9]) for one in tables) - before
 """
 TIMED = "const double ended = now(), seconds = ended - began;"
 
 
-@pytest.mark.parametrize("parts", [4, 64])  # the larger one is shared at first
-@pytest.mark.parametrize(("pays", "least", "most"), [("2e-5", 0, 300), ("0.5e-5", 100, 6000)])
-def test_a_table_is_shared_where_that_pays(pays: str, least: int, most: int, parts: int) -> None:
-    """By a clock on which a run takes 10 µs alone, and so many shared, of 6,000 runs."""
-    clock = f"""
+def clock(shared: str, alone: str = "1e-5") -> str:
+    """A clock on which a run takes so long."""
+    return f"""
   static double ended;
-  const double seconds = w->shared != w->trying ? {pays} : 1e-5;
+  const int sharing = w->shared != w->trying;
+  ((I *)w->table)[9] += sharing;
+  const double seconds = sharing ? {shared} : {alone};
   ended += seconds;"""
-    check = f"found = shared(6000, 3, {parts})\nassert {least} <= found <= {most}, found"
-    run_altered(TIMED, clock, WEIGHED + check)
+
+
+@pytest.mark.parametrize("parts", [4, 64])  # the larger one is shared at first
+@pytest.mark.parametrize(("takes", "least", "most"), [("2e-5", 10, 300), ("0.5e-5", 5700, 6000)])
+def test_a_table_is_shared_where_that_pays(takes: str, least: int, most: int, parts: int) -> None:
+    check = f"found = shared(6000, table(0, {parts}))\nassert {least} <= found <= {most}, found"
+    run_altered(TIMED, clock(takes), WEIGHED + check)
 
 
 def test_a_table_is_weighed_again() -> None:
     """What paid once, and does so no more, is given up; and begun again when it pays again."""
-    clock = """
-  static double ended;
-  static I run;
-  const int dear = ++run / 8000 % 2;
-  const double seconds = w->shared != w->trying ? (dear ? 2e-5 : 0.5e-5) : 1e-5;
-  ended += seconds;"""
+    takes = "(times++ / 8000 % 2 ? 2e-5 : 0.5e-5)"
     check = """
-counts = [shared(8000, 3) for _ in range(3)]  # the first 64 of all, and some trials, are alone
-assert counts[0] > 100 and counts[2] > 100 and counts[1] < 2600, counts
+one = table(0, 4)
+counts = [shared(8000, one) for _ in range(3)]
+assert counts[0] > 7500 and counts[1] < 3000 and counts[2] > 5000, counts
 """
-    run_altered(TIMED, clock, WEIGHED + check)
+    run_altered(
+        TIMED,
+        "static I times;" + clock(takes).replace("times++", "times") + "times++;",
+        WEIGHED + check,
+    )
+
+
+def test_tables_that_take_turns_are_all_weighed() -> None:
+    check = """
+for apart in (3, 60, 64, 128):
+    found = shared(3000, table(0, 4), table(apart, 4))
+    assert found > 5500, (apart, found)
+    room[:] = 0
+    for row in range(0, 198, 3): shared(9, table(row, 2))  # and these are forgotten
+    room[:] = 0
+"""
+    run_altered(TIMED, clock("0.5e-5"), WEIGHED + check)
+
+
+def test_a_table_that_was_stopped_is_weighed_again() -> None:
+    """A trial of ten minutes is one in which the process was stopped."""
+    takes = "(w->trying && ended > 0.5 && !stopped++ ? 600 : 2e-5)"
+    check = "found = shared(300000, table(0, 4))\nassert found > 1000, found"
+    run_altered(TIMED, "static I stopped;" + clock(takes), WEIGHED + check)
 
 
 def test_whether_helpers_pay_changes_no_bit() -> None:

@@ -25,7 +25,7 @@ from . import loops
 from .fuse import Fusion
 from .graph import Node
 from .items import Call, Item, Loop, Place, Product
-from .layout import Layout, Step, broadcast, indexed
+from .layout import Layout, Step, broadcast, indexed, packed
 
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
@@ -161,13 +161,15 @@ class Plan:
 
     def _cut(self, loop: Loop) -> list[Piece]:
         kernel, n = self.kernels[loop.number], math.prod(loop.space)
-        owners = {place.owner for place in _places(kernel, kernel.along)}
-        made = sorted(piece for item in self.fusion.items for piece in self._made(item, owners))
+        begin = {place.owner: place.layout.offset for place in _places(kernel, kernel.along)}
+        made = sorted(piece for item in self.fusion.items for piece in self._made(item, begin))
         whole = Piece(0, n, parts_of(kernel.work))
         if not made or whole.parts == 1:
             return [whole]
         pieces, before = list[Piece](), 0
         for product in (*made, Piece(n, n, 1)):
+            if not before <= product.start <= product.stop <= n:
+                continue  # it lies elsewhere in the array, or across what another one makes
             for start, stop, most in (Piece(before, product.start, whole.parts), product):
                 parts = min(most, parts_of(kernel.work * (stop - start) // n))
                 if pieces and pieces[-1].parts == parts == 1:
@@ -177,16 +179,16 @@ class Plan:
             before = product.stop
         return pieces
 
-    def _made(self, item: Item, owners: set[Node]) -> Iterator[Piece]:
-        """What a product makes of these arrays, as it is cut."""
+    def _made(self, item: Item, begin: Mapping[Node, int]) -> Iterator[Piece]:
+        """What a product makes of arrays, counted from where a loop begins, as it is cut."""
         if not isinstance(item, Product):
             return
         place, inner = self.fusion.place(item.node), item.operands[0].layout.shape[-1]
         layout = place.layout
-        if place.owner in owners and layout.together and len(layout.shape) == 2:
+        if place.owner in begin and layout.together and len(layout.shape) == 2:
             rows, columns = layout.shape
-            parts = parts_of_product(rows, inner, columns)
-            yield Piece(layout.offset, layout.offset + layout.size, parts)
+            start = layout.offset - begin[place.owner]
+            yield Piece(start, start + layout.size, parts_of_product(rows, inner, columns))
 
     def fetched(self, node: Node) -> bool:
         """Whether an input's rows need not be gathered: products alone read them, and of theirs
@@ -200,13 +202,15 @@ class Plan:
         return bool(reading) and all(self._fetches(item, node) for item in reading)
 
     def _fetches(self, item: Item, node: Node) -> bool:
-        """Whether a product's B is all of an input, and the runtime's own makes it."""
+        """Whether a product's B are an input's rows, one an example, and the runtime makes it."""
         if not isinstance(item, Product) or len(item.node.shape) != 2 or min(node.shape) == 1:
             return False
         A, B = item.operands
-        if A.owner is node or B.layout.offset or B.layout.size != node.size:
+        examples = packed((node.size // node.shape[-1], node.shape[-1]))
+        turned_round = Layout(examples.shape[::-1], examples.strides[::-1])
+        if A.owner is node or B.layout not in (examples, turned_round):
             return False
-        (rows, columns), inner = item.node.shape, node.size // item.node.shape[1]
+        (rows, columns), inner = item.node.shape, B.layout.shape[0]
         turned = (A.layout.strides[-1] != 1, B.layout.strides[-1] != 1)
         own = blas.own(self.dtype, turned, (rows, columns, inner))
         return own is not None and not (turned[1] and rows <= blas.FEW)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import aligned, calls, native
+from ..fast import aligned, blas, calls, native
 from ..fast.calls import Table, address, parts_of
 from ..fast.tracing import Untraceable
 from ..hardware import Device
@@ -159,7 +159,7 @@ class Batch:
         if recipe.connected is not None:
             given["connected"] = np.ascontiguousarray(recipe.connected)
         shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-        key = (step.target, key_of(recipe, data, shapes))
+        key = (step.target, blas.wanted(), key_of(recipe, data, shapes))
         target = step.target
         of = (target.plans, target.native, target.tile)
         made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, *of))

@@ -212,13 +212,16 @@ static void share(const I *words, I parts) {
    nanoseconds a line, by where the two lie; a virtual machine may move them apart, and a core may
    be somebody else's. So a table is worked off the other way from time to time, for RUNS runs
    after the first SKIPPED, in which data change cores; and goes on in the way that took less.
-   Trials take a hundredth of the time. One that has calls of MOST_THREADS parts is shared at
-   first; any other has its first trial early, after FIRST_RUNS runs alone.  */
-enum { SLOTS = 64, SKIPPED = 4, RUNS = 6, FIRST_RUNS = 64, RARE = 100 };
+   Trials take a hundredth of the time (one that was STOPPED meanwhile, as a process may be, does
+   not count as long). A table that has calls of MOST_THREADS parts is shared at first; any other
+   has its first trial early, after FIRST_RUNS runs alone. Of each the runs are known as long as no
+   WAYS others of its set have run since.  */
+enum { SLOTS = 64, WAYS = 8, SKIPPED = 4, RUNS = 6, FIRST_RUNS = 64, RARE = 100 };
+enum { STOPPED = 32 }; /* times as long as it should have taken */
 static const double LONG = 0.003; /* seconds of a trial, or before an early one, that are enough */
 typedef struct {
   const I *table;
-  I calls;
+  I calls, wanted;     /* and when it was wanted last */
   int shared, trying;  /* how it is worked off; whether the other way for now */
   I runs, counted;     /* since that began, and those that count */
   double all, counts;  /* seconds of these */
@@ -234,22 +237,29 @@ static double now(void) {
 }
 
 static Weighed *weighed(const I *table, I calls, I most) {
-  Weighed *w = slots + ((U)table / sizeof(I) / WORDS + (U)calls) % SLOTS;
-  if (w->table != table || w->calls != calls)
-    *w = (Weighed){.table = table, .calls = calls, .shared = most >= MOST_THREADS};
-  return w;
+  static I times;
+  Weighed *some = slots + ((U)table / sizeof(I) / WORDS + (U)calls) % (SLOTS / WAYS) * WAYS;
+  Weighed *oldest = some;
+  times++;
+  for (Weighed *w = some; w < some + WAYS; w++) {
+    if (w->table == table && w->calls == calls) return w->wanted = times, w;
+    if (w->wanted < oldest->wanted) oldest = w;
+  }
+  *oldest = (Weighed){table, calls, times, most >= MOST_THREADS};
+  return oldest;
 }
 
 static void weigh(Weighed *w, double began) {
   const double ended = now(), seconds = ended - began;
-  if (w->shared && !w->due) w->due = ended + RARE * seconds;
   w->runs++, w->all += seconds;
   if (w->runs > (w->all < LONG ? SKIPPED : 1)) w->counted++, w->counts += seconds;
+  if (w->shared && !w->due && w->counted) w->due = ended + RARE * seconds;
   if (!w->counted || (w->counted < (w->due ? RUNS : FIRST_RUNS) && w->all < LONG)) return;
   const double mean = w->counts / w->counted;
   if (w->trying) {
     if (mean < w->mean) w->shared = !w->shared;
-    w->due = ended + RARE * w->all;
+    const double most = STOPPED * w->runs * w->mean;
+    w->due = ended + RARE * (w->all < most ? w->all : most);
   } else {
     if (ended < w->due) return;
     w->mean = mean, w->due = ended;
