@@ -266,7 +266,7 @@ class Apart:
         n, dtype = len(step.theta), step.theta.dtype
         self.step, self.index = step, np.zeros((n, m), np.int64)
         self.bits, self.program = bits_of(step, m, dropped), self
-        self.batches, groups = list[Batch](), list[list[Any]]()
+        self.batches, groups = list[Batch](), list[list[calls.Calls]]()
         for part in _parts(range(n_programs), min(n_programs, native.threads())):
             block, made = np.zeros(0, np.uint8), list[Batch]()
             for i in part:
@@ -281,11 +281,10 @@ class Apart:
                     made.append(Batch(one, m, shared, dropped, index, bits, lends=True))
                 block = one.block
             self.batches += made
-            groups.append([program.program.calls.whole for program in made])
+            groups.append([program.program.calls for program in made])
         self.late = [pair for batch in self.batches for pair in batch.late]
         self.losses = [batch.loss.reshape(-1) for batch in self.batches]
-        whole = all(table is not None for group in groups for table in group)
-        self.calls = calls.each(str(dtype), groups) if whole else None
+        self.calls = calls.each(str(dtype), groups)
         self.read: Data | None = None
 
     def take(self, index: Buffer) -> None:

@@ -90,15 +90,20 @@ class Table:
         raise AssertionError("calls run before they are finished")
 
 
-def each(name: str, groups: Sequence[Sequence[tuple[int, int]]]) -> Calls:
-    """One call of groups of tables, which threads share out among them.
+def each(name: str, groups: Sequence[Sequence[Calls]]) -> Calls | None:
+    """One call of groups of calls, which threads share out among them; None where some are not
+    one table.
 
-    It counts as so many parts as there are tables, by which sleeping helpers are woken.
+    It counts as the parts of all, by which sleeping helpers are woken.
     """
-    calls, found = Calls(name), np.array([table for group in groups for table in group], np.int64)
+    all_of_them = [one for group in groups for one in group]
+    if not all(one.whole for one in all_of_them):
+        return None
+    parts = min(c_source.MOST_PARTS, sum(one.parts for one in all_of_them))
+    calls, found = Calls(name), np.array([one.whole for one in all_of_them], np.int64)
     begin = np.cumsum([0, *map(len, groups)], dtype=np.int64)
     function, n = native.entry(native.runtime(), "each"), len(groups)
-    calls.kernel(function, found, n, begin, parts=len(found))
+    calls.kernel(function, found, n, begin, parts=parts)
     calls.finish()
     return calls
 
@@ -107,9 +112,11 @@ class Calls:
     """Calls in the order they are made, for arrays of one dtype by its name.
 
     whole  where the table lies that all of them are, and how many; None of several
+    parts  into how many all of them may be cut, beyond one each, and one for all
     """
 
     whole: tuple[int, int] | None = None
+    parts = 1
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -164,6 +171,7 @@ class Calls:
             if isinstance(table, Table):
                 words = [[where.get(row[0], row[0]), *row[1:]] for row in table.rows]
                 table.words = np.array(words, np.int64)
+                self.parts += int(np.sum(table.words[:, 1] - 1))
                 self.kept.append(table.words)
                 where_it_is = (address(table.words), len(words))
                 self.calls[place] = partial(run, *where_it_is)

@@ -188,8 +188,9 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
   } while (k < inner);
 }
 
-/* The words of a product of the BLAS's, but for its function, and which rows B has. Where B is read transposed, few
-   rows are better the columns of Cᵀ = Bᵀ Aᵀ, for which A is laid together instead of B.  */
+/* The words of a product of the BLAS's, but for its function, and which rows B has. Where B is
+   read transposed, few rows are better the columns of Cᵀ = Bᵀ Aᵀ, for which A is laid together
+   instead of B.  */
 void NAME(const I *w, I part, I parts) {
   const I inner = w[7], pa = w[9], pb = w[11], pc = w[13];
   const T *A = (const T *)w[8], *B = (const T *)w[10];
