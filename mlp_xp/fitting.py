@@ -322,6 +322,7 @@ def train(
             if (best is not None and best.observe(monitored, run.state)) or stopped:
                 over = True
                 break
+    steps.end()
     if keeper is not None:
         keeper.note(run, run.state, rates, best, over)
     if best is not None and np.isfinite(best.loss).any():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 import tracemalloc
 import weakref
@@ -256,3 +257,19 @@ def test_networks_of_other_shapes_leave_kernels_alone(cupy: Any) -> None:
 
     before = drop(5)
     assert [drop(9 + 4 * i) - before for i in range(4)] == [0] * 4
+
+
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+@pytest.mark.parametrize("hidden", [5, 30])  # rows that are gathered, and fetched where they lie
+def test_rows_are_held_no_longer_than_a_fit_lasts(hidden: int, seed: Any) -> None:
+    rows, labels = np.ascontiguousarray(X.T), Y.copy()
+    gc.collect()
+    gc.disable()
+    try:
+        before = sys.getrefcount(rows), sys.getrefcount(labels)
+        MLP((6, hidden, 3), seed=seed).fit(
+            rows, labels, layout="rows", epochs=2, batch_size=32, progress=False
+        )
+        assert (sys.getrefcount(rows), sys.getrefcount(labels)) == before
+    finally:
+        gc.enable()
