@@ -619,6 +619,25 @@ def test_examples_that_something_else_reads_are_gathered(
     assert {one.fetched is not None for one in getattr(made, "batches", [made])} == {fetched}
 
 
+@own_products
+def test_products_know_whether_their_weights_are_updated() -> None:
+    model = MLP((20, 30, 5), seed=0)
+    rows = np.zeros((40, 20), np.float32)
+    made = _made(
+        CompiledStep(model._recipe, model.device, Data(rows, np.arange(40) % 5)), model, 40
+    )
+    items = [item for item in made.program.fusion.items if isinstance(item, Product)]
+    plan, theta = made.program.plan, made.program.plan.inputs["theta"]
+    assert not plan.constant(theta)
+    assert sum(item.operands[0].owner is theta for item in items) == 3
+    predicting, _ = Function(lambda xp, W, X: [xp.matmul(W, X)], "float64").program(
+        [np.ones((30, 20)), np.ones((20, 40))]
+    )
+    ((_, row),) = next(iter(predicting.plan.products.values()))
+    assert row is not None
+    assert row[2] == 1
+
+
 def _made(step: CompiledStep, model: MLP, m: int) -> Any:
     """A step's program, after a step."""
     bits = None

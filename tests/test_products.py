@@ -130,7 +130,8 @@ def test_nothing_beside_a_matrix_is_read_or_written(
     kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong])
     for most in (8, 30, 30, 70, 70, 200) * 20:
         rows, columns, inner = map(int, rng.integers(0, (most, most, rng.choice([most, 1100]))))
-        words, arrays, kept = [0, 0, 0, *turned, rows, columns, inner], [], []
+        constant = int(rng.integers(2))
+        words, arrays, kept = [0, 0, constant, *turned, rows, columns, inner], [], []
         which = np.zeros(0, np.int64)  # of B, rows that are found by their numbers
         sides = ((rows, inner), (inner, columns), (rows, columns))
         for (n, m), across in zip(sides, (*turned, False), strict=True):

@@ -215,6 +215,11 @@ class Plan:
         own = blas.own(self.dtype, turned, (rows, columns, inner))
         return own is not None and not (turned[1] and rows <= blas.FEW)
 
+    def constant(self, node: Node) -> bool:
+        """Whether an array is an input that no loop writes: weights in a prediction."""
+        written = (target.place.owner for loop in self._loops() for target in loop.writes)
+        return node.op == "input" and all(owner is not node for owner in written)
+
     def _loops(self) -> list[Loop]:
         """Those that run."""
         loops = [item for item in self.fusion.items if isinstance(item, Loop)]
@@ -427,6 +432,7 @@ class Program:
             place._replace(layout=broadcast(place.layout, (*lead, *place.layout.shape[-2:])))
             for place in (*item.operands, out)
         ]
+        constant = self.plan.constant(item.operands[0].owner)
         found: list[tuple[list[Place], list[Any] | None]] = []
         for index in combinations(*map(range, lead)):
             key: list[Step] = [("at", i) for i in index]
@@ -434,7 +440,7 @@ class Program:
             A, B, C = map(self.array, matrices)
             if C.size == 0:
                 continue
-            row = Calls(self.plan.dtype).product(A, B, C)
+            row = Calls(self.plan.dtype).product(A, B, C, constant)
             found.append((matrices, None if row is None else row[0].rows[row[1]]))
         return found
 

@@ -144,8 +144,13 @@ class Calls:
             return address(argument)
         return int(argument or 0)
 
-    def product(self, A: Buffer, B: Buffer, out: Buffer) -> tuple[Table, int] | None:
-        """out ← A B, by the runtime or the BLAS; None where neither can."""
+    def product(
+        self, A: Buffer, B: Buffer, out: Buffer, constant: bool = False
+    ) -> tuple[Table, int] | None:
+        """out ← A B, by the runtime or the BLAS; None where neither can.
+
+        constant  whether A is only read, by all calls
+        """
         (rows, inner), columns = A.shape, B.shape[1]
         (turned_a, pitch_a), (turned_b, pitch_b) = blas.layout(A), blas.layout(B)
         pitch = out.strides[0] // out.itemsize if rows > 1 else columns
@@ -154,7 +159,7 @@ class Calls:
         parts = parts_of_product(rows, inner, columns)
         own = blas.own(self.name, (turned_a, turned_b), (rows, columns, inner))
         if own is not None and columns > 1:
-            return self.kernel(own, None, *shape, *operands, 1, parts=parts)
+            return self.kernel(own, int(constant), *shape, *operands, 1, parts=parts)
         functions = blas.product(self.name, vector=columns == 1)
         if functions is None:
             return None

@@ -188,7 +188,8 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
   } while (k < inner);
 }
 
-/* The words of a product of the BLAS's, but for its function, and which rows B has. Where B is
+/* The words of a product of the BLAS's, but for its function: whether A is only read; and which
+   rows B has. Where B is
    read transposed, few rows are better the columns of Cᵀ = Bᵀ Aᵀ, for which A is laid together
    instead of B.  */
 void NAME(const I *w, I part, I parts) {
@@ -203,11 +204,13 @@ void NAME(const I *w, I part, I parts) {
      in its products and in the update, which its core has at hand; where columns are cut all
      threads read all of A, and whoever writes it next must first take it from the others. To lay
      a column takes as long as what some rows do with it, to take a number from another core as
-     long as TAKEN multiplications: 784-100-10, batch 32, is 1.75 times as fast for it */
+     long as TAKEN multiplications: 784-100-10, batch 32, is 1.75 times as fast for it. An A that
+     nobody writes, as in a prediction, is cut by what it takes to lay alone */
   const I high = ceiled(rows, parts), broad = ceiled(ceiled(columns, LANES), parts) * LANES;
-  const I laying = tb ? LAYING : 0;
-  const int by_row =
-      8 * (high + laying) * columns <= 9 * (rows + laying) * broad + 8 * TAKEN * rows;
+  const I laying = tb ? LAYING : 0, by_rows = (high + laying) * columns;
+  const I by_columns = (rows + laying) * broad;
+  const int by_row = w[2] ? by_rows <= by_columns
+                          : 8 * by_rows <= 9 * by_columns + 8 * TAKEN * rows;
   const I i = by_row ? part * high : 0, j = by_row ? 0 : part * broad;
   const I n_i = by_row ? least(high, rows - i) : rows;
   const I n_j = by_row ? columns : least(broad, columns - j);
