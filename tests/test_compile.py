@@ -22,7 +22,8 @@ from mlp_xp.compile.graph import Graph, Node, live
 from mlp_xp.compile.items import Call, Loop, Product
 from mlp_xp.compile.layout import Layout, applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
-from mlp_xp.compile.program import Piece, Plan, Program
+from mlp_xp.compile.program import Plan, Program
+from mlp_xp.compile.sharing import Piece
 from mlp_xp.compile.step import Apart, Batch, CompiledStep, traced
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.devices import device as find_device

@@ -6,26 +6,26 @@ that reads it; then others have that part.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product as combinations
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import aligned, blas
+from ..fast import aligned
 from ..fast.aligned import LINE
 from ..fast.c_source import MOST_PARTS
-from ..fast.calls import Calls, Table, address, parts_of, parts_of_product
+from ..fast.calls import Calls, Table, address
 from ..fast.tracing import Untraceable
 from . import loops
 from .fuse import Fusion
 from .graph import Node
 from .items import Call, Item, Loop, Place, Product
-from .layout import Layout, Step, broadcast, indexed, packed
+from .layout import Layout, Step, broadcast, indexed
+from .sharing import Piece, fetches, pieces
 
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
@@ -98,14 +98,6 @@ class Memory:
         self.free = merged
 
 
-class Piece(NamedTuple):
-    """Entries of a loop, and into how many parts they may be cut."""
-
-    start: int
-    stop: int
-    parts: int
-
-
 class Plan:
     """What a program is, before there is memory for it: made once for all that are alike.
 
@@ -156,39 +148,9 @@ class Plan:
         """
         found = self._pieces.get(loop.number)
         if found is None:
-            found = self._pieces[loop.number] = self._cut(loop)
+            kernel = self.kernels[loop.number]
+            found = self._pieces[loop.number] = pieces(self.fusion, loop, kernel)
         return found
-
-    def _cut(self, loop: Loop) -> list[Piece]:
-        kernel, n = self.kernels[loop.number], math.prod(loop.space)
-        begin = {place.owner: place.layout.offset for place in _places(kernel, kernel.along)}
-        made = sorted(piece for item in self.fusion.items for piece in self._made(item, begin))
-        whole = Piece(0, n, parts_of(kernel.work))
-        if not made or whole.parts == 1:
-            return [whole]
-        pieces, before = list[Piece](), 0
-        for product in (*made, Piece(n, n, 1)):
-            if not before <= product.start <= product.stop <= n:
-                continue  # it lies elsewhere in the array, or across what another one makes
-            for start, stop, most in (Piece(before, product.start, whole.parts), product):
-                parts = min(most, parts_of(kernel.work * (stop - start) // n))
-                if pieces and pieces[-1].parts == parts == 1:
-                    start = pieces.pop().start
-                if start < stop:
-                    pieces.append(Piece(start, stop, parts))
-            before = product.stop
-        return pieces
-
-    def _made(self, item: Item, begin: Mapping[Node, int]) -> Iterator[Piece]:
-        """What a product makes of arrays, counted from where a loop begins, as it is cut."""
-        if not isinstance(item, Product):
-            return
-        place, inner = self.fusion.place(item.node), item.operands[0].layout.shape[-1]
-        layout = place.layout
-        if place.owner in begin and layout.together and len(layout.shape) == 2:
-            rows, columns = layout.shape
-            start = layout.offset - begin[place.owner]
-            yield Piece(start, start + layout.size, parts_of_product(rows, inner, columns))
 
     def fetched(self, node: Node) -> bool:
         """Whether an input's rows need not be gathered: products alone read them, and of theirs
@@ -199,21 +161,7 @@ class Plan:
             for item in self.fusion.items
             if any(place.owner is node for place in self._touched(item))
         ]
-        return bool(reading) and all(self._fetches(item, node) for item in reading)
-
-    def _fetches(self, item: Item, node: Node) -> bool:
-        """Whether a product's B are an input's rows, one an example, and the runtime makes it."""
-        if not isinstance(item, Product) or len(item.node.shape) != 2 or min(node.shape) == 1:
-            return False
-        A, B = item.operands
-        examples = packed((node.size // node.shape[-1], node.shape[-1]))
-        turned_round = Layout(examples.shape[::-1], examples.strides[::-1])
-        if A.owner is node or B.layout not in (examples, turned_round):
-            return False
-        (rows, columns), inner = item.node.shape, B.layout.shape[0]
-        turned = (A.layout.strides[-1] != 1, B.layout.strides[-1] != 1)
-        own = blas.own(self.dtype, turned, (rows, columns, inner))
-        return own is not None and not (turned[1] and rows <= blas.FEW)
+        return bool(reading) and all(fetches(item, node, self.dtype) for item in reading)
 
     def constant(self, node: Node) -> bool:
         """Whether an array is an input that no loop writes: weights in a prediction."""
@@ -349,9 +297,9 @@ class Program:
             self._call(item)
 
     def _loop(self, loop: Loop) -> None:
-        kernel, pieces = self.plan.kernels[loop.number], self.plan.pieces_of(loop)
-        if len(pieces) > 1:
-            for piece in pieces:
+        kernel, (first, *more) = self.plan.kernels[loop.number], self.plan.pieces_of(loop)
+        if more:
+            for piece in (first, *more):
                 self._piece(loop, piece)
             return
         block = self._block(loop)
@@ -359,7 +307,7 @@ class Program:
         if kernel.finish:
             block[kernel.arguments.index("partial")] = address(partial)
         self.calls.kept.append(partial)
-        self.calls.kernel(kernel.body, block, parts=pieces[0].parts)
+        self.calls.kernel(kernel.body, block, parts=first.parts)
         if kernel.finish:
             n = kernel.finish // len(loop.sums)
             for number, node in enumerate(loop.sums):
@@ -480,14 +428,6 @@ class Program:
         for call in self.calls.calls:
             call()
         return self.roots
-
-
-def _places(kernel: loops.Kernel, numbers: Sequence[int]) -> Iterator[Place]:
-    """Those of a kernel's arguments that are places."""
-    for number in numbers:
-        argument = kernel.arguments[number]
-        if isinstance(argument, Place):
-            yield argument
 
 
 def _finish(node: Node) -> str:
