@@ -13,6 +13,7 @@ skip into a failure, so that no run passes by skipping.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import signal
@@ -194,7 +195,11 @@ def cupy(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture
 def counting(cupy: Any) -> Any:
-    """The module that counts launches, copies and waits; a device does not tell them."""
+    """The module that counts launches, copies and waits; a device does not tell them.
+
+    Streams of tests before, which are waited for when garbage is collected, are none of its.
+    """
+    gc.collect()
     return pytest.importorskip("cupy_cpu", reason="only CuPy on the CPU counts")
 
 
