@@ -20,11 +20,13 @@ echo "race:libscipy_openblas" > "$logs/known" # it is not instrumented: its own 
 
 # left out: tests of time, which instrumented code does not keep
 tests=(tests/test_fast_paths.py tests/test_native.py tests/test_predictor.py tests/test_compile.py
-       tests/test_guard.py tests/test_sizes.py tests/test_products.py
+       tests/test_guard.py tests/test_sizes.py tests/test_products.py tests/test_sharing.py
+       tests/test_runtime.py
        --deselect tests/test_compile.py::test_windows_of_a_thousand_places_are_compiled
        --deselect tests/test_native.py::test_processes_that_start_at_once_all_find_their_libraries
        --deselect tests/test_guard.py::test_forks_during_a_training_do_not_stop_it)
-threads=(tests/test_native.py tests/test_guard.py tests/test_products.py tests/test_compile.py
+threads=(tests/test_native.py tests/test_runtime.py tests/test_guard.py tests/test_products.py
+         tests/test_compile.py
          --deselect tests/test_guard.py::test_forks_during_a_training_do_not_stop_it
          -k "threads or has_alone or forked or lie_otherwise or fits_that or is_cut or billions")
 

@@ -30,7 +30,8 @@ from .sharing import Piece, fetches, pieces
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
 TILE = 1 << 21  # bytes of patches; half of it, and less, is slower where rows are few
-OPERANDS = (8, 10, 12)  # words of a product that hold addresses: A, B and what they make
+# words of a product that hold addresses: A, B and what they make; the numbers of B's rows
+OPERANDS, WHICH = (8, 10, 12), 15
 
 FINISH = f"""
   const I *a = (const I *)w[2];

@@ -25,7 +25,7 @@ from ..types import State
 from .fuse import Fusion
 from .graph import Graph, Node
 from .numpy_program import NumpyProgram, best
-from .program import Plan, Program, planned
+from .program import WHICH, Plan, Program, planned
 from .trace import trace
 
 Buffer = npt.NDArray[Any]
@@ -35,7 +35,6 @@ DTYPES = ("float32", "float64")
 # 20-16-3 (387 parameters) 172, 100 and 107, 16 of 64-64-64-10 530 as one and 276 as many, 8 of
 # 784-100-10 1,130 and 570; but a program takes a quarter of a millisecond to make, in every `fit`.
 LARGE = 1000
-WHICH = 15  # the word of a product that says where the numbers of its B's rows stand
 
 
 class _Given:
