@@ -407,16 +407,6 @@ def _on_host(device: Device, losses: Array) -> Numbers:
     return device.get(losses).astype(np.float64).T
 
 
-def epoch_mean(
-    losses: npt.NDArray[np.float64],
-    order: npt.NDArray[np.int64],
-    batch_size: int,
-    weights: npt.NDArray[Any] | None,
-) -> npt.NDArray[np.float64]:
-    """The weighted mean of the batches' objectives (…, n_batches): () or (n_networks,)."""
-    return weighted_mean(losses, batch_weights(order, batch_size, weights))
-
-
 def batch_weights(
     order: npt.NDArray[np.int64], batch_size: int, weights: npt.NDArray[Any] | None
 ) -> npt.NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import pickle
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 import joblib
+import scipy.optimize
 import scipy.sparse
 from sklearn import neural_network as theirs
 from sklearn.base import clone
@@ -23,11 +25,14 @@ from sklearn.exceptions import NotFittedError, UndefinedMetricWarning
 from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import LabelBinarizer, StandardScaler
 
 import mlp_xp
 from mlp_xp import MLPClassifier, MLPRegressor
+from mlp_xp.estimators.data import is_plain
+from mlp_xp.estimators.mlp import _binarizer
 from mlp_xp.estimators.solvers import r_squared
+from mlp_xp.fast import blas
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::sklearn.exceptions.ConvergenceWarning", "ignore:Got `batch_size`"
@@ -141,6 +146,56 @@ def test_the_same_model_by_lbfgs(problem: str) -> None:
     reference, ours, X, y = pair(problem, solver="lbfgs", max_iter=8)
     assert_same(reference.fit(X, y), ours.fit(X, y), X, 1e-6)
     np.testing.assert_allclose(ours.loss_, reference.loss_, rtol=1e-9)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_scipys_own_blas_waits_for_no_threads_in_lbfgs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own two, spinning for each other, were 107 of 120 ms of a fit on a busy machine."""
+    libraries, found, minimize = blas.of_scipy(), list[int](), scipy.optimize.minimize
+    if not libraries:
+        pytest.skip("SciPy has NumPy's BLAS here")
+    (library,) = libraries
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        found.append(library.num_threads)
+        return minimize(*args, **kwargs)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", watched)
+    before = library.num_threads
+    library.set_num_threads(2)
+    try:
+        MLPClassifier(max_iter=3, solver="lbfgs").fit(DIGITS, LABELS)
+        assert (found, library.num_threads) == ([1], 2)
+    finally:
+        library.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.repeat([7, -2, 9], 4),
+        np.array([True, False] * 4),
+        np.zeros(5, np.uint8),
+        np.arange(30),
+        np.array(["b", "a"] * 3),
+        np.eye(4, dtype=int),
+    ],
+    ids=["three", "bool", "one", "each its own", "text", "several labels"],
+)
+def test_classes_are_found_as_scikit_learn_finds_them(y: Any) -> None:
+    found, expected = (vars(fit(y)) for fit in (_binarizer, LabelBinarizer().fit))
+    np.testing.assert_array_equal(found.pop("classes_"), expected.pop("classes_"))
+    assert found == expected
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e308])
+def test_rows_whose_sum_is_not_finite_are_left_to_scikit_learns_checks(value: float) -> None:
+    X = np.zeros((10, 2))
+    X[0] = value, -value
+    assert is_plain(MLPRegressor(), X, reset=True) == bool(np.isfinite(value))
+    X[0] = value
+    assert not is_plain(MLPRegressor(), X, reset=True)
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights"])
@@ -338,6 +393,7 @@ def test_feature_names_are_kept_and_compared() -> None:
         est.predict(ROWS)
     with pytest.raises(ValueError, match="feature names should match"):
         est.predict(frame.rename(columns={"x0": "other"}))
+    assert not hasattr(est.fit(ROWS, VALUES), "feature_names_in_")
 
 
 BAD: dict[str, tuple[dict[str, Any], Any, Any]] = {

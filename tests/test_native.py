@@ -658,7 +658,7 @@ def test_a_blas_with_a_number_a_thread_is_set_in_every_thread(
 
     library, found = Openmp(), []
     monkeypatch.setattr(
-        sharing, "_libraries", lambda: ([], [sharing._Library(library, library.set_num_threads)])
+        sharing, "_libraries", lambda *_: ([], [sharing._Library(library, library.set_num_threads)])
     )
 
     def work() -> None:

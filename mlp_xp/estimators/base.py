@@ -18,7 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import get_config
 from sklearn.exceptions import NotFittedError
-from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils._param_validation import (
+    InvalidParameterError,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_is_fitted
 
 from ..activations import ACTIVATIONS
@@ -128,8 +131,9 @@ class BaseMLP(Exportable, Shares):
 
     def _validate_params(self) -> None:
         """scikit-learn's check, and what a name of another library is called here."""
+        constraints, name = self._parameter_constraints, type(self).__name__
         try:
-            super()._validate_params()
+            validate_parameter_constraints(constraints, self._parameters(), caller_name=name)
         except InvalidParameterError as error:
             for name, table in NAMES.items():
                 value = getattr(self, name, None)
@@ -553,10 +557,11 @@ class BaseMLP(Exportable, Shares):
         device = live.place.device
         if not isinstance(rows, np.ndarray) or device is not HOST:
             rows = to_device(rows, device, dtype_name(live.layers[0].W))
-        if live.predict is not None:
+        predict = live.predict()
+        if predict is not None:
             if isinstance(rows, np.ndarray) and rows.shape[0] <= CHUNK:
-                return live.predict(rows)
-            return in_pieces(device.xp, live.predict, rows)
+                return predict(rows)
+            return in_pieces(device.xp, predict, rows)
         S = scores(live.recipe, device, live.layers, live.running, rows)
         return live.recipe.loss.predict(device.xp, S)
 

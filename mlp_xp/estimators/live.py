@@ -8,6 +8,7 @@ copies, and read-only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ class Live(NamedTuple):
     layers      views of the attributes, or of their copies on the device
     theta       the flat vector that the attributes are views of; None where there is none yet
     lists       names and entries of the fitted attributes; others in their place make it stale
-    predict     rows → predictions, where the device has a fast way
+    predict     () → rows → predictions, or None: the device's fast way, made when it is wanted
     step        of the last `partial_fit` on the host, whose buffers the next one uses,
                 without its data
     weighted    whether that step's data had weights
@@ -43,7 +44,7 @@ class Live(NamedTuple):
     running: Array
     theta: Array | None = None
     lists: tuple[tuple[str, tuple[Array, ...]], ...] = ()
-    predict: Callable[[Array], Array] | None = None
+    predict: Callable[[], Callable[[Array], Array] | None] = lambda: None
     step: Step | None = None
     weighted: bool = False
 
@@ -81,9 +82,9 @@ def publish(est: Any, live: Live, state: State) -> None:
     est._live = live._replace(predict=_predictor(live))
 
 
-def _predictor(live: Live) -> Callable[[Array], Array] | None:
+def _predictor(live: Live) -> Callable[[], Callable[[Array], Array] | None]:
     make = live.place.device.predictor
-    return None if make is None else make(live.recipe, live.layers)
+    return (lambda: None) if make is None else cache(partial(make, live.recipe, live.layers))
 
 
 def flat(live: Live) -> Array:

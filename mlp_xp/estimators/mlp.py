@@ -158,7 +158,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
 
     def _targets(self, y: Any, redefine: bool, exact: bool = False) -> Targets:
         if redefine or not hasattr(self, "_label_binarizer"):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            self._label_binarizer = _binarizer(y)
         kind, classes = self._kind(), self._label_binarizer.classes_
         if kind == "multilabel":
             self._check_classes(y, exact)
@@ -324,6 +324,17 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _binarizer(y: npt.NDArray[Any]) -> LabelBinarizer:
+    """scikit-learn's, fitted to labels; to whole numbers without its checks, a tenth of a fit."""
+    found = LabelBinarizer()
+    classes = np.unique(y) if y.ndim == 1 and y.dtype.kind in "iub" else y
+    if len(classes) > len(y) // 2:  # of so many some versions warn
+        return found.fit(y)
+    found.y_type_ = "multiclass" if len(classes) > 2 else "binary"
+    found.classes_, found.sparse_input_ = classes, False
+    return found
 
 
 def _rows(live: Live, P: Array) -> Array:

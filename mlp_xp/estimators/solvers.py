@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 
+from .. import kernels
 from ..fitting import (
     Epoch,
     Found,
@@ -24,10 +25,11 @@ from ..fitting import (
     Plan,
     Rates,
     Run,
+    batch_weights,
     copied,
-    epoch_mean,
     one_epoch,
     progress_bar,
+    weighted_mean,
 )
 from ..guard import training
 from ..hardware import Device
@@ -99,11 +101,11 @@ def scores(
     recipe: Recipe, device: Device, layers: Sequence[Layer], running: Array, rows: Any
 ) -> Array:
     """Scores (n_out, m) of rows (m, n_features), dense or sparse, in evaluation."""
-    xp, network, kernels = device.xp, recipe.network, recipe.kernels
+    xp, network = device.xp, recipe.network
 
     def part(X: Array) -> Array:
         X = xp.matrix_transpose(X)
-        return forward(network, kernels, xp, layers, X, running=running).scores
+        return forward(network, recipe.kernels, xp, layers, X, running=running).scores
 
     return in_pieces(xp, part, rows)
 
@@ -125,7 +127,7 @@ def measure(
     layers = split(recipe.network, xp, state.theta)
     S = scores(recipe, device, layers, state.running, data.rows)
     T = encode(recipe, xp, data, data.targets)
-    J, _, _ = recipe.kernels.score(xp, recipe.loss, S, T, data.weights)
+    J = kernels.weighted_mean(xp, recipe.loss.value(xp, S, T), data.weights)
     loss = float(device.get(J))
     weights = None if data.weights is None else device.get(data.weights)
     if n_classes is None:
@@ -137,10 +139,11 @@ def measure(
     if n_classes == 1:
         return loss, 1.0
     if recipe.loss.kind == "multiclass":
-        right = xp.argmax(S, axis=-2) == xp.argmax(T, axis=-2)
+        right = xp.argmax(S, axis=-2) == data.targets
     else:
         right = xp.all((S > 0) == (T > 0.5), axis=-2)
-    return loss, float(np.average(device.get(right), weights=weights))
+    right = device.get(right)
+    return loss, float(right.mean() if weights is None else np.average(right, weights=weights))
 
 
 def r_squared(
@@ -230,6 +233,7 @@ def descend(
         est._random_state.shuffle(permutation)
         return order[permutation]
 
+    shares = batch_weights(problem.chosen, size, None)
     order = problem.chosen
     for _ in range(done if est.shuffle else 0):  # as they were drawn before
         order = reordered(order)
@@ -256,7 +260,7 @@ def descend(
                 if len(losses) < per_epoch:  # ended by a loss that is not finite
                     losses = np.append(losses, np.full(per_epoch - len(losses), np.nan))
                 est.n_iter_ += 1
-                est.loss_ = float(epoch_mean(losses, np.arange(n), size, None))
+                est.loss_ = float(weighted_mean(losses, shares))
                 est.t_ += n
                 est.loss_curve_.append(est.loss_)
                 say(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
@@ -400,6 +404,8 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
     """
     from scipy.optimize import minimize
 
+    from ..fast.threads import scipy_alone
+
     device, recipe, data = problem.device, problem.recipe, problem.data
     xp, get = device.xp, device.get
     plain = replace(recipe, l2=0.0, decayed=xp.astype(recipe.decayed, xp.float64))
@@ -431,7 +437,7 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
 
     initial = get(state.theta)
     options = {"maxfun": est.max_fun, "maxiter": est.max_iter, "gtol": est.tol}
-    with recipe.network.threads(device, min(data.m, MINIMISER_CHUNK)):
+    with recipe.network.threads(device, min(data.m, MINIMISER_CHUNK)), scipy_alone():
         found = minimize(
             value, initial.astype(np.float64), jac=True, method="L-BFGS-B", options=options
         )

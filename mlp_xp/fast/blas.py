@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -33,23 +35,24 @@ VECTOR, FEW = 64, 24  # bytes of one, and rows that are made as columns: see mul
 
 
 class OpenBLAS:
-    """The one that NumPy's wheels bring, as `threadpoolctl` has others.
+    """The one that a package's wheels bring, as `threadpoolctl` has others.
 
-    It lies beside NumPy. `threadpoolctl` looks at every library that is loaded, which takes
+    It lies beside the package. `threadpoolctl` looks at every library that is loaded, which takes
     longer than a small training, and finds those of others too, in the order of their loading.
+
+    suffix  of its functions' names: "64_" where their integers have 64 bits, NumPy's
     """
 
     threading_layer = "pthreads"
 
-    def __init__(self, filepath: str) -> None:
+    def __init__(self, filepath: str, suffix: str = "64_") -> None:
         library = ctypes.CDLL(filepath)
         self.filepath = filepath
-        self._get = library.scipy_openblas_get_num_threads64_
-        self.set_num_threads: Callable[[int], object] = library.scipy_openblas_set_num_threads64_
-        self._texts = (
-            library.scipy_openblas_get_corename64_,
-            library.scipy_openblas_get_config64_,
+        self._get, set_, *self._texts = (
+            getattr(library, f"scipy_openblas_{name}{suffix}")
+            for name in ("get_num_threads", "set_num_threads", "get_corename", "get_config")
         )
+        self.set_num_threads: Callable[[int], object] = set_
         for text in self._texts:
             text.restype = ctypes.c_char_p
 
@@ -65,13 +68,30 @@ class OpenBLAS:
 @cache
 def libraries() -> list[Any]:
     """The BLAS libraries whose threads are NumPy's: its own, or all that are loaded."""
-    numpy = Path(np.__file__).parent
-    for folder in (numpy.parent / "numpy.libs", numpy / ".dylibs"):
-        for path in folder.glob("*scipy_openblas64_*"):
+    return _beside(np, "64_") or _loaded()
+
+
+@cache
+def of_scipy() -> list[Any]:
+    """The BLAS libraries of SciPy, which is loaded, that are not NumPy's."""
+    known = {library.filepath for library in libraries()}
+    found = _beside(sys.modules["scipy"], "") or _loaded()
+    return [library for library in found if library.filepath not in known]
+
+
+def _beside(package: ModuleType, suffix: str) -> list[Any]:
+    """The OpenBLAS that came with a package, if one did."""
+    name, home = package.__name__, Path(str(package.__file__)).parent
+    for folder in (home.parent / f"{name}.libs", home / ".dylibs"):
+        for path in folder.glob(f"*scipy_openblas{suffix}[-.]*"):
             try:
-                return [OpenBLAS(str(path))]
+                return [OpenBLAS(str(path), suffix)]
             except (OSError, AttributeError):  # of another kind
                 continue
+    return []
+
+
+def _loaded() -> list[Any]:
     from threadpoolctl import ThreadpoolController
 
     return list(ThreadpoolController().select(user_api="blas").lib_controllers)

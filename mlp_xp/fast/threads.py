@@ -14,15 +14,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from ..guard import ASKING, TRAINING
 from . import native
-from .blas import libraries
+from .blas import libraries, of_scipy
 
 # Multiplications of the largest product below which a step of NumPy's calls runs on one
 # thread. On two idle cores, µs a step on one thread and on two: 186 and 262 for 784-100-10,
@@ -52,10 +52,12 @@ class _Library(NamedTuple):
 
 
 @cache
-def _libraries() -> tuple[list[_Library], list[_Library]]:
+def _libraries(
+    which: Callable[[], list[Any]] = libraries,
+) -> tuple[list[_Library], list[_Library]]:
     """Those whose number of threads is the process's, and those that have one a thread."""
     shared, own = list[_Library](), list[_Library]()
-    for library in libraries():
+    for library in which():
         openmp = getattr(library, "threading_layer", None) == "openmp"
         (own if openmp else shared).append(_Library(library, _setter(library)))
     return shared, own
@@ -82,7 +84,8 @@ class _Held:
     it whoever measured it first, a fit that began during another's would leave it at one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, which: Callable[[], list[Any]] = libraries) -> None:
+        self.which = which
         self.lock, self.depth = threading.RLock(), 0
         self.lowered: Lowered = []
         self.allowed = 1
@@ -96,7 +99,7 @@ class _Held:
                     for set_, _ in self.lowered:
                         set_(1)
                 else:
-                    self.lowered, self.allowed = _lower(_libraries()[0])
+                    self.lowered, self.allowed = _lower(_libraries(self.which)[0])
             self.depth += 1
             return self.allowed
 
@@ -113,7 +116,7 @@ class _Held:
         self.lock, self.inherited, self.depth = threading.RLock(), self.depth > 0, 0
 
 
-HELD = _Held()
+HELD, HELD_OF_SCIPY = _Held(), _Held(of_scipy)
 
 
 class _Fork:
@@ -150,6 +153,7 @@ class _Fork:
 
     def after_in_child(self) -> None:
         HELD.forked()
+        HELD_OF_SCIPY.forked()
         me = threading.get_ident()
         TRAINING[:] = [entry for entry in TRAINING if entry[0] == me]
         ASKING[:] = [entry for entry in ASKING if entry[0] == me]
@@ -181,6 +185,20 @@ class Alone:
         for set_, count in self.own:
             set_(count)
         HELD.leave()
+
+
+@contextmanager
+def scipy_alone() -> Iterator[None]:
+    """While it is entered, SciPy's BLAS runs on one thread: it is another than NumPy's.
+
+    What SciPy's L-BFGS asks of it is microseconds of work for which two threads wait on each
+    other: a fit of 4 ms took 120 beside two busy processes.
+    """
+    HELD_OF_SCIPY.enter()
+    try:
+        yield
+    finally:
+        HELD_OF_SCIPY.leave()
 
 
 class Shared(Alone):
