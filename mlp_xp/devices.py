@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,10 +46,15 @@ def _numpy_stepper(*arguments: Any) -> Any:
     return stepper(*arguments)
 
 
-def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
+@cache  # the import alone, at every epoch, would be a tenth of a small one
+def _threads() -> Callable[[Sequence[int], int], AbstractContextManager[object]]:
     from .fast.threads import threads
 
-    return threads(sizes, batch_size)
+    return threads
+
+
+def _blas_threads(sizes: Sequence[int], batch_size: int) -> AbstractContextManager[object]:
+    return _threads()(sizes, batch_size)
 
 
 def _numpy_predictor(*arguments: Any) -> Any:

@@ -356,10 +356,12 @@ def one_epoch(
         return _announced_epoch(
             device, run, step, index, order, batch_size, rate_at, bits_at, after_steps
         )
-    losses: list[Array] = []
+    losses, waits = list[Array](), device.reads_wait
 
     def found() -> Numbers:
-        return _on_host(device, device.xp.stack(losses))
+        if waits:
+            return _on_host(device, device.xp.stack(losses))
+        return np.asarray(losses, np.float64).T
 
     for piece in pieces(order.shape[-1], batch_size):
         rate = rate_at(len(losses))
@@ -367,8 +369,8 @@ def one_epoch(
             rate = device.xp.astype(device.put(rate[:, None]), run.state.theta.dtype)
         bits = bits_at(run.state.step, piece.stop - piece.start)
         run.state = step(run.state, index[..., piece], bits, rate)
-        losses.append(run.state.loss)
-        if not device.reads_wait and not np.isfinite(device.get(run.state.loss)).all():
+        losses.append(run.state.loss if waits else device.get(run.state.loss))
+        if not waits and not np.isfinite(losses[-1]).all():
             break
         after_steps(1, found)
     return found()

@@ -29,7 +29,6 @@ from ..fitting import (
     copied,
     one_epoch,
     progress_bar,
-    weighted_mean,
 )
 from ..guard import training
 from ..hardware import Device
@@ -260,7 +259,7 @@ def descend(
                 if len(losses) < per_epoch:  # ended by a loss that is not finite
                     losses = np.append(losses, np.full(per_epoch - len(losses), np.nan))
                 est.n_iter_ += 1
-                est.loss_ = float(weighted_mean(losses, shares))
+                est.loss_ = float(np.sum(losses * shares)) / n
                 est.t_ += n
                 est.loss_curve_.append(est.loss_)
                 say(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
