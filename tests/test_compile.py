@@ -19,7 +19,7 @@ from mlp_xp import MLP, Sequential
 from mlp_xp.compile import fuse, interpret, program, scores
 from mlp_xp.compile.function import Function
 from mlp_xp.compile.graph import Graph, Node, live
-from mlp_xp.compile.items import Call, Loop, Product
+from mlp_xp.compile.items import LONG, Call, Loop, Product
 from mlp_xp.compile.layout import Layout, applied, normal, packed
 from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.program import Plan, Program
@@ -209,6 +209,18 @@ def test_the_same_operation_is_one_node() -> None:
     assert x + 0 is x
     assert xp.exp(x) is not xp.exp(y)
     assert len(live([xp.exp(x + y)])) == 4
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_sums_in_parts_are_written_where_they_belong(axis: int, target: Any) -> None:
+    def formula(xp: Any, x: Any, y: Any) -> list[Any]:
+        return [xp.concat([y, xp.sum(2 * x, axis=-1)], axis=axis), xp.max(x, axis=-1)]
+
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(2, 2, LONG + 1)), rng.normal(size=(2, 2))]
+    program, _ = Function(formula, "float64", target=target).program(arrays)
+    for mine, theirs in zip(_poisoned(program), formula(np, *arrays), strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 8192))
 
 
 @pytest.mark.parametrize(

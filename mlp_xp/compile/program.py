@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product as combinations
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -24,7 +24,7 @@ from . import loops
 from .fuse import Fusion
 from .graph import Node
 from .items import Call, Item, Loop, Place, Product
-from .layout import Layout, Step, broadcast, indexed
+from .layout import Layout, Step, broadcast, indexed, reshaped
 from .sharing import Piece, fetches, pieces
 
 Buffer = npt.NDArray[Any]
@@ -312,11 +312,12 @@ class Program:
         if kernel.finish:
             n = kernel.finish // len(loop.sums)
             for number, node in enumerate(loop.sums):
-                out = self.array(self.fusion.place(node)).reshape(-1)
-                room = partial[number * n * MOST_PARTS :]
-                stride = out.strides[0] // out.itemsize if n > 1 else 1
-                told = np.array([address(room), address(out), n, stride], np.int64)
-                self.calls.kernel(_finish(node), told)
+                place, done = self.fusion.place(node), number * n
+                for line in _lines(place.layout):
+                    room, out = partial[done * MOST_PARTS :], self.array(Place(place.owner, line))
+                    told = (address(room), address(out), line.size, *line.strides)
+                    self.calls.kernel(_finish(node), np.array(told, np.int64))
+                    done += line.size
 
     def _block(self, loop: Loop, start: int = 0) -> Buffer:
         """A kernel's arguments from an entry on."""
@@ -434,6 +435,17 @@ class Program:
 def _finish(node: Node) -> str:
     """The kernel that adds up the parts of a sum."""
     return FINISH.replace("COMBINE", COMBINED[node.param[0]])
+
+
+def _lines(layout: Layout) -> Iterator[Layout]:
+    """Its entries in their order, as few arrays of one axis."""
+    line = reshaped(layout, (layout.size,))
+    if line is not None:
+        yield line
+        return
+    rest: list[Step] = [("all", n) for n in layout.shape[1:]]
+    for i in range(layout.shape[0]):
+        yield from _lines(indexed(layout, (("at", i), *rest)))
 
 
 def _matrix(layout: Layout, lead: Sequence[Step]) -> Layout:
