@@ -223,6 +223,19 @@ def test_sums_in_parts_are_written_where_they_belong(axis: int, target: Any) -> 
         np.testing.assert_allclose(mine, theirs, **tolerance("float64", 8192))
 
 
+def test_calls_are_told_apart_by_every_entry_of_an_array(target: Any) -> None:
+    one = np.arange(2000)
+    other = one.copy()
+    other[1000] = 0
+
+    def formula(xp: Any, x: Any) -> list[Any]:
+        return [xp.take(x, one, axis=0), xp.take(x, other, axis=0)]
+
+    x = np.random.default_rng(0).normal(size=2000)
+    found = Function(formula, "float64", target=target)(x)
+    np.testing.assert_array_equal(found, formula(np, x))
+
+
 @pytest.mark.parametrize(
     ("formula", "why"),
     [

@@ -322,8 +322,9 @@ class Graph:
         if not isinstance(found, np.ndarray | np.generic):
             raise Untraceable(f"{function!r} gives a {type(found).__name__}")
         found = np.asarray(found)
-        plain = [a if not isinstance(a, Node) else None for a in args]
-        key = (getattr(function, "__name__", repr(function)), repr(plain), repr(options))
+        plain = [_told(a) if not isinstance(a, Node) else None for a in args]
+        told = [(name, _told(option)) for name, option in options.items()]
+        key = (getattr(function, "__name__", repr(function)), *plain, *told)
         return self._node("call", nodes, found.shape, str(found.dtype), run, key)
 
     def opaque(self, function: Callable[[Any], Any], x: Node) -> Node:
@@ -343,6 +344,13 @@ class Opaque(NamedTuple):
 
     def __call__(self, x: Any, *_: Any) -> Any:
         return self.function(x)
+
+
+def _told(argument: Any) -> Any:
+    """What tells an argument of a call from others: of a long array NumPy shows the ends alone."""
+    if isinstance(argument, np.ndarray):
+        return argument.shape, str(argument.dtype), argument.tobytes()
+    return repr(argument)
 
 
 def _name(dtype: Any, usual: str) -> str:
