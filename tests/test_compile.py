@@ -249,6 +249,7 @@ def test_calls_are_told_apart_by_every_entry_of_an_array(target: Any) -> None:
         (lambda xp, x: xp.exp(x > 0), "exp of truth values"),
         (lambda xp, x: xp.matmul(x, x), "a product of"),
         (lambda xp, x: x + "1", "a str beside its arrays"),
+        (lambda xp, x: xp.astype(x, xp.int64) < 0.5, "0.5 beside an array of int64"),
         (lambda xp, x: 1 // 0, "cannot be traced"),
     ],
 )

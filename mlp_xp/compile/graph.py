@@ -165,6 +165,8 @@ class Graph:
         if isinstance(argument, bool | np.bool):
             return self.constant(bool(argument), (), "bool")
         if isinstance(argument, int | float | np.number):
+            if like not in REAL and not isinstance(argument, int | np.integer):
+                raise Untraceable(f"a formula takes {argument} beside an array of {like}")
             return self.constant(float(argument) if like in REAL else argument, (), like)
         raise Untraceable(f"a formula takes a {type(argument).__name__} beside its arrays")
 
