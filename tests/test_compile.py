@@ -514,6 +514,28 @@ def test_what_a_state_gives_up_is_not_read_after_it_is_written() -> None:
     assert fuse.Fusion([square, W + square], [None, W]).overwritten() == set()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_what_a_loop_gives_up_is_written_when_it_was_read_for_the_last_time(
+    axis: int, target: Any
+) -> None:
+    def formula(xp: Any, x: Any, y: Any, z: Any) -> list[Any]:
+        w, z = x + z, 0.9 * z
+        x = 0.9 * x + 1
+        return [w, y + x / xp.sum(x, axis=axis, keepdims=True), z]
+
+    rng, graph = np.random.default_rng(0), Graph("float64")
+    given = {name: rng.random((5, 9)) for name in "xyz"}
+    expected = formula(np, *given.values())
+    nodes = [graph.input(name, (5, 9)) for name in given]
+    fused = fuse.Fusion(trace(formula, graph, *nodes), nodes)
+    assert len(fused.items) == 1
+    assert not fused.overwritten()
+    program = target(target.plans(fused), given)
+    program.finish()
+    for mine, theirs in zip(program.run(), expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 9))
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
 @pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize("sizes", [(1, 1, 2), (3, 1, 2), (1, 2), (4, 5, 2)])

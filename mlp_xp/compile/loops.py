@@ -126,7 +126,7 @@ class LoopText:
     # -- what there is
 
     def _levels(self) -> None:
-        """After which pass over the axis each sum and each output can be had."""
+        """In which pass over the axis each sum is made, and each output written."""
         level: dict[int, int] = {}
         by_node = {id(t.node): e for t, e in self.targets if t.node.op == "reduce"}
 
@@ -140,6 +140,14 @@ class LoopText:
             return level[key]
 
         self.level = of
+        self.due = [of(expression) for _, expression in self.targets]
+        over = [i for i, (target, _) in enumerate(self.targets) if target.place.owner.op == "input"]
+        if any(self.due):
+            read = [{x.place.owner for x in _reads(e) if x.place} for _, e in self.targets]
+            for i in over * len(over):  # what waits for another is itself read as late
+                owner = self.targets[i][0].place.owner
+                later = (due for due, reads in zip(self.due, read, strict=True) if owner in reads)
+                self.due[i] = max(self.due[i], *later, 0)
 
     def _loops(self) -> None:
         """Strides of all arrays over as few loops as they allow."""
@@ -445,11 +453,10 @@ class LoopText:
         sums: dict[int, list[int]] = {}
         ends: dict[int, list[int]] = {}
         for place, (target, expression) in enumerate(self.targets):
-            level = self.level(expression)
             if target.node.op == "reduce":
-                sums.setdefault(level, []).append(place)
+                sums.setdefault(self.level(expression), []).append(place)
             elif self._over_axis(target):
-                ends.setdefault(level, []).append(place)
+                ends.setdefault(self.due[place], []).append(place)
         last = max([*sums, *ends])
         return [(sums.get(k, []), ends.get(k, [])) for k in range(last + 1)]
 
@@ -461,10 +468,10 @@ class LoopText:
         """The targets without the axis that can be had after so many passes."""
         return [
             place
-            for place, (target, expression) in enumerate(self.targets)
+            for place, (target, _) in enumerate(self.targets)
             if target.node.op != "reduce"
             and not self._over_axis(target)
-            and self.level(expression) == level
+            and self.due[place] == level
         ]
 
     def _rows(self) -> str:
