@@ -223,6 +223,17 @@ def test_sums_in_parts_are_written_where_they_belong(axis: int, target: Any) -> 
         np.testing.assert_allclose(mine, theirs, **tolerance("float64", 8192))
 
 
+def test_of_several_copies_of_a_view_that_of_the_most_steps_is_read(target: Any) -> None:
+    def formula(xp: Any, x: Any) -> list[Any]:
+        turned = xp.matrix_transpose(x)
+        every = xp.reshape(turned[..., ::2], (-1,))
+        return [xp.sum(every), xp.sum(xp.reshape(xp.tanh(turned), (-1,)))]
+
+    x = np.random.default_rng(0).normal(size=(3, 4, 6))
+    found = Function(formula, "float64", target=target)(x)
+    np.testing.assert_allclose(found, formula(np, x), **tolerance("float64", 72))
+
+
 def test_calls_are_told_apart_by_every_entry_of_an_array(target: Any) -> None:
     one = np.arange(2000)
     other = one.copy()

@@ -476,8 +476,8 @@ class Fusion:
             layout = seen
 
     def _copy_of(self, leaf: Node, steps: Steps) -> tuple[Node, Steps]:
-        """A leaf's copy, where it has one, and what is left of the steps."""
-        for k in range(len(steps)):
+        """A leaf's copy, that of the most steps, and what is left of them."""
+        for k in reversed(range(len(steps))):
             copy = self.copies.get((leaf, steps[:k])) if self.copies else None
             if copy is not None and seen_through(steps, self.place(leaf).layout) is None:
                 return self._copy_of(copy, tidy(steps[k:], copy.shape))
