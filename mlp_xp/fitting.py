@@ -91,7 +91,7 @@ class Plan:
     progress: bool = True
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """What a training has reached: the one object that changes.
 

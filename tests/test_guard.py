@@ -124,6 +124,17 @@ def test_a_callback_may_ask_but_not_train(what: str, tmp_path: Path) -> None:
     model.fit(X, Y, epochs=1, progress=False)
 
 
+@pytest.mark.parametrize("width", [5, 6])
+def test_a_callback_may_train_another_model(width: int) -> None:
+    others = list[MLP]()
+
+    def train(*_: Any) -> None:
+        others.append(MLP((6, width, 3)).fit(X, Y, epochs=1, progress=False))
+
+    MLP((6, 5, 3)).fit(X, Y, epochs=2, callbacks=train, progress=False)
+    assert [len(other.history["loss"]) for other in others] == [1, 1]
+
+
 def test_a_training_that_fails_leaves_the_model_free() -> None:
     model = network()
     for error in (KeyboardInterrupt, ZeroDivisionError):
