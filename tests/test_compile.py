@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -798,6 +800,18 @@ def test_a_fault_of_the_compiler_is_a_warning_and_no_end(monkeypatch: pytest.Mon
     plain = MLP((5, 4, 3), seed=1, device=find_device("cpu")._replace(stepper=None))
     plain.fit(X, Y, epochs=2, layout="rows", progress=False)
     np.testing.assert_array_equal(model._run.state.theta, plain._run.state.theta)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_forked_while_another_thread_asks_for_a_plan_makes_plans() -> None:
+    with program._LOCK:  # as that thread has it
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)
+            os._exit(program.planned("some key", lambda: 0))
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("kind", [GRU(3, returns="all"), LSTM(3)])

@@ -6,6 +6,7 @@ that reads it; then others have that part.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -462,6 +463,16 @@ def size_of(node: Node) -> int:
 _PLANS: OrderedDict[Any, Any] = OrderedDict()
 _LOCK = threading.Lock()
 MOST_PLANS = 32  # that are remembered, each with the constants of its network
+
+
+def _forked() -> None:
+    """In the child of a fork nobody else holds the lock."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def planned(key: Any, make: Callable[[], T]) -> T:
