@@ -16,6 +16,7 @@ from .tutorial_steps import (
     draw_parameters,
     linear_activation_backward,
     linear_backward,
+    real,
     scores_of,
     targets,
     update_parameters,
@@ -199,6 +200,7 @@ def batch_norm_forward(
     Returns Y, like X, and the cache for `batch_norm_backward`.
     """
     xp = array_namespace(X)
+    X = real(xp, X)
     if epsilon == 0 and bool(xp.any(xp.max(X, axis=-1) == xp.min(X, axis=-1))):
         raise ValueError(
             "epsilon is 0, but a feature of X is constant: its variance is 0, which nothing "
@@ -236,6 +238,7 @@ def batch_normalization(
     the function the document calls; shapes as in `batch_norm_forward`.
     """
     xp = array_namespace(x)
+    x = real(xp, x)
     offset, scale, mean, variance = (
         _column(xp, value, x) for value in (offset, scale, mean, variance)
     )

@@ -70,6 +70,13 @@ def targets(xp: Namespace, Y: Array, AL: Array) -> Array:
     return xp.astype(Y, AL.dtype)
 
 
+def real(xp: Namespace, A: Array) -> Array:
+    """A, whole numbers and truths in the library's usual floating dtype."""
+    if xp.isdtype(A.dtype, "real floating"):
+        return A
+    return xp.astype(A, xp.asarray(0.0).dtype)
+
+
 def scores_of(xp: Namespace, AL: Array) -> Array:
     """Scores whose sigmoid is AL, log(a / (1 - a)), and finite ones where a is 0 or 1.
 
@@ -226,6 +233,7 @@ def compute_cost(AL: Array, Y: Array) -> Array:
     Summed over the outputs, mean over the examples.
     """
     xp = array_namespace(AL, Y)
+    AL = real(xp, AL)
     T = targets(xp, Y, AL)
     return SPEC.score(xp, LOSSES["multilabel"], scores_of(xp, AL), T, None)[0]
 
@@ -241,6 +249,7 @@ def squared_cost(m: int, AL: Array, Y: Array) -> Array:
     m  the number of examples, Y.shape[1]; there the function is called compute_cost
     """
     xp = array_namespace(AL, Y)
+    AL = real(xp, AL)
     T = targets(xp, Y, AL)
     return 2 / m * xp.sum(LOSSES["squared_error"].value(xp, AL, T))
 

@@ -180,6 +180,12 @@ def test_the_cost_is_finite_and_right_at_probabilities_0_and_1(
     assert np.isnan(cost([np.nan], [1]))
 
 
+def test_outputs_of_whole_numbers_cost_what_floats_do(backend: Backend) -> None:
+    AL, half = backend.asarray(np.array([[0, 1]])), backend.asarray(np.array([[0.5, 0.5]]))
+    assert float(t.squared_cost(2, AL, half)) == 0.25
+    assert float(t.compute_cost(AL, AL)) == 0
+
+
 def test_a_cost_of_what_is_no_probability_is_refused(backend: Backend) -> None:
     with pytest.raises(ValueError, match=r"outside \[0, 1\].*sigmoid"):
         t.compute_cost(backend.asarray(np.array([[1.2]])), backend.asarray(np.array([[1]])))

@@ -268,6 +268,15 @@ def test_batch_normalization_by_the_batchs_own_moments_is_the_forward_pass(
     close(backend.get(same), backend.get(Y))
 
 
+def test_whole_numbers_are_normalised_as_the_same_numbers_in_floats(backend: Backend) -> None:
+    X = np.array([[0, 1, 2, 5], [4, 5, 7, 7]])
+    for f in (
+        lambda X: t.batch_norm_forward(X, 0.5, 0.25)[0],
+        lambda X: t.batch_normalization(X, 1.5, 0.5, 0.25, 0.5),
+    ):
+        close(backend.get(f(backend.asarray(X))), f(X * 1.0), rtol=1e-5)
+
+
 def test_batch_norm_backward_is_the_derivative_through_the_moments(
     backend: Backend, X: np.ndarray, random: np.random.Generator
 ) -> None:
