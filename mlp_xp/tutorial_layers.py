@@ -15,6 +15,7 @@ from .tutorial_steps import (
     activation_named,
     draw_parameters,
     linear_activation_backward,
+    linear_activation_forward,
     linear_backward,
     real,
     scores_of,
@@ -52,10 +53,9 @@ class DenseLayer(Layer):
 
         Returns a and z, (n_out, m), or (n_out,) for one example.
         """
-        xp = array_namespace(X_in, W, b)
-        f = activation_named(self.activation_type)
         A_prev = X_in[:, None] if X_in.ndim == 1 else X_in
-        z, a = SPEC.layer(xp, W, A_prev, xp.reshape(b, (-1, 1)), f)
+        b = array_namespace(X_in, W, b).reshape(b, (-1, 1))
+        a, (_, z) = linear_activation_forward(A_prev, W, b, self.activation_type)
         return (a[:, 0], z[:, 0]) if X_in.ndim == 1 else (a, z)
 
     def backward_propagation(

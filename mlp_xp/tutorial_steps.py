@@ -211,14 +211,24 @@ def linear_activation_forward(
 ) -> tuple[Array, Cache]:
     """A = f(W A_prev + b) and the cache ((A_prev, W, b), Z). First, third, fifth documents.
 
+    A_prev      (n_in, m), W (n_out, n_in), b (n_out, 1)
     activation  "sigmoid", "relu", or "none" for A = Z
     """
     f = activation_named(activation)
-    if A_prev.shape[0] != W.shape[-1]:
+    n_out, n_in = W.shape[-2:]
+    if A_prev.ndim != 2 or A_prev.shape[0] != n_in:
+        cure = "One example x is a column: pass x[:, None]."
+        if A_prev.ndim == 2:
+            cure = "Are your examples rows? Pass X.T."
         raise ValueError(
             f"A_prev has shape {tuple(A_prev.shape)}, but W {tuple(W.shape)} takes "
-            f"{W.shape[-1]} inputs: expected ({W.shape[-1]}, m). Are your examples rows? "
-            "Pass X.T."
+            f"{n_in} inputs: expected ({n_in}, m). {cure}"
+        )
+    shape = tuple(getattr(b, "shape", ()))  # a number is every unit's
+    if shape not in ((), (n_out, 1)):
+        raise ValueError(
+            f"b has shape {shape}, but W {tuple(W.shape)} gives {n_out} outputs: "
+            f"expected ({n_out}, 1), a column. A vector b is one as b[:, None]."
         )
     Z, A = SPEC.layer(array_namespace(A_prev, W, b), W, A_prev, b, f)
     return A, ((A_prev, W, b), Z)

@@ -265,11 +265,22 @@ def test_examples_as_rows_are_refused(backend: Backend, X: np.ndarray) -> None:
     for call in (
         lambda: t.linear_forward(rows, W, b),
         lambda: t.linear_combination(rows, W, b),
+        lambda: t.DenseLayer(3, 2, "relu").forward_propagation(rows, W, b),
         lambda: t.L_layer_model(rows, backend.asarray(Y1), [3, 2, 1]),
         lambda: t.generate_mini_batches(rows, backend.asarray(Y1)),
     ):
         with pytest.raises(ValueError, match=r"Pass X.T"):
             call()
+
+
+def test_biases_and_examples_that_are_no_columns_are_refused(backend: Backend) -> None:
+    """With as many examples as units a vector of biases would go along the examples."""
+    X, W, b = (backend.asarray(np.ones(shape)) for shape in ((3, 2), (2, 3), (2, 1)))
+    for wrong in (b[:, 0], b.T):
+        with pytest.raises(ValueError, match=r"b has shape .* expected \(2, 1\), a column"):
+            t.linear_forward(X, W, wrong)
+    with pytest.raises(ValueError, match=r"A_prev has shape \(3,\).*pass x\[:, None\]"):
+        t.linear_combination(X[:, 0], W, b)
 
 
 def test_the_cache_of_an_activation_is_Z(backend: Backend) -> None:
