@@ -129,7 +129,7 @@ def L_model_backward(
     loss, times = _output_named(output)
     L = len(caches)
     linear_cache, Z = caches[-1]
-    dZ = times * loss.delta(xp, Z, targets(xp, Y, AL))
+    dZ = times * loss.delta(xp, Z, targets(xp, Y, AL, loss))
     dA, dW, db = linear_backward(dZ, linear_cache)
     grads = {f"dA{L - 1}": dA, f"dW{L}": dW, f"db{L}": db}
     for i in range(L - 1, 0, -1):
@@ -174,7 +174,7 @@ def L_layer_model(
     costs: list[float] = []
     for i in range(num_iterations):
         AL, caches = L_model_forward(X, parameters, hidden=hidden, output=output)
-        J, _, _ = SPEC.score(xp, loss, caches[-1][1], targets(xp, Y, AL), None)
+        J, _, _ = SPEC.score(xp, loss, caches[-1][1], targets(xp, Y, AL, loss), None)
         costs.append(times * float(J))
         if print_cost:
             print(f"iteration {i}: cost {costs[-1]:.6g}")

@@ -142,7 +142,7 @@ class NN:
                   exact even where y_hat is rounded to 0 or 1
         """
         xp = array_namespace(y_hat, y)
-        T = targets(xp, y, y_hat)
+        T = targets(xp, y, y_hat, LOSSES[self._loss])
         S = y_hat
         if self._loss == "binary_cross_entropy":
             S = scores_of(xp, y_hat) if memory is None else memory[f"Z{self.n_layers}"]
@@ -151,14 +151,14 @@ class NN:
     def accuracy(self, y_hat: Array, y: Array) -> Array:
         """The share of examples whose outputs all lie on their target's side of ½, ()."""
         xp = array_namespace(y_hat, y)
-        right = xp.all((y_hat > 0.5) == (targets(xp, y, y_hat) > 0.5), axis=0)
+        right = xp.all((y_hat > 0.5) == (targets(xp, y, y_hat, LOSSES[self._loss]) > 0.5), axis=0)
         return xp.mean(xp.astype(right, y_hat.dtype))
 
     def backward_propagation(self, y_hat: Array, y: Array, memory: Memory) -> Memory:
         """Gradients {"dA1": …, "dW2": …, "db2": …, …}, last layer first."""
         xp = array_namespace(y_hat, y)
-        T = targets(xp, y, y_hat)
         loss, dA = LOSSES[self._loss], None
+        T = targets(xp, y, y_hat, loss)
         grads: Memory = {}
         for i in range(self.n_layers, 0, -1):
             W, b = self.params_values[f"W{i}"], self.params_values[f"b{i}"]

@@ -20,7 +20,7 @@ from .activations import IDENTITY, RELU, SIGMOID, Activation
 from .draws import Draw
 from .initializers import INITIALIZERS
 from .kernels import SPEC
-from .losses import LOSSES
+from .losses import LOSSES, Loss
 from .optimizers import SGD
 from .types import Array, Namespace
 
@@ -58,14 +58,22 @@ def activation_named(name: str) -> Activation:
     return ACTIVATIONS[name]
 
 
-def targets(xp: Namespace, Y: Array, AL: Array) -> Array:
-    """Y in the shape and dtype of AL (n_out, m); a vector (m,) is the row of one output."""
+def targets(xp: Namespace, Y: Array, AL: Array, loss: Loss) -> Array:
+    """Y in the shape and dtype of AL (n_out, m); a vector (m,) is the row of one output.
+
+    loss  what they are for: a cross-entropy takes none outside [0, 1]
+    """
     if Y.ndim == 1 and AL.shape[0] == 1:
         Y = Y[None, :]
     if AL.ndim != 2 or Y.shape != AL.shape:
         raise ValueError(
             f"Y has shape {tuple(Y.shape)} and AL {tuple(AL.shape)}, but both are to be "
             "(n_out, m), an example a column. Are your examples rows? Pass Y.T."
+        )
+    if loss.kind != "real" and bool(xp.any((Y < 0) | (Y > 1))):
+        raise ValueError(
+            "Y has values outside [0, 1], but the cross-entropy takes labels 0 and 1. For -1 "
+            "and 1 pass (Y + 1) / 2; numbers are for the squared cost, with the output 'none'."
         )
     return xp.astype(Y, AL.dtype)
 
@@ -238,14 +246,14 @@ def compute_cost(AL: Array, Y: Array) -> Array:
     """Binary cross-entropy, -1/m Σ y log a + (1 - y) log(1 - a), (). Third, fifth documents.
 
     AL  (n_out, m)  probabilities; 0 and 1 are allowed
-    Y   (n_out, m)  labels, of any dtype; (m,) for one output
+    Y   (n_out, m)  labels 0 and 1, of any dtype, or between; (m,) for one output
 
     Summed over the outputs, mean over the examples.
     """
     xp = array_namespace(AL, Y)
     AL = real(xp, AL)
-    T = targets(xp, Y, AL)
-    return SPEC.score(xp, LOSSES["multilabel"], scores_of(xp, AL), T, None)[0]
+    loss = LOSSES["multilabel"]
+    return SPEC.score(xp, loss, scores_of(xp, AL), targets(xp, Y, AL, loss), None)[0]
 
 
 def compute_error(AL: Array, Y: Array) -> Array:
@@ -260,8 +268,8 @@ def squared_cost(m: int, AL: Array, Y: Array) -> Array:
     """
     xp = array_namespace(AL, Y)
     AL = real(xp, AL)
-    T = targets(xp, Y, AL)
-    return 2 / m * xp.sum(LOSSES["squared_error"].value(xp, AL, T))
+    loss = LOSSES["squared_error"]
+    return 2 / m * xp.sum(loss.value(xp, AL, targets(xp, Y, AL, loss)))
 
 
 def relu_backward(dA: Array, cache: Array) -> Array:

@@ -191,6 +191,25 @@ def test_a_cost_of_what_is_no_probability_is_refused(backend: Backend) -> None:
         t.compute_cost(backend.asarray(np.array([[1.2]])), backend.asarray(np.array([[1]])))
 
 
+def test_labels_other_than_0_and_1_are_refused_by_the_cross_entropy(
+    backend: Backend, X: np.ndarray
+) -> None:
+    """Of labels -1 and 1 it falls below 0, for ever."""
+    Xb, signs = backend.asarray(X), backend.asarray(2 * Y1 - 1)
+    AL, caches = t.L_model_forward(Xb, on(backend, t.initialize_parameters_deep([3, 1])))
+    nn = t.NN([t.DenseLayer(3, 1, "sigmoid")], like=Xb)
+    for call in (
+        lambda: t.compute_cost(AL, signs),
+        lambda: t.L_model_backward(AL, signs, caches),
+        lambda: t.L_layer_model(Xb, signs, [3, 1], output="sigmoid"),
+        lambda: nn.train(Xb, signs),
+    ):
+        with pytest.raises(ValueError, match=r"Y has values outside \[0, 1\].*\(Y \+ 1\) / 2"):
+            call()
+    assert float(t.squared_cost(5, AL, signs)) > 0
+    assert t.L_layer_model(Xb, signs, [3, 1])[1][0] > 0
+
+
 def test_gradients_are_right_where_outputs_are_rounded_to_0_and_1(backend: Backend) -> None:
     """Y/A - (1-Y)/(1-A) is 0/0 there, in the third and fifth documents."""
     X = backend.asarray(np.array([[800.0, -800.0, 800.0, -800.0]]))
