@@ -12,6 +12,7 @@ import test_fast_paths as paths
 from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS, Activation, Loss
 from mlp_xp.draws import dropout_bits
 from mlp_xp.optimizers import Momentum
+from mlp_xp.schedules import ReduceOnPlateau
 from mlp_xp.training import Data, Step
 from mlp_xp.types import State
 
@@ -419,3 +420,19 @@ def test_a_training_on_the_device_follows_that_on_the_cpu(cupy: Any) -> None:
             np.testing.assert_allclose(
                 found.device.get(value), expected.parameters[name], rtol=1e-3, atol=1e-4
             )
+
+
+@pytest.mark.parametrize("batch_size", [90, 45])
+def test_an_epoch_of_one_step_takes_each_networks_own_rate(cupy: Any, batch_size: int) -> None:
+    """A table of a single row lies in memory like its transpose, unless it is told otherwise."""
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(6, 90)), random.integers(0, 3, 90)
+    plateau = ReduceOnPlateau(patience=0, threshold=0.5)
+    found = [
+        MLP((6, 9, 3), dtype="float64", weight_decay=0.1, seed=[5, 6, 7], device=device).fit(
+            X, y, epochs=4, batch_size=batch_size, schedule=plateau, progress=False
+        )
+        for device in ("cpu", "cuda")
+    ]
+    W, W_cuda = (model.parameters["W1"] for model in found)
+    np.testing.assert_allclose(found[1].device.get(W_cuda), W, rtol=1e-6, atol=1e-9)

@@ -182,7 +182,7 @@ class CupyStep:
             rows.append((*scalars, rate * decay) if decay != 0 else scalars)
         if any(isinstance(scalar, np.ndarray) for row in rows for scalar in row):
             rows = [np.broadcast_arrays(*row, np.empty(self.networks))[:-1] for row in rows]
-            return np.stack(rows).swapaxes(-1, -2).astype(self.theta.dtype)
+            return np.ascontiguousarray(np.stack(rows).swapaxes(-1, -2), self.theta.dtype)
         table = np.array(rows, self.theta.dtype)[:, None]
         return np.ascontiguousarray(np.repeat(table, self.networks, axis=1))
 
