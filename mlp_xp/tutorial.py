@@ -164,7 +164,7 @@ def L_layer_model(
     """
     loss, times = _output_named(output)
     activation_named(hidden)
-    if layer_dims[0] != X.shape[0]:
+    if len(layer_dims) > 0 and layer_dims[0] != X.shape[0]:
         raise ValueError(
             f"X has shape {tuple(X.shape)}, but layer_dims begins with {layer_dims[0]}: "
             f"expected ({layer_dims[0]}, m). Are your examples rows? Pass X.T."

@@ -93,6 +93,8 @@ class NN:
         loss: str | None = None,
         like: Array | None = None,
     ) -> None:
+        if not layers:
+            raise ValueError("layers is empty, but expected at least one DenseLayer")
         for i, (before, after) in enumerate(pairwise(layers), 1):
             if before.output_size != after.input_size:
                 raise ValueError(

@@ -113,6 +113,11 @@ def draw_parameters(
     if initializer not in INITIALIZERS:
         choices = ", ".join(map(repr, INITIALIZERS))
         raise ValueError(f"initializer is {initializer!r}, but expected one of {choices}")
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(
+            f"the sizes are {list(sizes)}, but expected at least two numbers ≥ 1: features, widths "
+            "of the hidden layers, outputs, such as [5, 4, 1]"
+        )
     draw = LegacyDraw(seed)
     parameters = {}
     for i, (n_in, n_out) in enumerate(pairwise(sizes), 1):

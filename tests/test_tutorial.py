@@ -320,6 +320,19 @@ def test_a_network_has_one_layer_less_than_layer_dims_has_numbers(X: np.ndarray)
     assert len(caches) == 3
 
 
+@pytest.mark.parametrize("sizes", [[], [3], [3, 0], [3, -1, 1]])
+def test_sizes_that_make_no_network_are_refused(X: np.ndarray, sizes: list[int]) -> None:
+    for call in (
+        lambda: t.initialize_parameters_deep(sizes),
+        lambda: t.init_parameters(sizes),
+        lambda: t.L_layer_model(X, Y1, sizes),
+    ):
+        with pytest.raises(ValueError, match=r"sizes are \[.*expected at least two numbers ≥ 1"):
+            call()
+    with pytest.raises(ValueError, match="layers is empty"):
+        t.NN([])
+
+
 def test_forward_propagation_is_L_model_forward_with_flat_caches(
     backend: Backend, X: np.ndarray
 ) -> None:
