@@ -393,7 +393,8 @@ class Model:
         """Train a copy of the weights at rates rising from `lowest` to `highest`.
 
         Smith 2017, "Cyclical Learning Rates for Training Neural Networks", §3.3. Stops when
-        the loss is four times its least. The model itself is left as it is.
+        the loss is four times its least; of counts, what it is above the least possible. The
+        model itself is left as it is.
         """
         data = self._data(X, Y, None, layout)
         lowest, highest = positive("lowest", lowest), positive("highest", highest)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .hardware import Device
 from .training import Data, Recipe, batch, bits_for, shuffled, train_step
-from .types import State
+from .types import Array, State
 
 
 class LearningRates(NamedTuple):
@@ -41,12 +41,15 @@ def search(
 ) -> LearningRates:
     """Train from a state, a step a rate, until the loss is four times its least.
 
+    Of counts, whose loss falls below 0, what it is above `least_possible` is compared.
+
     data     examples, on the device
     rates    (n,) rising
     seeds    of the networks, by which examples are shuffled
     leading  the parameters' leading axes
     """
     losses: list[float] = []
+    above: list[float] = []
     xp, start, epoch = device.xp, 0, 0
     index = device.put(shuffled(seeds, leading, epoch, data.m))
     for rate in rates:
@@ -55,13 +58,24 @@ def search(
         with np.errstate(all="ignore"):  # the search ends by diverging
             state = train_step(recipe, xp, state, X, T, w, bits, float(rate))
             losses.append(float(np.mean(device.get(state.loss))))
-        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
+            above.append(losses[-1] - least_possible(recipe, device, T, w))
+        if not math.isfinite(losses[-1]) or above[-1] > 4 * min(above):
             break
         start += batch_size
         if start >= data.m:
             start, epoch = 0, epoch + 1
             index = device.put(shuffled(seeds, leading, epoch, data.m))
     return _suggest(rates[: len(losses)], np.array(losses))
+
+
+def least_possible(recipe: Recipe, device: Device, T: Array, weights: Array | None) -> float:
+    """The loss of the best scores for these targets: of counts that of s = log t, else 0."""
+    if recipe.loss.kind != "count":
+        return 0.0
+    xp = device.xp
+    S = xp.log(xp.maximum(T, xp.full_like(T, float(xp.finfo(T.dtype).smallest_normal))))
+    J, _, _ = recipe.kernels.score(xp, recipe.loss, S, T, weights)
+    return float(np.mean(device.get(J)))
 
 
 def _suggest(rates: npt.NDArray[np.float64], losses: npt.NDArray[np.float64]) -> LearningRates:

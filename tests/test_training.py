@@ -339,6 +339,19 @@ def test_the_learning_rate_finder_finds_a_rate_that_works(random: Random) -> Non
     assert good.history["loss"][-1] < 0.8 * poor.history["loss"][-1]
 
 
+@pytest.mark.parametrize("seed", [0, [0, 1]])
+def test_the_learning_rate_finder_goes_on_below_a_loss_of_0(random: Random, seed: Any) -> None:
+    """Four times the least of negative losses is below all of them."""
+    X = random.normal(size=(4, 500))
+    y = random.poisson(np.exp(3 + 0.5 * X[0]))
+    model = MLP((4, 16, 1), loss="poisson", learning_rate=0.02, seed=seed)
+    fresh = model.find_learning_rate(X, y)
+    assert fresh.losses.min() < -10
+    assert 1e-3 < fresh.suggestion < 1
+    model.fit(X, y, epochs=20, progress=False)
+    assert len(model.find_learning_rate(X, y).rates) > 40
+
+
 def test_running_moments_follow_the_data_and_serve_evaluation(random: Random) -> None:
     X = 5 + 3 * random.normal(size=(4, 500))
     y = (X[0] > 5).astype(int)
