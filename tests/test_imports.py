@@ -19,6 +19,7 @@ PACKAGES = ("layers", "compile", "export", "estimators", "plotting", "searching"
 # a module may import from those before it
 ORDER = [
     "extras",
+    "meant",
     "types",
     "pickling",
     "guard",

@@ -87,6 +87,8 @@ WRONG: list[tuple[str, str]] = [
     ("", "nothing stands before or after a comma"),
     ("dense:4,", "nothing stands before or after a comma"),
     ("convolution:4", "layers has 'convolution:4', but expected one of dense, conv"),
+    ("conv2d:4x3", "Did you mean 'conv'"),
+    ("dense:4,softmax", "has its softmax from the loss 'cross_entropy'"),
     ("conv:4", "'conv:4', but expected conv:CHANNELSxKERNEL"),
     ("conv:4x3x3x3", "but expected conv:CHANNELSxKERNEL"),
     ("flatten:3", "'flatten:3', but expected flatten alone"),

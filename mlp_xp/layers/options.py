@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any
 
+from ..meant import meant
 from .base import Shape
 
 
@@ -56,6 +57,7 @@ def one_of(argument: str, value: Any, names: Iterable[str]) -> str:
     if value not in known:
         raise ValueError(
             f"{argument} is {value!r}, but expected one of {', '.join(map(repr, known))}."
+            f"{meant(known, value)}"
         )
     return str(value)
 

@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..activations import ACTIVATIONS
+from ..meant import meant
 from .base import Kind, Shape
 from .convolution import Conv1d, Conv2d
 from .dense import Activation, Dense, Dropout
@@ -204,8 +205,9 @@ def _read(piece: str, activation: str) -> tuple[Word, Callable[[Shape], Kind]]:
     found = PIECE.fullmatch(piece)
     word = WORDS.get(found["word"]) if found else None
     if found is None or word is None:
-        known = ", ".join([*WORDS, "residual(…)", *ACTIVATIONS])
-        raise ValueError(f"layers has {piece!r}, but expected one of {known}.")
+        known = [*WORDS, "residual(…)", *ACTIVATIONS]
+        cure = meant(known, found["word"] if found else piece)
+        raise ValueError(f"layers has {piece!r}, but expected one of {', '.join(known)}.{cure}")
     numbers: list[Any] = []
     options: dict[str, Any] = {}
     for part in (found["rest"] or "")[1:].split(":") if found["rest"] else []:
