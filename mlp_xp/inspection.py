@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .architecture import by_name
 from .checks import Layout
 from .kernels import SPEC, Kernels
-from .model import Model
+from .model import Model, positive
 from .training import Recipe, batch, bits_for, gradient, objective, penalty
 from .types import Array
 
@@ -81,8 +81,8 @@ def check_gradients(
 ) -> GradientCheck:
     """Compare the backward pass with central differences, in float64 on the model's device.
 
-    step       half the distance between the two points of a difference
-    tolerance  largest relative error that passes
+    step       half the distance between the two points of a difference, > 0
+    tolerance  largest relative error that passes, > 0
     kernels    a kernel set to check instead of the device's own
     layout     which way X lies, "rows" or "columns", as in `MLP`
 
@@ -91,8 +91,9 @@ def check_gradients(
     The model's parameters and one training batch (X, Y) are used, with the dropout mask of
     the next step held fixed. Parameters are perturbed as independent networks along a
     leading axis, many in one forward pass. Where the second difference shows a kink, the
-    parameter is passed over and counted.
+    parameter is passed over and counted. Of many networks the first is checked.
     """
+    step, tolerance = positive("step", step), positive("tolerance", tolerance)
     device, network, xp = model.device, model.network, model.device.xp
     data = model._data(X, Y, sample_weight, layout, "float64")
     state = model._state()

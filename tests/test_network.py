@@ -145,6 +145,14 @@ def test_a_kink_is_counted_and_not_blamed() -> None:
     assert check.passed
 
 
+@pytest.mark.parametrize("argument", ["step", "tolerance"])
+@pytest.mark.parametrize("value", [0, -1e-5, float("nan")])
+def test_a_check_of_gradients_needs_a_step_and_a_tolerance(argument: str, value: float) -> None:
+    given: dict[str, Any] = {argument: value}
+    with pytest.raises(ValueError, match=f"{argument} is "):
+        check_gradients(MLP((2, 3, 2)), np.ones((2, 3)), [0, 1, 1], **given)
+
+
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=5),
     normalization=st.sampled_from(["none", "batch", "layer"]),
