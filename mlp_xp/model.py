@@ -538,9 +538,10 @@ class Model:
     def evaluate(
         self, X: Any, Y: Any = None, sample_weight: Any = None, *, layout: Layout | None = None
     ) -> Score:
-        """Mean loss and score on (X, Y), or on a `Stream`: accuracy for classes, R² for numbers.
+        """Loss and score on (X, Y), or on a `Stream`: accuracy for classes, R² for numbers.
 
-        With a `preparation` that scales targets, the loss is that of the scaled ones.
+        The loss is the objective: the weighted mean, with the L2 penalty, without smoothing of
+        labels. With a `preparation` that scales targets, the loss is that of the scaled ones.
         """
         recipe, state = self._recipe, self._state()
         if isinstance(X, Stream):
