@@ -13,9 +13,11 @@ from .optimizers import OPTIMIZERS
 from .schedules import SCHEDULES
 
 if TYPE_CHECKING:
+    from . import data as data
     from . import layers as layers
     from . import plotting as plotting
     from . import trackers as trackers
+    from . import tutorial as tutorial
     from .data import load_table as load_table
     from .estimators.mlp import MLPClassifier as MLPClassifier
     from .estimators.mlp import MLPRegressor as MLPRegressor
@@ -85,7 +87,7 @@ LATE = {
     "stream": "streams",
     "to_torch": "export.to_torch",
 }
-MODULES = ("layers", "plotting", "trackers")
+MODULES = ("data", "layers", "plotting", "trackers", "tutorial")
 
 
 def __dir__() -> list[str]:

@@ -188,6 +188,11 @@ def test_importing_brings_no_other_library() -> None:
     assert "numpy.testing" not in run(code)
 
 
+@pytest.mark.parametrize("name", ["data", "layers", "plotting", "trackers", "tutorial"])
+def test_a_module_of_more_is_imported_when_it_is_asked_for(name: str) -> None:
+    assert run(f"import mlp_xp; print(mlp_xp.{name}.__name__)") == f"mlp_xp.{name}\n"
+
+
 def test_a_star_brings_all_that_needs_numpy_alone() -> None:
     """scikit-learn's face takes ten times as long to import as the rest."""
     late = {name for name, module in mlp_xp.LATE.items() if not module.startswith("estimators")}

@@ -21,6 +21,7 @@ GUIDES = [ROOT / "CONTRIBUTING.md", DOCS / "index.md", *sorted((DOCS / "guides")
 REFERENCE = "\n".join(
     path.read_text(encoding="utf-8") for path in sorted((DOCS / "reference").glob("*.md"))
 )
+OF_NAMES = ("data", "layers")  # modules whose names have their own places in the reference
 PUBLIC = [f"mlp_xp.{name}" for name in dir(mlp_xp) if name != "__version__"] + [
     f"mlp_xp.layers.{name}" for name in mlp_xp.layers.__all__
 ]
@@ -72,7 +73,7 @@ def test_a_public_name_is_documented(name: str) -> None:
         assert [key for key, one in asked.items() if not inspect.getdoc(one)] == []
 
 
-@pytest.mark.parametrize("name", mlp_xp.MODULES[1:])
+@pytest.mark.parametrize("name", [name for name in mlp_xp.MODULES if name not in OF_NAMES])
 def test_a_module_of_more_is_documented_as_a_whole(name: str) -> None:
     assert f".. automodule:: mlp_xp.{name}\n   :members:\n" in REFERENCE
     things = getattr(mlp_xp, name)
