@@ -23,7 +23,8 @@ class MLP(Model):
                      for all hidden layers, or a list or tuple of one a layer
     loss             name or `Loss`: "cross_entropy", "binary_cross_entropy", "multilabel",
                      "squared_error", "absolute_error", "huber", "poisson"
-    normalization    "none", "batch" or "layer", before every hidden activation
+    normalization    "none", "batch" or "layer", before every hidden activation; "batch" sees
+                     nothing of X in batches of one example
     dropout          rate of the hidden layers, one number or a list of one a layer
     residual         skip connections round the hidden layers
     density          share of connections that exist in the hidden layers
