@@ -91,7 +91,8 @@ def _column(name: str, column: Series, told: _Told) -> Column:
     category = isinstance(column.dtype, pandas.CategoricalDtype)
     if not category and (column.dtype.kind in "biuf" or inferred in PLAIN):
         values = numbers(where, name, column)
-        if every and not keep and numbers_the_rows(name, values):
+        rows = column.index.to_numpy() if column.index.dtype.kind in "iu" else None
+        if every and not keep and numbers_the_rows(name, values, rows):
             return Unused(name, "it numbers the rows")
         return Number.learn(name, values, holes)
     if column.dtype.kind == "M" or inferred in ("datetime64", "datetime", "date"):
@@ -113,12 +114,15 @@ def _column(name: str, column: Series, told: _Told) -> Column:
     return Coded.learn(name, cells, told.Y)
 
 
-def numbers_the_rows(name: str, values: Rows) -> bool:
-    """Different whole numbers under a name of identifiers, or counting up."""
+def numbers_the_rows(name: str, values: Rows, rows: Rows | None = None) -> bool:
+    """Different whole numbers under a name of identifiers, or counting up.
+
+    rows  (m,) where each stands in its table, as training rows are drawn; None: one by one
+    """
     whole = bool(np.all(values == np.floor(values)))
-    return whole and (
-        ROW_NAMES.fullmatch(name.strip()) is not None or bool(np.all(np.diff(values) == 1))
-    )
+    steps = np.diff(values)
+    counting = bool(np.all(steps == 1)) or (rows is not None and np.all(steps == np.diff(rows)))
+    return whole and (ROW_NAMES.fullmatch(name.strip()) is not None or bool(counting))
 
 
 def _check_kind(where: str, name: str, column: Series) -> None:

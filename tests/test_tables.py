@@ -853,6 +853,18 @@ def test_a_column_that_is_left_out_is_said(words: bool, command: Callable[..., A
     assert "column 'id' is left out" in searched
 
 
+def test_a_numbering_is_known_among_the_rows_that_are_drawn(command: Callable[..., Any]) -> None:
+    """Under any name, and where rows without a target are left out."""
+    x = np.random.default_rng(0).normal(size=60).round(3)
+    frame = pandas.DataFrame({"PassengerId": range(1, 61), "x": x, "y": x > 0})
+    frame["y"] = frame["y"].astype(object).where(frame.index % 7 != 3)
+    frame.to_csv("d.csv", index=False)
+    code, out, _ = command("train", "--data", "d.csv", "--target", "y", "--dry-run")
+    assert code == 0
+    assert "  PassengerId  left out: it numbers the rows" in out
+    assert "  x            number" in out
+
+
 def test_without_the_extra_the_error_names_it(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
