@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 from ..activations import ACTIVATIONS
@@ -60,7 +61,16 @@ class Word(NamedTuple):
 
 
 def _made(kind: Callable[..., Kind]) -> Callable[[Shape, list[Any], dict[str, Any]], Kind]:
-    return lambda shape, numbers, options: kind(*numbers, **options)
+    return lambda shape, numbers, options: _of(kind, *numbers, **options)
+
+
+def _of(kind: Callable[..., Kind], *numbers: Any, **options: Any) -> Kind:
+    """A layer; ValueError for an option that its kind does not have."""
+    known = list(signature(kind).parameters)[len(numbers) :]
+    for name in options:
+        if name not in known:
+            raise ValueError(f"it has no option {name!r}, but {', '.join(known) or 'none at all'}.")
+    return kind(*numbers, **options)
 
 
 def _convolution(shape: Shape, numbers: list[Any], options: dict[str, Any]) -> Kind:
@@ -69,15 +79,15 @@ def _convolution(shape: Shape, numbers: list[Any], options: dict[str, Any]) -> K
     if len(shape) == 2:
         if len(kernel) > 1:
             raise ValueError(f"its input is a sequence, {shape}: expected one kernel, conv:32x3.")
-        return Conv1d(channels, *kernel, **options)
-    return Conv2d(channels, kernel[0] if len(kernel) == 1 else tuple(kernel), **options)
+        return _of(Conv1d, channels, *kernel, **options)
+    return _of(Conv2d, channels, kernel[0] if len(kernel) == 1 else tuple(kernel), **options)
 
 
 def _pool(
     kind: type[MaxPool | AvgPool],
 ) -> Callable[[Shape, list[Any], dict[str, Any]], Kind]:
-    return lambda shape, numbers, options: kind(
-        numbers[0] if len(numbers) == 1 else tuple(numbers), **options
+    return lambda shape, numbers, options: _of(
+        kind, numbers[0] if len(numbers) == 1 else tuple(numbers), **options
     )
 
 
@@ -90,7 +100,7 @@ WORDS: dict[str, Word] = {
     "last": Word(_made(Last)),
     "flatten": Word(_made(Flatten)),
     "reshape": Word(
-        lambda shape, numbers, options: Reshape(tuple(numbers), **options), "AxBxC", (1, 2, 3)
+        lambda shape, numbers, options: _of(Reshape, tuple(numbers), **options), "AxBxC", (1, 2, 3)
     ),
     "batchnorm": Word(_made(BatchNorm), before=True),
     "layernorm": Word(_made(LayerNorm), before=True),
