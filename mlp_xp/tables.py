@@ -1,8 +1,8 @@
 """Files of tables: a path in, a pandas data frame out, and a `DataError` that names the place.
 
-CSV and its kin are read by pandas: separators, quotes, gaps, decimal commas, a byte order
-mark; Parquet and Feather by pyarrow. What pandas takes in silence is refused here: lines
-that are too short or too long, and two columns of one name.
+CSV and its kin are read by pandas: separators, Excel's line that names one, quotes, gaps,
+decimal commas, a byte order mark; Parquet and Feather by pyarrow. What pandas takes in
+silence is refused here: lines that are too short or too long, and two columns of one name.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -31,6 +32,7 @@ LONGEST = 1 << 26  # bytes of a header
 FIELD = 2**31 - 1  # characters of a cell: pandas knows no limit
 DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
 FIRST_LINE = re.compile(r'(?:(?<![^,;\t|])"[^"]*"|[^\r\n])*')  # whose quotes may hold line ends
+NAMED_SEPARATOR = re.compile(rf'"?sep=([{SEPARATORS}])"?(\r\n?|\n)', re.I)  # Excel's first line
 LEADING_ZEROS = r"[-+]?0\d+"
 MAGIC = {b"PAR1": "parquet", b"ARROW1": "feather"}
 STRANGE = {
@@ -157,19 +159,28 @@ def _check_cells_fit(name: str, rows: int, columns: int) -> None:
 
 
 class _Csv(NamedTuple):
-    """How a file of text is written: what all who read it have to tell pandas."""
+    """How a file of text is written: what all who read it have to tell pandas.
+
+    head   its first characters, from the header on
+    above  lines before the header
+    """
 
     file: _File
     encoding: str
     head: str
     separator: str
     header: list[str]
+    above: int = 0
 
     @classmethod
     def of(cls, file: _File) -> _Csv:
         wide = file.head.startswith((b"\xff\xfe", b"\xfe\xff"))
         encoding = "utf-16" if wide else "utf-8-sig"
         head = _head(file, encoding)
+        named = NAMED_SEPARATOR.match(head)
+        if named is not None:
+            head, separator = head[named.end() :], named[1]
+            return cls(file, encoding, head, separator, _header(file.name, head, separator), 1)
         first = FIRST_LINE.match(head)
         assert first is not None  # it matches nothing, too
         separator = max(SEPARATORS, key=lambda mark: _outside_quotes(first[0], mark))
@@ -181,6 +192,7 @@ class _Csv(NamedTuple):
             "sep": self.separator,
             "names": self.header,
             "header": 0,
+            "skiprows": self.above,
             "index_col": False,
             "encoding": self.encoding.removesuffix("-sig"),  # the mark goes with the names
             "skipinitialspace": f"{self.separator} " in self.head,  # a sixth of the time
@@ -356,7 +368,7 @@ def _check_cells(written: _Csv) -> None:
         lines = csv.reader(text, delimiter=written.separator, skipinitialspace=True)
         limit = csv.field_size_limit(FIELD)
         try:
-            for row in lines:
+            for row in islice(lines, written.above, None):
                 if row and len(row) != n:
                     cells = f"{len(row)} cell" + "s" * (len(row) != 1)
                     raise DataError(

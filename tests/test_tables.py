@@ -37,6 +37,7 @@ from mlp_xp.preparation import model_for, prepare
 from mlp_xp.prepared import Preparation
 from mlp_xp.recognise import learn
 from mlp_xp.storage import ModelFileError
+from mlp_xp.tables import texts
 
 CITIES = ("Oslo", "Bergen", "Narvik")
 
@@ -139,6 +140,21 @@ def test_a_table_means_the_same_in_every_kind_of_file(tmp_path: Path, how: str) 
         if name == "joined":
             left = pandas.to_datetime(left)
         assert (left[right.notna()] == right[right.notna()]).all(), name
+
+
+@pytest.mark.parametrize("first", ["sep=;\r\n", '"SEP=;"\n'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_the_line_in_which_excel_names_the_separator_is_no_header(
+    tmp_path: Path, first: str, encoding: str
+) -> None:
+    path = tmp_path / "d.csv"
+    path.write_bytes((first + "a,b;y\n1,5;0\n2,5;1\n\n3,5;1\n").encode(encoding))
+    found = load_table(path, "y")
+    assert (list(found.X.columns), found.X["a,b"].tolist()) == (["a,b"], [1.5, 2.5, 3.5])
+    assert texts(str(path), ["a,b"])["a,b"].tolist() == ["1,5", "2,5", "3,5"]
+    path.write_bytes((first + "a;y\n1;0\n2\n").encode(encoding))
+    with pytest.raises(DataError, match="line 4: 1 cell, but the header names 2 columns"):
+        load_table(path, "y")
 
 
 @pytest.mark.parametrize("how", ["csv", "csv.gz", "parquet"])
