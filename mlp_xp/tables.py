@@ -85,10 +85,13 @@ def of_frame(argument: str, X: Any, missing: Sequence[str] = ()) -> Frame:
 
 
 def _without(frame: Frame, missing: Sequence[str]) -> Frame:
-    """The same with gaps where words stand for them."""
+    """The same with gaps where words stand for them; -999 stands for the number, too."""
     import pandas
 
-    return frame.replace(list(missing), pandas.NA) if missing else frame
+    numbers = [float(word) for word in missing if is_number(word)]
+    for values in (list(missing), numbers):
+        frame = frame.replace(values, pandas.NA) if values else frame
+    return frame
 
 
 class _File(NamedTuple):

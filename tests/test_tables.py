@@ -256,6 +256,21 @@ def test_words_for_gaps_are_the_usual_ones_and_those_that_are_named(tmp_path: Pa
     assert found.X["b"].isna().tolist() == [False, True, True, True, True]
 
 
+@pytest.mark.parametrize("how", ["csv", "parquet", "feather", "frame"])
+def test_a_number_that_stands_for_a_gap_is_one_in_every_kind_of_file(
+    tmp_path: Path, how: str
+) -> None:
+    cells = {"whole": [1, -999, 2**53 + 1], "real": [0.5, 1.5, -999.0], "word": ["u", "-999", "v"]}
+    frame = pandas.DataFrame({**cells, "y": [0, 1, -999]})
+    path = tmp_path / f"d.{how}"
+    if how != "frame":
+        path.write_bytes(written(frame, how))
+    found = load_table(frame if how == "frame" else path, "y", missing="-999")
+    assert found.X.isna().to_numpy().tolist() == [[False] * 3, [True, False, True]]
+    assert found.y is not None
+    assert found.y.tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("library", ["pandas", "polars", "arrow"])
 def test_a_data_frame_is_a_table_too(library: str) -> None:
     frame = people().set_index(np.arange(120) + 7)
