@@ -68,6 +68,25 @@ def row_of(column: Series, i: int) -> int:
     return int(label if isinstance(label, int | np.integer) else i) + 1
 
 
+def without(frame: Frame, missing: Sequence[str]) -> Frame:
+    """The same with gaps where words stand for them; -999 stands for the number, too."""
+    import pandas
+
+    numbers = [float(word) for word in missing if is_number(word)]
+    for values in (list(missing), numbers):
+        frame = frame.replace(values, pandas.NA) if values else frame
+    return frame
+
+
+def is_number(cell: str) -> bool:
+    """Whether text spells a number."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def gaps(column: Series) -> Rows:
     """(m,) where a cell is missing."""
     found: Rows = column.isna().to_numpy(bool)
@@ -181,6 +200,8 @@ def named_numbers(argument: str, X: Any, names: Sequence[str]) -> Rows:
         chosen = chosen.to_pandas()  # an Arrow table
     rows: Rows = np.asarray(chosen.to_numpy())
     if rows.dtype.kind == "O":
+        if hasattr(chosen, "isna"):
+            rows = np.where(chosen.isna(), np.nan, rows)
         try:
             rows = rows.astype(np.float64)
         except (TypeError, ValueError) as error:

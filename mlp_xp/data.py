@@ -60,6 +60,7 @@ class Dataset(NamedTuple):
     notes           what people should know of how it was read
     shape           of an example that is known to be an image, (channels, height, width), or of
                     one whose axes were given; () where nothing is known
+    missing         words that stood for gaps in the table, beside the usual ones
     """
 
     name: str
@@ -72,6 +73,7 @@ class Dataset(NamedTuple):
     table: Any = None
     notes: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 class Request(NamedTuple):
@@ -252,6 +254,7 @@ def _of_table(name: str, frame: Any, request: Request) -> Dataset:
         target=request.target,
         table=frame,
         notes=tuple(notes),
+        missing=request.missing,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import checks
-from .cells import named_numbers
+from .cells import is_number, named_numbers
 from .columns import Columns
 from .data import Dataset
 from .draws import Purpose, permutation
@@ -25,7 +25,6 @@ from .readers import DataError, Rows, listed, names_in
 from .recognise import NEARLY, learn
 from .streams.scan import MOST_LABELS, Moments
 from .streams.streamed import Stream
-from .tables import is_number
 
 MOST_CLASSES = 50
 
@@ -179,7 +178,7 @@ def prepare(
             )
     rows = slice(None) if rows is None else rows
     loss = default_loss(data.y) if loss is None else loss
-    found = Preparation(loss=loss, target=data.target)
+    found = Preparation(loss=loss, target=data.target, missing=data.missing)
     y = data.y if data.y_test is None else np.concatenate([data.y, data.y_test])
     if found.kind in ("multiclass", "binary") and y.ndim == 1:
         found = replace(found, classes=_classes(np.unique(y), len(y), loss, found.kind))

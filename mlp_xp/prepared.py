@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .cells import named_numbers
+from .cells import as_pandas, named_numbers, without
 from .devices import device as find_device
 from .hardware import Device
 from .losses import LOSSES
@@ -99,6 +99,7 @@ class Preparation:
                   numbers already
     left_out      columns of a table that are not used, and why; where there is no `table`, which
                   knows
+    missing       words that stand for a gap in a table, beside those that its reader knows
     """
 
     loss: str
@@ -109,6 +110,7 @@ class Preparation:
     target: tuple[str, ...] = ()
     table: Columns | None = None
     left_out: tuple[Unused, ...] = ()
+    missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Arrays become lists, which can be compared and written."""
@@ -132,6 +134,8 @@ class Preparation:
 
         Y  targets, where the rows are to be trained on: see `Columns.rows`
         """
+        if self.missing and (self.table is not None or names_of(X)):
+            X = without(as_pandas(argument, X), self.missing)
         if self.table is not None:
             return self.table.rows(argument, X, None if Y is None else self.columns_of(Y))
         if not self.features or not names_of(X):
@@ -221,9 +225,11 @@ class Preparation:
         """A dict that JSON can hold."""
         kept = {field.name: getattr(self, field.name) for field in fields(self)}
         kept |= {name: kept[name]._asdict() for name in ("inputs", "outputs")}
-        table, left_out = kept.pop("table"), kept.pop("left_out")
+        table, left_out, missing = (kept.pop(name) for name in ("table", "left_out", "missing"))
         if left_out:
             kept["left_out"] = [asdict(column) for column in left_out]
+        if missing:
+            kept["missing"] = missing
         return kept if table is None else kept | {"table": table.to_json()}
 
     @classmethod
@@ -235,6 +241,7 @@ class Preparation:
                 values[name] = Scale(**values[name])
             for name in ("classes", "features", "target"):
                 values[name] = None if values[name] is None else tuple(values[name])
+            values["missing"] = _texts(values.get("missing", ()))
             if values.get("table") is not None:
                 from .columns import Columns
 
@@ -246,6 +253,13 @@ class Preparation:
             return cls(**values)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"its preparation is none that this mlp_xp knows: {error}.") from None
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    found = tuple(values)
+    if isinstance(values, str) or not all(isinstance(value, str) for value in found):
+        raise ValueError(f"{values!r} where words are expected")
+    return found
 
 
 def names_of(X: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from .cells import Frame, as_pandas, missing_extra, row_of
+from .cells import Frame, as_pandas, is_number, missing_extra, row_of, without
 from .readers import GZIP, DataError, check_room, listed, unpacked
 
 STDIN = "-"
@@ -71,7 +71,7 @@ def read(
     frame = _csv(file, missing, text, copied, labels) if kind == "csv" else _arrow(file, kind)
     if len(frame) == 0:
         raise DataError(f"{name} has a header, but no examples below it.")
-    return frame if kind == "csv" else _without(frame, missing)
+    return frame if kind == "csv" else without(frame, missing)
 
 
 def of_frame(argument: str, X: Any, missing: Sequence[str] = ()) -> Frame:
@@ -81,17 +81,7 @@ def of_frame(argument: str, X: Any, missing: Sequence[str] = ()) -> Frame:
     _check_names(argument, names)
     if len(frame) == 0:
         raise DataError(f"{argument} has columns, but no examples in them.")
-    return _without(frame.set_axis(names, axis=1).reset_index(drop=True), missing)
-
-
-def _without(frame: Frame, missing: Sequence[str]) -> Frame:
-    """The same with gaps where words stand for them; -999 stands for the number, too."""
-    import pandas
-
-    numbers = [float(word) for word in missing if is_number(word)]
-    for values in (list(missing), numbers):
-        frame = frame.replace(values, pandas.NA) if values else frame
-    return frame
+    return without(frame.set_axis(names, axis=1).reset_index(drop=True), missing)
 
 
 class _File(NamedTuple):
@@ -383,15 +373,6 @@ def _check_cells(written: _Csv) -> None:
             raise DataError(f"{file.name}, line {lines.line_num}: {error}.") from None
         finally:
             csv.field_size_limit(limit)
-
-
-def is_number(cell: str) -> bool:
-    """Whether text spells a number."""
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
 
 
 # -- targets -----------------------------------------------------------------------

@@ -434,6 +434,24 @@ def test_a_table_is_read_column_by_column(
         assert (found["label"] == model.predict(new)).all()
 
 
+@pytest.mark.parametrize("gap", [True, False], ids=["gaps", "none"])
+def test_words_that_stand_for_gaps_do_so_in_the_graph(
+    run: Runtime, random: np.random.Generator, gap: bool
+) -> None:
+    """Where training had a gap, and among words where it had none."""
+    frame = table(150, random)
+    words = ["age", "city", "job"] if gap else ["age"]
+    frame[["city", "job"]] = frame[["city", "job"]].ffill().bfill()
+    frame.loc[::7, words] = None
+    data = load_table(frame, "member", missing=["-1", "unknown"])
+    model = model_for(data, hidden=(8,)).fit(data.X, data.y, epochs=3, progress=False)
+    new = frame.head(20).copy()
+    new.loc[3, "age"], new.loc[4, ["city", "job"]] = -1, "unknown"
+    session = run.session(model.to_onnx())
+    found = session.run(["probabilities"], columns(session, new))[0]
+    np.testing.assert_allclose(found, model.predict_proba(new), atol=1e-5)
+
+
 def test_a_column_may_be_called_what_it_likes(run: Runtime, random: np.random.Generator) -> None:
     frame = table(150, random).rename(columns={"age": "label", "weight": "Gemm", "city": "W1"})
     data = load_table(frame, "member")

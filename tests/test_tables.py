@@ -850,6 +850,37 @@ def test_what_keep_cannot_use_is_not_said_to_be(command: Callable[..., Any]) -> 
     assert "'a b'" not in command(*train, "--keep", "a b")[1]
 
 
+@pytest.mark.parametrize("how", ["csv", "parquet"])
+def test_the_words_that_are_gaps_travel_with_the_model(
+    how: str, command: Callable[..., Any]
+) -> None:
+    random = np.random.default_rng(0)
+    word = np.array(["u", "v", "none"] * 20)
+    frame = pandas.DataFrame({"a": random.normal(size=60), "word": word, "y": word == "u"})
+    frame.loc[:2, "a"] = -999
+    name = f"d.{how}"
+    Path(name).write_bytes(written(frame, how))
+    argv = ("--data", name, "--target", "y", "--epochs", "2", "--no-progress")
+    assert command("train", *argv, "--missing=-999", "--missing", "none")[0] == 0
+    told = command("predict", "model.safetensors", name, "--proba", "--no-header")[1]
+    holes = frame.replace({"a": -999, "word": "none"}, np.nan)
+    model = MLP.load("model.safetensors")
+    expected = model.predict_proba(holes)
+    np.testing.assert_array_equal(model.predict_proba(frame), expected)
+    found = pandas.read_csv(io.StringIO(told), header=None)
+    np.testing.assert_allclose(found[[1, 2]], expected, rtol=1e-6)
+    out = command("evaluate", "model.safetensors", name)[1]
+    assert "on 60 examples of " + name + ", of which 48 were used in training" in out
+
+
+def test_a_gap_in_whole_numbers_that_had_none_is_called_one(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"a": [3, 1, 2, 5, 9, 7], "b": [2, 5, 1, 8, 3, 4], "y": [0, 1] * 3})
+    data = load_table(frame, "y", missing="-9")
+    model = model_for(data, (4,)).fit(data.X, data.y, epochs=1, progress=False)
+    with pytest.raises(TableError, match="X, row 2, column 'b' is empty, but the col.* no gap"):
+        model.predict(pandas.DataFrame({"a": [1, 2], "b": [3, -9]}))
+
+
 def test_a_gap_among_words_that_had_none_is_said_as_a_gap(command: Callable[..., Any]) -> None:
     frame = pandas.DataFrame({"word": ["u", "v", "w", "u"] * 10, "y": [0, 1] * 20})
     frame.to_csv("d.csv", index=False)

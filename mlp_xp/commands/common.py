@@ -163,7 +163,7 @@ def read_data(
     request = Request(
         target=target,
         features=prepared.features,
-        missing=tuple(args.missing),
+        missing=(*prepared.missing, *args.missing),
         text=(() if table is None else table.text) + (target if named else ()),
         copied=tuple(name for name in ids if name not in prepared.features),
         zeros=False,  # the model knows what its classes are

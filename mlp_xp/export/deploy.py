@@ -92,7 +92,8 @@ def written(
     g, prepared = Graph(dtype), model._prepared
     if prepared.table is not None:
         inputs = table_inputs(prepared.table)
-        X = tabled(g, prepared.table, [g.reserve(put.name) for put in inputs])
+        names = [g.reserve(put.name) for put in inputs]
+        X = tabled(g, prepared.table, names, prepared.missing)
         return finished(g, inputs, answers(g, model, prepares(g, model, X, "float64")))
     shape: tuple[int, ...] = (model.network.sizes[0],)
     if entry is not None:
