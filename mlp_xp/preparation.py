@@ -22,7 +22,7 @@ from .mlp import MLP
 from .model import Model
 from .prepared import NO_SCALE, Preparation, Scale, as_labels
 from .readers import DataError, Rows, listed, names_in
-from .recognise import NEARLY, learn
+from .recognise import ALMOST_NUMBER, FEWEST_ROWS, MOST_WORDS, NEARLY, learn
 from .streams.scan import MOST_LABELS, Moments
 from .streams.streamed import Stream
 
@@ -59,9 +59,11 @@ SCALES: dict[str, Callable[[Rows], Scale]] = {
 def default_loss(y: Rows) -> str:
     """By the targets: words and a few whole numbers are classes, columns of 0 and 1 labels.
 
-    Columns with a single 1 in each row are classes too. Other numbers are numbers.
+    Columns with a single 1 in each row are classes too. Other numbers are numbers. Words that
+    are numbers but for a slip raise DataError.
     """
     if y.dtype.kind in "Ub" and y.ndim == 1:
+        _check_meant_as_classes(np.unique(y), len(y))
         return "cross_entropy"
     if y.ndim == 2 and np.isin(y, (0, 1)).all():
         return "cross_entropy" if (y.sum(axis=1) == 1).all() else "multilabel"
@@ -350,14 +352,31 @@ def _classes(labels: Rows, m: int, loss: str, kind: str) -> tuple[Any, ...]:
     return tuple(labels.tolist() if text else (int(label) for label in labels))
 
 
-def _check_almost_numbers(labels: Sequence[str]) -> None:
-    """Raise DataError for labels too many for classes which are numbers, or nearly all are."""
-    slips = [label for label in labels if not is_number(label)]
-    if 0 < len(slips) <= (1 - NEARLY) * len(labels):
+def _check_meant_as_classes(labels: Rows, m: int) -> None:
+    """Raise DataError for the different labels of m examples that a slip keeps from being numbers.
+
+    As of a column of features: 10+ may be one of a few classes, but no - among numbers.
+    """
+    slips = [label for label in map(str, labels) if not is_number(label)]
+    if not 0 < len(slips) <= (1 - NEARLY) * len(labels):
+        return
+    mark = not any(char.isalnum() for label in slips for char in label)
+    if mark or len(labels) > MOST_WORDS or m < FEWEST_ROWS * len(labels):
         raise DataError(
             f"the target holds {slips[0]!r}, which is no number, but {len(labels) - len(slips):,} "
             f"of its {len(labels):,} different cells are. Correct it, or name it as a gap with "
-            f"--missing {slips[0]!r}."
+            f"--missing {slips[0]!r}; if these are classes, say so: --loss cross_entropy."
+        )
+
+
+def _check_almost_numbers(labels: Sequence[str]) -> None:
+    """Raise DataError for labels too many for classes that are numbers as text, or so written."""
+    slips = [label for label in labels if not is_number(label)]
+    written = [label for label in slips if ALMOST_NUMBER.fullmatch(label.strip())]
+    if written and NEARLY * len(labels) <= len(labels) - len(slips) + len(written):
+        raise DataError(
+            f"the target holds numbers written as {written[0]!r}: expected plain ones, such as "
+            "1234.5. Rewrite them."
         )
     if not slips and not all(label.isdecimal() for label in labels):
         raise DataError(

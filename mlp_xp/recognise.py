@@ -34,6 +34,7 @@ SIGN = "[-+\N{MINUS SIGN}\N{EN DASH}]?"
 ALMOST_NUMBER = re.compile(
     rf"{SIGN}[$€£]? ?\d{{1,3}}(,\d{{3}})*(\.\d+)? ?[%€$£]?"
     rf"|{SIGN}\d{{1,3}}(\.\d{{3}})*,\d+|{SIGN}\d+[,.]\d+"
+    rf"|{SIGN}\d{{1,3}}(['’\s]\d{{3}})+[.,]\d+"
 )
 DATE_LIKE = re.compile(r"(?=(.*\d){3}).*[-/.:, ].*")
 PLAIN = ("boolean", "integer", "floating", "decimal", "mixed-integer-float")  # pandas's kinds

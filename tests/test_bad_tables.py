@@ -220,6 +220,25 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         Y,
         "the target holds '-', which is no number, but 24 of its 25 .*--missing '-'",
     ),
+    "a slip among whole numbers to predict": (
+        "t.csv",
+        "a,y\n" + "".join(f"{i % 5},{'4O' if i == 40 else i % 50}\n" for i in range(200)),
+        Y,
+        "the target holds '4O', which is no number, but 50 of its 51 .*--missing '4O'; if these "
+        "are classes, say so: --loss cross_entropy",
+    ),
+    "prices to predict": (
+        "t.csv",
+        "a,y\n" + "".join(f"{i % 5},${i}.50\n" for i in range(30)),
+        Y,
+        r"the target holds numbers written as '\$0\.50': expected plain ones",
+    ),
+    "thousands parted by blanks": (
+        "t.csv",
+        "a;b;y\n" + "".join(f"{i % 6} {i * 7 + 100},{i % 10};{i % 3};{i % 2}\n" for i in range(60)),
+        Y,
+        "column 'a' holds numbers written as '0 100,0': expected plain ones",
+    ),
     "numbers as text": (
         "t.parquet",
         parquet(pandas.DataFrame({"a": range(30), "y": [f"{i}.5" for i in range(30)]})),

@@ -310,6 +310,8 @@ def test_numbers_come_back_in_their_own_units() -> None:
     [
         ([1, 2, 3] * 5, "cross_entropy"),
         ([0.0, 1.0] * 9, "cross_entropy"),
+        (["7", "8", "9", "10+"] * 9, "cross_entropy"),
+        ([*map(str, range(12)), "10+"] * 9, "cross_entropy"),
         ([0, 1], "cross_entropy"),
         ([0.5, 1.0] * 9, "squared_error"),
         (range(60), "squared_error"),

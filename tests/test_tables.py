@@ -877,7 +877,7 @@ def test_a_gap_in_whole_numbers_that_had_none_is_called_one(tmp_path: Path) -> N
     frame = pandas.DataFrame({"a": [3, 1, 2, 5, 9, 7], "b": [2, 5, 1, 8, 3, 4], "y": [0, 1] * 3})
     data = load_table(frame, "y", missing="-9")
     model = model_for(data, (4,)).fit(data.X, data.y, epochs=1, progress=False)
-    with pytest.raises(TableError, match="X, row 2, column 'b' is empty, but the col.* no gap"):
+    with pytest.raises(TableError, match=r"X, row 2, column 'b' is empty, but the col.* no gap"):
         model.predict(pandas.DataFrame({"a": [1, 2], "b": [3, -9]}))
 
 
