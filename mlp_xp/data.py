@@ -3,7 +3,7 @@
     digits           UCI handwritten digits, in the package
     fashion-mnist    where the caller, MLP_XP_DATA or Debian's package has it
     NAME.npz         arrays X and y; x_train, y_train, x_test and y_test; or data and target
-    NAME.npy         X; y is another .npy file, `labels`
+    NAME.npy         X; y is another .npy file, `labels`, which may be text
     …-idxN-ubyte     IDX as MNIST uses; labels and test set are found by name beside it
     NAME.csv, .tsv, .parquet, .feather, or - for the standard input
                      a table of numbers, words, dates and gaps; `target` names what to predict
@@ -44,6 +44,7 @@ TABLES = (
     "frame of pandas, polars or Arrow"
 )
 TAKES_LABELS = re.compile(r"\.npy(\.gz)?$|idx[^/]*$|^fashion-mnist$", re.IGNORECASE)
+STREAMED = re.compile(r"\.(zarr|h5|hdf5?)/?$", re.IGNORECASE)  # which `streams` reads
 PAIRS = (("x", "y"), ("x_train", "y_train"), ("data", "target"))
 
 
@@ -119,15 +120,20 @@ def load(source: str = "digits", request: Request | None = None) -> Dataset:
         "a .csv, .tsv, .parquet, .feather, .npz, .npy or IDX file, "
         f"{tables.STDIN} for the standard input, or one of {listed(BUILT_IN)}"
     )
+    if STREAMED.search(str(source)) and os.path.exists(source):
+        raise DataError(
+            f"{source} is read block by block: give --memory, say 500MB, to train, evaluate or "
+            "predict, or take mlp_xp.stream(…) in Python."
+        )
     path = _existing(source, expected, list(BUILT_IN))
     for pattern, reader in READERS:
         if re.search(pattern, path.name, re.IGNORECASE):
             found = reader(path, request)
             if request.labelled and found.y is None:
-                raise DataError(
-                    f"{source} has no targets beside its examples: name a file of labels "
-                    "with --labels, or store both in one .npz as X and y."
-                )
+                cure = "name a file of labels with --labels, or store both in one .npz as X and y"
+                if not TAKES_LABELS.search(str(source)):
+                    cure = "store them in it as y"
+                raise DataError(f"{source} has no targets beside its examples: {cure}.")
             return found
     raise DataError(
         f"{source} is of no known kind: expected a name that ends in .csv, .tsv, .parquet, "
@@ -168,7 +174,10 @@ def finite_numbers(where: str, values: Rows) -> Rows:
 
 
 def _pair(where: str, X: Rows, y: Rows | None) -> tuple[Rows, Rows | None]:
-    """X as (m, n_features) and y as (m,) or (m, n_targets), which must fit each other."""
+    """X as (m, n_features) and y as (m,) or (m, n_targets), which must fit each other.
+
+    Labels (m,) may be text.
+    """
     if X.ndim < 2 or X.size == 0:
         raise DataError(
             f"{where}: X has shape {X.shape}, but expected (n_examples, n_features), not empty."
@@ -183,6 +192,8 @@ def _pair(where: str, X: Rows, y: Rows | None) -> tuple[Rows, Rows | None]:
             f"{where}: y has shape {y.shape}, but X has {len(rows)} examples: expected "
             f"({len(rows)},) or ({len(rows)}, n_targets)."
         )
+    if y.ndim == 1 and y.dtype.kind == "U":
+        return rows, y
     return rows, finite_numbers(f"{where}: y", y)
 
 

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from mlp_xp.cli import main
 from mlp_xp.data import BUILT_IN, DEBIAN, VARIABLE, DataError, Dataset, Request, load
 from mlp_xp.devices import device
 from mlp_xp.preparation import (
@@ -156,12 +157,37 @@ def test_npy_takes_a_second_file_of_labels(tmp_path: Path) -> None:
     assert load(str(tmp_path / "X.npy"), ANYTHING).y is None
 
 
+def test_labels_of_arrays_may_be_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    X, y = np.arange(40.0).reshape(20, 2) % 7, np.array(["no", "yes"] * 10)
+    np.savez("d.npz", X=X, y=y)
+    np.save("X.npy", X)
+    np.save("y.npy", y)
+    for data in (("d.npz",), ("X.npy", "--labels", "y.npy")):
+        assert main(["train", "--data", *data, "--epochs", "1", "--no-progress"]) == 0
+        assert main(["evaluate", "model.safetensors", *data]) == 0
+        capsys.readouterr()
+        assert main(["predict", "model.safetensors", *data]) == 0
+        assert set(capsys.readouterr().out.split()) <= {"prediction", "no", "yes"}
+    np.savez("d.npz", X=X[:-1], y=y)
+    with pytest.raises(DataError, match=r"y has shape \(20,\), but X has 19"):
+        load("d.npz")
+
+
 # -- errors --------------------------------------------------------------------------
 
 
 def npy_bytes(values: np.ndarray) -> bytes:
     content = io.BytesIO()
     np.save(content, values, allow_pickle=True)
+    return content.getvalue()
+
+
+def npz_bytes(**arrays: np.ndarray) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
     return content.getvalue()
 
 
@@ -183,7 +209,9 @@ FILE_ERRORS: dict[str, tuple[str, bytes, str]] = {
     "long idx": ("a-idx3-ubyte", IMAGES + b"0", "but it has 35"),
     "cut gzip": ("a-idx3-ubyte.gz", gzip.compress(IMAGES)[:-9], "cannot be unpacked"),
     "no labels": ("a-images-idx3-ubyte", IMAGES, "no targets beside its examples.*--labels"),
+    "no labels in npz": ("d.npz", npz_bytes(X=np.eye(2)), "examples: store them in it as y"),
     "no kind": ("data.xlsx", b"..", "of no known kind"),
+    "streamed": ("data.h5", b"..", r"block by block: give --memory.*stream\(…\) in Python"),
 }  # fmt: skip
 
 
