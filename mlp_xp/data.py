@@ -112,6 +112,10 @@ def load(source: str = "digits", request: Request | None = None) -> Dataset:
             f"--labels is for a .npy or IDX file of examples, but {source} has its targets in "
             "itself: leave it out."
         )
+    if request.folder is not None and source != "fashion-mnist":
+        raise DataError(
+            f"--data-dir is the folder of fashion-mnist, but the data are {source}: leave it out."
+        )
     if isinstance(source, str) and source in BUILT_IN:
         return BUILT_IN[source](request)
     if isinstance(source, str) and source == tables.STDIN:

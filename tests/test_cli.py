@@ -767,6 +767,23 @@ USAGE = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("evaluate", "m", "digits", "--target", "x"),
+        ("predict", "m", "digits", "--missing", "x"),
+        ("train", "--resume", "m", "--data", "digits", "--target", "x"),
+    ],
+)
+def test_options_of_columns_are_refused_where_there_are_none(
+    run: Run, argv: tuple[str, ...]
+) -> None:
+    MLP((64, 10)).save("m")
+    found = run(*argv)
+    assert (found.code, found.out) == (2, "")
+    assert "--target and --missing are of a table's columns, but digits has none" in found.err
+
+
 @pytest.mark.parametrize("case", USAGE)
 def test_a_wrong_command_line_exits_with_2(run: Run, case: str) -> None:
     argv, message = USAGE[case]
@@ -792,6 +809,9 @@ DATA = {
     "no model": (("predict", "gone", "digits"), "gone does not exist"),
     "no model file": (("evaluate", "d.csv", "digits"), "d.csv cannot be read as safetensors"),
     "fashion": (("train", "--data", "fashion-mnist", "--data-dir", "."), "dataset-fashion-mnist"),
+    "folder of another": (
+        ("train", "--data", "d.csv", "--target", "kind", "--data-dir", "."),
+        "--data-dir is the folder of fashion-mnist, but the data are d.csv"),
     "features": (("predict", "m", "d.csv"), "d.csv has 3 features, but m was trained on 64"),
     "several": (("predict", "many", "digits"), "holds 2 networks"),
     "no resumed": (("train", "--resume", "gone"), "gone does not exist"),

@@ -173,6 +173,8 @@ def read_data(
         labelled=labelled,
     )
     data = load(source, request)
+    if (args.target or args.missing) and not data.features:
+        usage_error(f"--target and --missing are of a table's columns, but {data.name} has none.")
     for note in data.notes:
         warn(note)
     if data.table is not None and table is not None:
