@@ -259,7 +259,10 @@ def _of_table(name: str, frame: Any, request: Request) -> Dataset:
         raise DataError(f"{name} has no column beside its targets to predict them from.")
     notes: list[str] = []
     if request.target:
-        frame = _with_targets(name, frame, request.target, notes)
+        whole, frame = frame, _with_targets(name, frame, request.target, notes)
+        if len(frame) < len(whole):
+            words = (*request.target, *request.text, *request.copied)
+            frame = tables.numbers_left(frame, whole, [c for c in features if c not in words])
     y = tables.target(name, frame, request.target) if request.target else None
     return Dataset(
         name,

@@ -84,6 +84,25 @@ def of_frame(argument: str, X: Any, missing: Sequence[str] = ()) -> Frame:
     return without(frame.set_axis(names, axis=1).reset_index(drop=True), missing)
 
 
+def numbers_left(frame: Frame, whole: Frame, columns: Sequence[str]) -> Frame:
+    """Some rows of a table, numbers in the columns where the others alone held words.
+
+    A line of totals, say, which names no target.
+    """
+    import pandas
+
+    found = {}
+    for column in columns:
+        inferred = pandas.api.types.infer_dtype(whole[column], skipna=True)
+        if inferred not in ("string", "mixed", "mixed-integer"):
+            continue
+        numbers = pandas.to_numeric(whole[column], errors="coerce")
+        slips = numbers.isna() & whole[column].notna()
+        if slips.any() and not slips[frame.index].any():
+            found[column] = numbers[frame.index]
+    return frame.assign(**found) if found else frame
+
+
 class _File(NamedTuple):
     """A file that may be read more than once.
 

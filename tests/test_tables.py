@@ -240,6 +240,21 @@ def test_columns_are_chosen_by_name(tmp_path: Path) -> None:
     assert found.y.tolist() == [[3, 1], [6, 4]]
 
 
+@pytest.mark.parametrize("how", ["csv", "parquet"])
+def test_a_line_of_totals_without_a_target_makes_no_words_of_numbers(
+    tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / f"d.{how}"
+    cells = [*map(str, range(9)), "Total"]
+    frame = pandas.DataFrame(
+        {"a": cells, "b": [*cells[:8], "x", None], "y": [0, 1, 1] * 3 + [None]}
+    )
+    path.write_bytes(written(frame, how))
+    found = load_table(path, "y").X
+    assert found["a"].tolist() == list(range(9))
+    assert found["b"].tolist() == [*cells[:8], "x"]
+
+
 def test_the_kind_of_a_column_is_decided_by_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "d.csv"
     code = [*range(300_000), "0017x"]
