@@ -29,6 +29,7 @@ from .readers import (
     DataError,
     Rows,
     check_targets,
+    decoded,
     idx_array,
     listed,
     names_in,
@@ -196,8 +197,8 @@ def _pair(where: str, X: Rows, y: Rows | None) -> tuple[Rows, Rows | None]:
             f"{where}: y has shape {y.shape}, but X has {len(rows)} examples: expected "
             f"({len(rows)},) or ({len(rows)}, n_targets)."
         )
-    if y.ndim == 1 and y.dtype.kind == "U":
-        return rows, y
+    if y.ndim == 1 and y.dtype.kind in "US":
+        return rows, decoded(f"{where}: y", y)
     return rows, finite_numbers(f"{where}: y", y)
 
 

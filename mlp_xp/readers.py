@@ -141,6 +141,19 @@ def _check_archive(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
         check_room(f"{path}: {member.filename[:100]}", member.file_size)
 
 
+def decoded(where: str, labels: Rows) -> Rows:
+    """Labels as text, which HDF5 keeps as bytes of UTF-8; others as they are."""
+    if labels.dtype.kind != "S":
+        return labels
+    try:
+        found: Rows = np.char.decode(labels, "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} holds the label {error.object!r}, which is no UTF-8: write labels as text."
+        ) from None
+    return found
+
+
 def _not_numpy(path: Path, error: Exception) -> DataError:
     if "allow_pickle" in str(error):
         return DataError(

@@ -110,6 +110,27 @@ def test_a_score_of_blocks_is_that_of_arrays(kind: str, run: Run) -> None:  # no
     assert (held["trained_on"], held["unseen"]["examples"]) == (0, 600)
 
 
+def test_labels_of_bytes_are_the_text_that_they_write(run: Run) -> None:  # noqa: F811
+    """HDF5 has no other text of one length."""
+    h5py = pytest.importorskip("h5py")
+    X, y = np.random.default_rng(0).normal(size=(8000, 3)), ["süß", "sauer"] * 4000
+    labels = np.char.encode(y, "utf-8")
+    with h5py.File("d.h5", "w") as file:
+        file.create_dataset("X", data=X, chunks=(500, 3))
+        file["y"] = labels
+    argv = ("d.h5", "--target", "y", "--memory", "200kB")
+    assert run("train", "--data", *argv, "--epochs", "1").code == 0
+    found = json.loads(run("evaluate", "model.safetensors", *argv, "--json").out)
+    np.savez("d.npz", X=X, y=labels)
+    again = json.loads(run("evaluate", "model.safetensors", "d.npz", "--json").out)
+    assert all(near(again[key], found[key]) for key in ("accuracy", "loss", "examples"))
+    table = run("predict", "model.safetensors", "d.h5", "--memory", "200kB", "--no-header").out
+    assert set(table.split()) <= {"süß", "sauer"}
+    np.savez("d.npz", X=X, y=np.char.encode(y, "latin-1"))
+    bad = run("evaluate", "model.safetensors", "d.npz")
+    assert (bad.code, "which is no UTF-8: write labels as text" in bad.err) == (1, True)
+
+
 def test_what_is_said_and_written_is_as_of_arrays(run: Run) -> None:  # noqa: F811
     argv = ("--data", "t.parquet", *only("word"), "--hidden", "16", "--epochs", 2)
     lines, documents = [], []

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..extras import missing
-from ..readers import NUMPY_ERRORS, DataError, Rows, listed
+from ..readers import NUMPY_ERRORS, DataError, Rows, decoded, listed
 from .source import UNIT, Files, Raw, Source, computed, in_words, unreadable
 
 MOST_UNITS = 1 << 24
@@ -187,7 +187,7 @@ class Arrays(Source):
                 for array, what in ((self.y, "the targets"), (self.weights, "the weights"))
             )
             if y is not None and self.n_targets == ():
-                y = y.reshape(-1)
+                y = decoded(f"{self.name}, the targets", y.reshape(-1))
             for i in range(0, len(X), most):
                 yield Raw(
                     X[i : i + most],
