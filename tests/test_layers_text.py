@@ -98,7 +98,7 @@ WRONG: list[tuple[str, str]] = [
     ("dropout:2", "'dropout:2', which cannot be: rate is 2"),
     ("dense:0", "'dense:0', which cannot be: units is 0"),
     ("dense:4:size=3", "'dense:4:size=3', which cannot be: it has no option 'size', but bias"),
-    ("conv:4x3:strid=2", "it has no option 'strid', but stride, dilation, padding, groups, bias"),
+    ("conv:4x3:strid=2", "no option 'strid', but stride, .*bias. Did you mean 'stride'"),
     ("pool:2:strid=2", "it has no option 'strid', but stride, padding"),
     ("dropout:0.2:rat=0", "it has no option 'rat', but none at all"),
     ("conv:4x3:padding=full", "which cannot be: padding is 'full'"),

@@ -69,7 +69,8 @@ def _of(kind: Callable[..., Kind], *numbers: Any, **options: Any) -> Kind:
     known = list(signature(kind).parameters)[len(numbers) :]
     for name in options:
         if name not in known:
-            raise ValueError(f"it has no option {name!r}, but {', '.join(known) or 'none at all'}.")
+            has = f"{', '.join(known) or 'none at all'}.{meant(known, name)}"
+            raise ValueError(f"it has no option {name!r}, but {has}")
     return kind(*numbers, **options)
 
 
