@@ -53,7 +53,8 @@ class BatchNorm(Plain):
     (channels, …) → the same. In training the moments are those of the batch, over all places
     and examples of a channel; in evaluation the running ones, whose variance is unbiased, and
     stays what it was after a batch of one number a channel, of which Z is b, whatever A was. A
-    dense network's features are channels of one place. Steps after the end of a shorter sequence are counted, as in PyTorch.
+    dense network's features are channels of one place. Steps after the end of a shorter sequence
+    are counted, as in PyTorch.
     """
 
     def out_shape(self, shape: Shape) -> Shape:
