@@ -69,6 +69,19 @@ def orthogonal(draw: Draw, n_out: int, n_in: int, fan_in: float, fan_out: float)
     return Q if n_out >= n_in else Q.T
 
 
+def weights_by(
+    initializer: Initializer, draw: Draw, n_out: int, n_in: int, fan_in: float, fan_out: float
+) -> Weights:
+    """What an initialiser gives, of the shape that is asked of it: ValueError if it is not."""
+    W = np.asarray(initializer(draw, n_out, n_in, fan_in, fan_out))
+    if W.shape != (n_out, n_in):
+        raise ValueError(
+            f"initializer gives weights of shape {W.shape}, but expected (n_out, n_in), here "
+            f"{(n_out, n_in)}."
+        )
+    return W
+
+
 INITIALIZERS: dict[str, Initializer] = {
     "zeros": zeros,
     "normal": normal(),

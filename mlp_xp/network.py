@@ -33,7 +33,7 @@ from .activations import IDENTITY, Activation
 from .architecture import CHUNK, Forward, Slot
 from .draws import Draw, Purpose, permutation
 from .hardware import Device
-from .initializers import Initializer
+from .initializers import Initializer, weights_by
 from .kernels import EPSILON, Kernels, newest_or, unbiased
 from .types import Array, Layer, Memory, Namespace
 
@@ -228,7 +228,7 @@ def initialise(
             purpose = Purpose.WEIGHTS if slot.field == "W" else Purpose.PROJECTION
             draw = Draw(seed, purpose, slot.layer)
             fan_in, fan_out = max(1.0, density * n_in), max(1.0, density * n_out)
-            W = initializers[slot.layer](draw, n_out, n_in, fan_in, fan_out)
+            W = weights_by(initializers[slot.layer], draw, n_out, n_in, fan_in, fan_out)
             theta[slot.start : slot.stop] = np.reshape(W, -1)
     return theta if connected is None else theta * connected.astype(dtype)
 

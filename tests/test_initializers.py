@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from mlp_xp import MLP, Sequential
 from mlp_xp.draws import Draw, Purpose
 from mlp_xp.initializers import INITIALIZERS, normal
+from mlp_xp.layers import Dense
 
 # variance as a function of fan_in and fan_out
 VARIANCE = {
@@ -73,3 +77,18 @@ def test_glorot_uniform_is_bounded_as_in_the_paper() -> None:
     limit = np.sqrt(6 / (300 + 500))
     W = make("glorot_uniform", 300, 500)
     assert 0.999 * limit < np.abs(W).max() < limit
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (20,), (1, 1), ()])
+def test_an_initialiser_of_ones_own_gives_the_shape_that_is_asked(shape: tuple[int, ...]) -> None:
+    """(n_in, n_out) has as many numbers, which would be put in another order."""
+
+    def own(draw: Any, n_out: int, n_in: int, fan_in: float, fan_out: float) -> np.ndarray:
+        return np.ones((n_out, n_in) if n_out == 3 else shape)
+
+    for make in (
+        lambda: MLP((5, 4, 3), initializer=own),
+        lambda: Sequential(5, [Dense(4), Dense(3)], initializer=own),
+    ):
+        with pytest.raises(ValueError, match=r"initializer gives .*\(n_out, n_in\), here \(4, 5\)"):
+            make()

@@ -29,7 +29,7 @@ from ..activations import ACTIVATIONS
 from ..architecture import CHUNK, Forward, Slot
 from ..draws import Draw, Purpose, permutation
 from ..hardware import Device
-from ..initializers import MATCHED, Initializer, glorot_uniform
+from ..initializers import MATCHED, Initializer, glorot_uniform, weights_by
 from ..kernels import Kernels, newest_or
 from ..types import Array, Namespace
 from . import stack
@@ -256,7 +256,7 @@ class Chain:
             fan_in = max(1.0, density * (parameter.fan_in or n_in))
             fan_out = max(1.0, density * (parameter.fan_out or n_out))
             draw = Draw(seed, Purpose.WEIGHTS, number)
-            W = initializers[number](draw, n_out, n_in, fan_in, fan_out)
+            W = weights_by(initializers[number], draw, n_out, n_in, fan_in, fan_out)
             theta[slot.start : slot.stop] = np.reshape(W, -1)
         connected = self.connections(seed)
         return theta if connected is None else theta * connected.astype(dtype)
