@@ -199,6 +199,14 @@ def test_a_formula_at_random_is_recorded_and_computed(seed: int, target: Any) ->
         np.testing.assert_allclose(mine / scale, theirs / scale, **tolerance("float64", 4096))
 
 
+def test_numbers_of_another_byte_order_are_not_read_as_if_of_ours(target: Any) -> None:
+    double = Function(lambda xp, x: [2 * x], "float64", target=target)
+    x = np.arange(3.0)
+    np.testing.assert_array_equal(double(x), [2 * x])
+    with pytest.raises(Untraceable, match=r"an array of [<>]f8"):
+        double(x.astype(x.dtype.newbyteorder()))
+
+
 def test_the_same_operation_is_one_node() -> None:
     graph = Graph("float32")
     xp = Tracer(graph)

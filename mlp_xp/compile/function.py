@@ -60,7 +60,7 @@ class Function:
 
     def program(self, arrays: Sequence[Buffer]) -> tuple[Program, list[Node]]:
         """The program for arrays of these shapes and dtypes, and its inputs."""
-        key = tuple((array.shape, array.dtype.char) for array in arrays)
+        key = tuple((array.shape, array.dtype) for array in arrays)
         programs = self.own.programs
         found = programs.get(key)
         if found is None:

@@ -139,7 +139,10 @@ class Graph:
     # -- leaves
 
     def input(self, name: str, shape: Shape, dtype: Any = None) -> Node:
-        return self._node("input", (), tuple(shape), _name(dtype, self.dtype), name)
+        kind = _name(dtype, self.dtype)
+        if kind not in DTYPES:
+            raise Untraceable(f"an array of {kind}")
+        return self._node("input", (), tuple(shape), kind, name)
 
     def value(self, array: npt.NDArray[Any]) -> Node:
         """An array that stays as it is."""
