@@ -57,6 +57,7 @@ class Architecture(Protocol):
     n_statistics  length of all of them
     n_dropped     how many dropout bits one example takes
     sparse        whether some connections are absent
+    by_batch      whether of one example alone some unit is normalised to nothing
     written       in a word or two, for people
     at_once       examples whose forward pass, in evaluation, is made in one
     work          multiplications of one example's forward pass, about
@@ -81,6 +82,8 @@ class Architecture(Protocol):
     def n_dropped(self) -> int: ...
     @property
     def sparse(self) -> bool: ...
+    @property
+    def by_batch(self) -> bool: ...
     @property
     def written(self) -> str: ...
     @property

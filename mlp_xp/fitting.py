@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -327,6 +328,18 @@ def train(
         keeper.note(run, run.state, rates, best, over)
     if best is not None and np.isfinite(best.loss).any():
         run.state = run.state._replace(theta=best.state.theta, running=best.state.running)
+
+
+def check_batches(recipe: Recipe, batch_size: int, stacklevel: int = 3) -> None:
+    """Warn where batches of one example teach little or nothing."""
+    if batch_size == 1 and recipe.network.by_batch:
+        warnings.warn(
+            "Batch normalisation of batches of one example makes b of every unit, whatever the "
+            "example was, and little or nothing is learnt: take a batch_size of 2 or more, or "
+            "layer normalisation.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def one_epoch(

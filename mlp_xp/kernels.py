@@ -224,6 +224,15 @@ def weighted_mean(xp: Namespace, values: Array, weights: Array | None) -> Array:
     return xp.sum(share * values, axis=-1)
 
 
+def _ends(xp: Namespace, T: Array, weights: Array | None) -> tuple[Array, Array]:
+    """The least and the largest of those that weigh something, along the last axis."""
+    if weights is None:
+        return xp.min(T, axis=-1), xp.max(T, axis=-1)
+    beyond = xp.full_like(T, math.inf)
+    low, high = (xp.where(weights > 0, T, end) for end in (beyond, -beyond))
+    return xp.min(low, axis=-1), xp.max(high, axis=-1)
+
+
 def measure(
     xp: Namespace,
     loss: Loss,
@@ -251,7 +260,8 @@ def measure(
         centre = weighted_mean(xp, T, weights)[..., None]
         spread = weighted_mean(xp, (T - centre) * (T - centre), weights)
         error = weighted_mean(xp, (T - prediction) * (T - prediction), weights)
-        equal = spread < float(xp.finfo(spread.dtype).smallest_normal)
+        low, high = _ends(xp, T, weights)
+        equal = (low == high) | (spread < float(xp.finfo(spread.dtype).smallest_normal))
         R2 = 1 - error / xp.where(equal, xp.ones_like(spread), spread)
         return J, xp.mean(xp.where(equal, xp.astype(error == 0, R2.dtype), R2), axis=-1)
     if loss.kind == "multiclass":

@@ -22,7 +22,17 @@ from .architecture import Architecture, by_name
 from .checks import Layout
 from .devices import device as find_device
 from .exchange import check_ready, given_back
-from .fitting import EPOCHS, Callback, EarlyStopping, Plan, Run, copied, moved, train
+from .fitting import (
+    EPOCHS,
+    Callback,
+    EarlyStopping,
+    Plan,
+    Run,
+    check_batches,
+    copied,
+    moved,
+    train,
+)
 from .guard import changes, trains, turn
 from .hardware import Device, on_device
 from .initializers import Initializer
@@ -331,6 +341,7 @@ class Model:
             progress=checks.flag("progress", progress),
         )
         every = checks.number("every", every, 0, float("inf"))
+        check_batches(self._recipe, plan.batch_size, stacklevel=6)
         self.layout, self._prepared = lies, prepared
         ranks = find_ranks(processes, self.device)
         if ranks is not None:

@@ -109,6 +109,10 @@ class Network:
     def sparse(self) -> bool:
         return self.density != 1.0
 
+    @property
+    def by_batch(self) -> bool:
+        return self.normalization == "batch"
+
     at_once = CHUNK  # no field: it has no annotation
 
     @property

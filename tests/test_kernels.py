@@ -208,6 +208,22 @@ def test_weights_scale_examples_and_zero_weights_are_absent(random: Random) -> N
     np.testing.assert_array_equal(delta0, 0)
 
 
+@pytest.mark.parametrize("value", [0.1, -7.3, 1e20])
+def test_r2_of_equal_targets_is_0_or_1_whatever_they_weigh(
+    backend: Backend, random: np.random.Generator, value: float
+) -> None:
+    """Their mean is not always theirs to the last bit, so that the spread is more than 0."""
+    T = np.full((1, 40), value)
+    T[0, 3] = 5.0
+    for _ in range(20):
+        weights = random.uniform(0.1, 1, 40)
+        weights[3] = 0.0
+        for S, expected in ((T, 1.0), (T + value, 0.0)):
+            given = map(backend.asarray, (S, T, weights))
+            _, score = SPEC.measure(backend.xp, LOSSES["squared_error"], *given, None)
+            assert float(backend.get(score)) == expected
+
+
 def test_r2_of_targets_that_are_all_equal_is_scikit_learns(backend: Backend) -> None:
     T = np.array([[2.0, 2.0, 2.0], [0.0, 1.0, 3.0]], "float32")
     for S, expected in ((T, 1.0), (T + np.array([[1.0], [0.0]], "float32"), 0.5)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from mlp_xp import (
 )
 from mlp_xp.devices import device as find_device
 from mlp_xp.draws import Purpose, dropout_bits, permutation
-from mlp_xp.layers import BatchNorm, Dense, Flatten, Residual
+from mlp_xp.layers import BatchNorm, Dense, Flatten, LayerNorm, Reshape, Residual
 from mlp_xp.schedules import ReduceOnPlateau
 from mlp_xp.training import shuffled
 
@@ -414,3 +415,31 @@ def test_true_and_false_are_labels_and_ask_for_early_stopping(backend: Backend) 
     assert losses == trained(positive.astype(np.int64), EarlyStopping())[0]
     assert told == list(range(1, len(losses) + 1))
     assert len(losses) < 40 == len(trained(positive, False)[0])
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        ([Dense(5), BatchNorm(), Dense(3)], True),
+        ([Dense(5), Residual([BatchNorm(), Dense(5)]), Dense(3)], True),
+        ([Reshape((2, 2)), BatchNorm(), Flatten(), Dense(3)], False),  # two numbers a channel
+        ([Dense(5), LayerNorm(), Dense(3)], False),
+    ],
+    ids=["dense", "within", "two places", "layer"],
+)
+def test_batches_of_one_example_are_warned_of_where_they_are_normalised_away(
+    random: Random, layers: Any, told: bool
+) -> None:
+    X, y = blobs(random)
+    for model in (
+        Sequential((4,), layers),
+        MLP((4, 5, 3), normalization="batch" if told else "none"),
+    ):
+        for batch_size in (1, 2):
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                model.fit(X, y, epochs=1, batch_size=batch_size, progress=False)
+            texts = [str(one.message) for one in found]
+            expected = ["Batch normalisation of batches of one example"] if batch_size == 1 else []
+            assert [text[:45] for text in texts] == (expected if told else [])
+            assert all(one.filename == __file__ for one in found)

@@ -26,6 +26,7 @@ from ..fitting import (
     Rates,
     Run,
     batch_weights,
+    check_batches,
     copied,
     one_epoch,
     progress_bar,
@@ -196,6 +197,7 @@ def descend(
     device, recipe, n = problem.device, problem.recipe, len(problem.chosen)
     descent: Descent = est._optimizer
     size = _batch_size(est, n)
+    check_batches(recipe, size, stacklevel=8)
     per_epoch = -(-n // size)
     if schedule is not None and descent.rates is None:
         plan = Plan(est.max_iter, size, (0,), (), schedule)

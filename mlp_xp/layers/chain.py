@@ -34,6 +34,7 @@ from ..kernels import Kernels, newest_or
 from ..types import Array, Namespace
 from . import stack
 from .base import Kind, Parameter, Pass, Shape
+from .normalization import BatchNorm
 from .residual import Residual, kinds
 from .stack import ALIKE, Part, Pieces
 
@@ -176,6 +177,14 @@ class Chain:
     @property
     def sparse(self) -> bool:
         return self.density != 1.0
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether some channel of a batch normalisation has one place."""
+        return any(
+            isinstance(part.kind, BatchNorm) and math.prod(part.shape[1:]) == 1
+            for part in _every(self.parts)
+        )
 
     @property
     def written(self) -> str:
@@ -404,6 +413,14 @@ class Chain:
         scores, memories = self.forward(kernels, xp, layers, X, bits=bits, seen=seen)
         self.backward(kernels, xp, layers, memories, *score(scores), seen=seen)
         return seen
+
+
+def _every(parts: Sequence[Part]) -> Iterator[Part]:
+    """They, and what they hold."""
+    for part in parts:
+        yield part
+        if isinstance(part.kind, Residual):
+            yield from _every(part.kind.inside(part.shape))
 
 
 def _of_whole(parts: Sequence[Part]) -> Iterator[Part]:
