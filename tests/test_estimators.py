@@ -260,6 +260,15 @@ def test_the_same_model_after_a_warm_start(solver: str, early_stopping: bool) ->
     assert_same(reference, ours, X, 1e-6)
 
 
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_the_same_model_by_a_warm_start_after_partial_fit(solver: str) -> None:
+    reference, ours, X, y = pair("regression", solver=solver, warm_start=True, max_iter=3)
+    for est in (reference, ours):
+        for _ in range(2):
+            est.partial_fit(X, y).fit(X, y)
+    assert_same(reference, ours, X, 1e-6)
+
+
 def test_a_random_state_object_is_drawn_from_alike() -> None:
     reference, ours, X, y = pair("binary", early_stopping=True)
     reference.set_params(random_state=np.random.RandomState(5))

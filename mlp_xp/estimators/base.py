@@ -311,6 +311,7 @@ class BaseMLP(Exportable, Shares):
         keep = once or self.warm_start == "optimizer"
         if not (keep and hasattr(self, "_optimizer")):
             self._optimizer = begin(problem.recipe, problem.device, state.theta)
+            live = live._replace(step=None)  # its buffers hold other moments
         schedule = schedule_of(parameters)
         self._scikit_rate = schedule is None and self.solver == "sgd"
         self.stopped_ = False
