@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import weakref
 from itertools import pairwise
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from conftest import tolerance
 
 pytest.importorskip("sklearn")
+
+from sklearn import neural_network
 
 from mlp_xp import ACTIVATIONS, LOSSES, MLPClassifier
 from mlp_xp.compile.predict import FEW, predictor
@@ -109,3 +112,33 @@ def test_several_threads_may_ask_an_estimator_at_once() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(ask, (0, 100, 200, 300)))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_predictions_are_those_of_the_parameters_as_they_are() -> None:
+    X, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
+    theirs = neural_network.MLPClassifier((5,), random_state=0, max_iter=3).fit(X, y)
+    ours = MLPClassifier((5,), random_state=0, max_iter=3).fit(X, y)
+    for est in (theirs, ours):
+        est.predict(X)
+        est.set_params(activation="tanh")
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X))
+    for est in (theirs, ours):
+        est.set_params(activation="logistic").partial_fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X))
+    copy = pickle.loads(pickle.dumps(ours))
+    np.testing.assert_array_equal(copy.predict_proba(X), ours.predict_proba(X))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_network_of_other_attributes_is_refused_in_words() -> None:
+    X, y = np.random.default_rng(0).normal(size=(50, 3)), np.arange(50) % 2
+    est = MLPClassifier((5,), random_state=0, max_iter=3, warm_start=True).fit(X, y)
+    est.set_params(normalization="batch")
+    for call in (est.predict, lambda X: est.fit(X, y), lambda X: est.partial_fit(X, y)):
+        with pytest.raises(ValueError, match=r"normalization is 'batch'.*has gains_\. Set"):
+            call(X)
+    est.set_params(warm_start=False).fit(X, y).set_params(normalization="none")
+    with pytest.raises(ValueError, match=r"normalization is 'none'.*has no gains_\. Set"):
+        est.predict(X)
+    assert not {"gains_", "running_"} & set(vars(est.fit(X, y)))

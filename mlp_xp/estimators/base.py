@@ -44,7 +44,7 @@ from .data import (
     check_weights,
     to_device,
 )
-from .live import Live, current, flat, publish
+from .live import OPTIONAL, Live, current, flat, publish
 from .recipe import (
     CONSTRAINTS,
     network_of,
@@ -475,7 +475,8 @@ class BaseMLP(Exportable, Shares):
         self.t_ = 0
         self.n_layers_ = len(network.sizes)
         self.out_activation_ = out_activation(loss)
-        for name in ("preparation_", "metadata_", "_steps"):  # of the file of another model
+        # of another network, or of the file of another model
+        for name in (*OPTIONAL, "preparation_", "metadata_", "_steps"):
             self.__dict__.pop(name, None)
         draw = self._random_state.uniform
         # Glorot & Bengio 2010; scikit-learn takes a smaller bound before a logistic

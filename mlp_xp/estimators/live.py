@@ -22,6 +22,10 @@ from .recipe import network_of, recipe_of
 
 # the attribute that holds a field of `types.Layer`, one entry a layer
 ATTRIBUTES = {"W": "coefs_", "b": "intercepts_", "gain": "gains_", "P": "projections_"}
+# of networks that are normalised or residual alone
+OPTIONAL = ("gains_", "projections_", "running_")
+# parameters that shape predictions
+SHAPING = ("activation", "normalization", "residual", "loss", "precision")
 
 
 class Live(NamedTuple):
@@ -99,6 +103,9 @@ def current(est: Any, place: Place) -> Live:
     live: Live | None = est.__dict__.get("_live")
     if live is None or live.place.device.name != place.device.name:
         return _revive(est, place)
+    for name in SHAPING:
+        if getattr(est, name) is not live.parameters[name]:
+            return _revive(est, place)
     for name, arrays in live.lists:
         now = getattr(est, name)
         if len(now) != len(arrays) or not all(map(is_, now, arrays)):
@@ -111,12 +118,25 @@ def current_at_home(est: Any) -> Live:
     return current(est, place_of(est.coefs_[0], est.device))
 
 
+def _check_fitted(est: Any, network: Network) -> None:
+    """Raise ValueError where parameters were set since `fit` that want other fitted attributes."""
+    wanted = {*_names(network), *(["running_"] if network.n_statistics else [])}
+    other = [name for name in OPTIONAL if (name in wanted) != hasattr(est, name)]
+    if other:
+        raise ValueError(
+            f"normalization is {est.normalization!r} and residual is {est.residual}, but the "
+            f"network was fitted with others: such a one has {'no ' * hasattr(est, other[0])}"
+            f"{other[0]}. Set them back, or fit anew, without warm_start."
+        )
+
+
 def _revive(est: Any, place: Place) -> Live:
     """The model as its attributes say that were loaded, or set by hand."""
     xp, dtype = place.device.xp, dtype_name(est.coefs_[0])
     sizes = [est.coefs_[0].shape[0], *(coef.shape[1] for coef in est.coefs_)]
     parameters = est._parameters()
     network = network_of(parameters, sizes)
+    _check_fitted(est, network)
     fields: list[dict[str, Array]] = [{} for _ in sizes[1:]]
     for slot in network.slots:
         array = place.bring(getattr(est, ATTRIBUTES[slot.field])[slot.layer])
