@@ -245,6 +245,18 @@ def test_a_warm_start_may_keep_the_optimisers_state() -> None:
     same_weights(whole, parts.fit(ROWS, VALUES).fit(ROWS, VALUES))
 
 
+@pytest.mark.parametrize("solvers", [("adam", "sgd"), ("sgd", "adam"), ("adam", "lion")])
+def test_another_solver_begins_with_moments_of_its_own(solvers: tuple[str, str]) -> None:
+    more = {**FAST, "shuffle": False, "max_iter": 2}
+    est = MLPRegressor(**more, solver=solvers[0], warm_start="optimizer").fit(ROWS, VALUES)
+    other = MLPRegressor(**more, solver=solvers[0], warm_start=True).fit(ROWS, VALUES)
+    for one in (est, other):  # a warm start without the optimiser's state always does
+        one.set_params(solver=solvers[1]).fit(ROWS, VALUES)
+    same_weights(est, other)
+    est.set_params(solver=solvers[0]).partial_fit(ROWS, VALUES)
+    assert np.isfinite(est.loss_)
+
+
 def test_a_warm_start_of_another_shape_is_refused() -> None:
     est = MLPRegressor(**FAST, warm_start=True).fit(ROWS, VALUES)
     with pytest.raises(ValueError, match="expected the same, to go on from it"):

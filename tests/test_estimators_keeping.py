@@ -89,6 +89,18 @@ def test_what_is_loaded_is_what_was_saved_and_trains_on(name: str, tmp_path: Pat
     assert_equal(est, other, X)
 
 
+@pytest.mark.parametrize("solver", ["sgd", "lbfgs"])
+def test_what_is_saved_with_another_solver_is_loaded(solver: str, tmp_path: Path) -> None:
+    est, X, y = fitted("adam")
+    assert not hasattr(est.set_params(solver=solver).to_sklearn(), "_optimizer")
+    est.save(tmp_path / "model.safetensors")
+    other = MLPClassifier.load(tmp_path / "model.safetensors")
+    assert_equal(est, other, X)
+    for one in (est, other):
+        one.set_params(solver="sgd").partial_fit(X, y)
+    assert_equal(est, other, X)
+
+
 def test_a_file_for_another_class_is_refused(tmp_path: Path) -> None:
     est, _, _ = fitted("adam")
     est.save(tmp_path / "a.safetensors")

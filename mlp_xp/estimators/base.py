@@ -309,7 +309,8 @@ class BaseMLP(Exportable, Shares):
     ) -> tuple[State, Step]:
         """The state reached, and the step that led there."""
         keep = once or self.warm_start == "optimizer"
-        if not (keep and hasattr(self, "_optimizer")):
+        begun: Descent | None = getattr(self, "_optimizer", None) if keep else None
+        if begun is None or not begun.fits(problem.recipe.optimizer):
             self._optimizer = begin(problem.recipe, problem.device, state.theta)
             live = live._replace(step=None)  # its buffers hold other moments
         schedule = schedule_of(parameters)

@@ -42,7 +42,7 @@ from .headers import (
 )
 from .live import current_at_home, flat
 from .objective import LOG_LOSS
-from .recipe import ACTIVATION_NAMES, out_activation
+from .recipe import ACTIVATION_NAMES, family_of, optimizer_of, out_activation
 from .solvers import Descent
 
 SESSION = ("device", "callbacks", "processes")
@@ -128,6 +128,8 @@ def save(est: Any, path: str | os.PathLike[str]) -> None:
     network = live.recipe.network
     get = live.place.device.get
     descent: Descent | None = getattr(est, "_optimizer", None)
+    if descent is not None and not descent.fits(optimizer_of(est._parameters())):
+        descent = None  # of another solver: `partial_fit` would not go on from it either
     tensors = weights_of(network, get(flat(live)))
     vectors = {"running": live.running} if network.n_statistics else {}
     if descent is not None:
@@ -205,7 +207,9 @@ def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | No
     if "learning_rate" in facts:
         n_moments = sum(name.startswith("moment") for name in tensors)
         moments = tuple(put(tensors[f"moment{i + 1}"]) for i in range(n_moments))
-        est._optimizer = Descent(moments, values["step"], facts["learning_rate"], facts["began"])
+        rate, began = facts["learning_rate"], facts["began"]
+        family = family_of(optimizer_of(est._parameters()))
+        est._optimizer = Descent(moments, values["step"], rate, began, family=family)
     if "best" in tensors:
         est._best = (put(tensors["best"]), put(tensors["best_running"]))
     return est
@@ -392,12 +396,16 @@ def from_sklearn(cls: type[Any], theirs: Any) -> Any:
     if hasattr(descent, "velocities"):
         moment = _flat(network, descent.velocities[:n], descent.velocities[n:])
         steps = 0  # its formula does not count them
-        est._optimizer = Descent((moment,), steps, float(descent.learning_rate))
+        est._optimizer = Descent(
+            (moment,), steps, float(descent.learning_rate), family=Momentum.__name__
+        )
     elif hasattr(descent, "ms"):
         # the core keeps Adam's moments without their constant factors
         m = _flat(network, descent.ms[:n], descent.ms[n:]) / (1 - descent.beta_1)
         s = _flat(network, descent.vs[:n], descent.vs[n:]) / (1 - descent.beta_2)
-        est._optimizer = Descent((m, s), descent.t, float(est.learning_rate_init))
+        est._optimizer = Descent(
+            (m, s), descent.t, float(est.learning_rate_init), family=Adam.__name__
+        )
     return est
 
 
@@ -429,8 +437,9 @@ def to_sklearn(est: Any) -> Any:
     theirs.coefs_, theirs.intercepts_ = _lists(network, flat(live))
     best = est._best[0] if hasattr(est, "_best") else flat(live)
     theirs._best_coefs, theirs._best_intercepts = _lists(network, best)
-    if hasattr(est, "_optimizer"):
-        theirs._optimizer = _their_optimizer(theirs, est._optimizer, network, live.recipe.optimizer)
+    optimizer = optimizer_of(est._parameters())
+    if hasattr(est, "_optimizer") and est._optimizer.fits(optimizer):
+        theirs._optimizer = _their_optimizer(theirs, est._optimizer, network, optimizer)
     unchanged(est, before)
     return theirs
 

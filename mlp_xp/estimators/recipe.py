@@ -151,7 +151,7 @@ def network_of(parameters: Mapping[str, Any], sizes: Sequence[int]) -> Network:
 
 
 def optimizer_of(parameters: Mapping[str, Any]) -> Optimizer:
-    """The optimiser of a stochastic solver.
+    """The optimiser of a solver: of "lbfgs" one without moments, which makes no step.
 
     "adam" and "sgd" take scikit-learn's parameters, the core's other names the learning
     rate only; an `Optimizer` brings everything with it.
@@ -166,7 +166,15 @@ def optimizer_of(parameters: Mapping[str, Any]) -> Optimizer:
     if solver == "sgd":
         row = Nesterov if parameters["nesterovs_momentum"] else Momentum
         return row(rate=rate, momentum=float(parameters["momentum"]))
+    if solver == "lbfgs":
+        return Optimizer()
     return OPTIMIZERS[solver](rate=rate)
+
+
+def family_of(optimizer: Optimizer) -> str:
+    """The class whose moments an optimiser has: Momentum of Nesterov, Adam of AdamW."""
+    classes = [c for c in type(optimizer).__mro__ if issubclass(c, Optimizer)]
+    return classes[-2:][0].__name__
 
 
 def schedule_of(parameters: Mapping[str, Any]) -> Schedule | None:
@@ -187,7 +195,7 @@ def recipe_of(
     return Recipe(
         network=network,
         loss=loss,
-        optimizer=optimizer_of(parameters) if parameters["solver"] != "lbfgs" else Optimizer(),
+        optimizer=optimizer_of(parameters),
         kernels=at_precision(device.kernels, precision),
         decayed=device.put(decayed),
         connected=None,

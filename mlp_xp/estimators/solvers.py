@@ -34,6 +34,7 @@ from ..fitting import (
 from ..guard import training
 from ..hardware import Device
 from ..network import forward, split
+from ..optimizers import Optimizer
 from ..schedules import Schedule
 from ..training import (
     CHUNK,
@@ -48,6 +49,7 @@ from ..types import Array, Layer, Namespace, State
 from .arrays import dense_pieces
 from .live import publish
 from .objective import share_of_gradient
+from .recipe import family_of
 
 AUTO_BATCH = 200
 MINIMISER_CHUNK = 2048  # examples in one gradient of L-BFGS: their activations stay in cache
@@ -85,6 +87,7 @@ class Descent:
     learning_rate  as scikit-learn changes it between epochs
     began          the update from which a schedule of the core counts, or None before it
     rates          what that schedule has become
+    family         `recipe.family_of` the optimiser; "" where that is not known
     """
 
     moments: tuple[Array, ...]
@@ -92,6 +95,12 @@ class Descent:
     learning_rate: float
     began: int | None = None
     rates: Rates | None = None
+    family: str = ""
+
+    def fits(self, optimizer: Optimizer) -> bool:
+        """Whether an optimiser goes on from these moments."""
+        alike = self.family in ("", family_of(optimizer))
+        return alike and len(self.moments) == optimizer.n_moments
 
 
 # -- measuring -------------------------------------------------------------------
@@ -174,7 +183,8 @@ def begin(recipe: Recipe, device: Device, theta: Array) -> Descent:
     """A descent with no history."""
     zeros = device.xp.zeros_like
     moments = tuple(zeros(theta) for _ in range(recipe.optimizer.n_moments))
-    return Descent(moments, 0, float(recipe.optimizer.rate))
+    family = family_of(recipe.optimizer)
+    return Descent(moments, 0, float(recipe.optimizer.rate), family=family)
 
 
 def descend(
