@@ -101,6 +101,20 @@ def test_what_is_saved_with_another_solver_is_loaded(solver: str, tmp_path: Path
     assert_equal(est, other, X)
 
 
+def test_parameters_that_are_not_those_of_the_network_are_refused(tmp_path: Path) -> None:
+    est, X, y = fitted("stopping")
+    for wrong in ({"hidden_layer_sizes": (9, 9)}, {"alpha": -1.0}):
+        right = {name: getattr(est, name) for name in wrong}
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            est.set_params(**wrong).save(tmp_path / "model.safetensors")
+        est.set_params(**right)
+    assert not list(tmp_path.iterdir())
+    est.set_params(hidden_layer_sizes=(9, 9), early_stopping=False, warm_start=False).fit(X, y)
+    assert not hasattr(est, "_best")  # of the network before
+    est.save(tmp_path / "model.safetensors")
+    assert_equal(est, MLPRegressor.load(tmp_path / "model.safetensors"), X)
+
+
 def test_a_file_for_another_class_is_refused(tmp_path: Path) -> None:
     est, _, _ = fitted("adam")
     est.save(tmp_path / "a.safetensors")

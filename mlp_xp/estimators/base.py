@@ -477,7 +477,7 @@ class BaseMLP(Exportable, Shares):
         self.n_layers_ = len(network.sizes)
         self.out_activation_ = out_activation(loss)
         # of another network, or of the file of another model
-        for name in (*OPTIONAL, "preparation_", "metadata_", "_steps"):
+        for name in (*OPTIONAL, "_best", "preparation_", "metadata_", "_steps"):
             self.__dict__.pop(name, None)
         draw = self._random_state.uniform
         # Glorot & Bengio 2010; scikit-learn takes a smaller bound before a logistic

@@ -126,6 +126,13 @@ def save(est: Any, path: str | os.PathLike[str]) -> None:
     before = turn(est)
     live = current_at_home(est)
     network = live.recipe.network
+    est._validate_params()
+    widths = est._hidden_sizes()
+    if widths != [*network.sizes[1:-1]]:
+        raise ValueError(
+            f"hidden_layer_sizes is {widths}, but the network was fitted with "
+            f"{[*network.sizes[1:-1]]}: expected the same, which a file can hold. Fit it anew."
+        )
     get = live.place.device.get
     descent: Descent | None = getattr(est, "_optimizer", None)
     if descent is not None and not descent.fits(optimizer_of(est._parameters())):
