@@ -34,6 +34,7 @@ from mlp_xp.layers import (
     GlobalAvgPool,
     MaxPool,
 )
+from mlp_xp.schedules import Cosine, Schedule, WarmUp
 from mlp_xp.storage import ModelFileError
 
 CONVOLUTIONS = [Conv2d(8, 3), Activation("relu"), MaxPool(2)]
@@ -354,6 +355,48 @@ def test_dates_are_no_names_of_classes() -> None:
     with pytest.raises(TypeError, match=r"datetime64\[D\].* Pass y.astype\(str\)"):
         est.fit(np.eye(20), days)
     assert est.fit(np.eye(20), days.astype(str)).classes_.tolist() == ["2020-01-01", "2020-01-02"]
+
+
+def test_what_is_loaded_trains_as_it_did(tmp_path: Path) -> None:
+    X, y = digits()
+    options: dict[str, Any] = {
+        "epochs": 3,
+        "batch_size": 50,
+        "schedule": WarmUp(2, then=Cosine()),
+        "early_stopping": 4,
+        "validation_fraction": 0.3,
+    }
+    labels = np.array(list("abcdefghij"), object)[y]
+    est = NeuralClassifier("dense:9", random_state=0, **options).fit(X, labels)
+    est.save(tmp_path / "model.safetensors")
+    other = NeuralClassifier.load(tmp_path / "model.safetensors")
+    found = other.get_params()
+    assert {name: found[name] for name in (*options, "loss")} == {**options, "loss": "auto"}
+    assert other.classes_.dtype == other.predict(X).dtype == labels.dtype
+    np.testing.assert_array_equal(
+        other.fit(X, labels).predict_proba(X), est.fit(X, labels).predict_proba(X)
+    )
+
+    described = {"layout": "features", "shape": None, "looks": [64], "n_features": 64}
+    est.model_.save(tmp_path / "old.safetensors", {"estimator": described})
+    old = NeuralClassifier.load(tmp_path / "old.safetensors")
+    assert (old.epochs, old.batch_size, old.loss) == (30, None, "cross_entropy")
+    for wrong in ({"epochs": 0}, {"schedule": "never"}, {"callbacks": 1}, {"loss": "huber"}, 5):
+        told = {**described, "training": wrong}
+        est.model_.save(tmp_path / "wrong.safetensors", {"estimator": told})
+        with pytest.raises(ModelFileError, match="describes an estimator that this mlp_xp cannot"):
+            NeuralClassifier.load(tmp_path / "wrong.safetensors")
+
+
+def test_a_schedule_of_ones_own_is_in_no_file(tmp_path: Path) -> None:
+    class Own(Schedule):
+        pass
+
+    X, y = digits()
+    est = NeuralClassifier("dense:4", epochs=1, schedule=Own(), random_state=0).fit(X, y)
+    est.save(tmp_path / "model.safetensors")
+    other = NeuralClassifier.load(tmp_path / "model.safetensors")
+    assert (other.epochs, other.schedule) == (1, "one_cycle")
 
 
 def test_files_of_others_are_refused_and_every_kind_of_target_comes_back(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ SHARED = ("normalization", "residual", "dropout", "clip_norm", "clip_value", "pr
 
 
 def plain(name: str, value: Any) -> Any:
-    """A parameter's value as JSON can hold it and `_thing` can read it back."""
+    """A parameter's value as JSON can hold it and `thing` can read it back."""
     for table in (ACTIVATIONS, LOSSES):
         for key, row in table.items():
             if isinstance(value, tuple) and value == row:
@@ -103,19 +103,19 @@ def _class(name: str) -> Any:
     return None
 
 
-def _thing(value: Any) -> Any:
+def thing(value: Any) -> Any:
     """What `plain` made plain."""
     if isinstance(value, list):
-        return [_thing(part) for part in value]
+        return [thing(part) for part in value]
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "tuple":
-        return tuple(_thing(part) for part in content)
+        return tuple(thing(part) for part in content)
     if kind == "dict":
-        return {_thing(k): _thing(v) for k, v in content}
+        return {thing(k): thing(v) for k, v in content}
     name, parts = content
-    return _class(name)(**{key: _thing(part) for key, part in parts.items()})
+    return _class(name)(**{key: thing(part) for key, part in parts.items()})
 
 
 # -- files -------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def _unfitted(
     if unknown:
         raise refusal(path, "config['parameters']", unknown, "parameters that this mlp_xp knows")
     try:
-        est = cls(**{name: _thing(value) for name, value in stored.items()}, device=device)
+        est = cls(**{name: thing(value) for name, value in stored.items()}, device=device)
     except (*MISUSED, RecursionError) as error:
         raise ModelFileError(
             f"{path} has parameters that this mlp_xp cannot read: {str(error)[:500]}"

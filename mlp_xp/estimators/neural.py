@@ -30,6 +30,7 @@ from ..exchange import hosted, unmasked
 from ..export.estimators import Exportable
 from ..fitting import Callback
 from ..hardware import Device
+from ..headers import MISUSED
 from ..initializers import Initializer
 from ..layers.base import Kind, Shape
 from ..layers.dense import Dense
@@ -40,7 +41,7 @@ from ..layers.text import layers_of
 from ..losses import LOSSES, Loss
 from ..optimizers import Optimizer
 from ..prepared import Preparation, as_labels
-from ..schedules import Schedule
+from ..schedules import SCHEDULES, Schedule
 from ..sequential import Sequential
 from ..storage import ModelFileError
 from .data import numbers
@@ -314,12 +315,32 @@ class BaseNeural(Exportable, Shares):
             "looks": list(self._looks),
             "n_features": int(self.n_features_in_),
             "names": list(self._names()),
+            "training": self._training(),
         }
+        if hasattr(self, "classes_"):
+            described["classes"] = self.classes_.dtype.str
         self.model_.save(path, {**self.model_.metadata, "estimator": described})
+
+    def _training(self) -> dict[str, Any]:
+        """How `fit` trains, as a file holds it; without a schedule of the user's own class."""
+        from .keeping import plain
+
+        found = {}
+        for name in TRAINING:
+            if name == "loss" and self.loss != "auto":
+                continue  # the model's file has it
+            try:
+                found[name] = plain(name, getattr(self, name))
+            except ValueError:
+                continue
+        return found
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, device: str | Device = "cpu") -> Self:
-        """Read an estimator that `save` wrote: it predicts; `fit` begins anew."""
+        """Read an estimator that `save` wrote: it predicts; `fit` begins anew, as it did before.
+
+        `callbacks`, `progress`, `processes` and schedules of one's own class are in no file.
+        """
         model = Sequential.load(path, device=device)
         described = model.metadata.pop("estimator", None)
         takes = cls._takes(model)
@@ -329,18 +350,40 @@ class BaseNeural(Exportable, Shares):
                 f"{path} holds {what}, but what {cls.__name__}.save writes was expected. Use "
                 "Sequential.load."
             )
-        config = model.config
+        try:
+            return cls._described(model, described, device)
+        except (*MISUSED, RecursionError) as error:
+            raise ModelFileError(
+                f"{path} describes an estimator that this mlp_xp cannot read: {str(error)[:500]}"
+            ) from None
+
+    @classmethod
+    def _described(cls, model: Sequential, described: Any, device: str | Device) -> Self:
+        """An estimator of a model, and of what `save` wrote of it."""
+        from .keeping import thing
+
+        config, training = model.config, described.get("training", {})  # older files have none
+        if not set(training) <= set(TRAINING):
+            raise ValueError(f"its parameters are {sorted(training)}, but expected {TRAINING}.")
+        training = {name: thing(value) for name, value in training.items()}
+        if isinstance(training.get("schedule"), Schedule):
+            checks.schedule(training["schedule"])
+        elif "schedule" in training:
+            checks.choose("schedule", SCHEDULES, training["schedule"])
+        if training.get("loss", "auto") != "auto":
+            raise ValueError(f"its loss is {training['loss']!r}, but expected 'auto'.")
         end = -2 if isinstance(model.network.layers[-2:][0], Flatten) else -1
         est = cls(
             list(model.network.layers[:end]),
             layout=described["layout"],
             shape=None if described["shape"] is None else tuple(described["shape"]),
-            loss=config["loss"],
             optimizer=model.optimizer,
             **{name: config[name] for name in OF_THE_MODEL if name in config and name in KEPT},
+            **{"loss": config["loss"], **training},
             random_state=model.seeds[0],
             device=device,
         )
+        est._validate_params()
         est.model_, est._others, est._looks = model, {}, tuple(described["looks"])
         est.n_features_in_, est.history_ = described["n_features"], model.history
         est.n_iter_ = model.epochs_trained
@@ -348,6 +391,11 @@ class BaseNeural(Exportable, Shares):
         if names:
             est.feature_names_in_ = np.array(names, dtype=object)
         est._name_classes(model)
+        if "classes" in described:  # the dtype they had
+            labels = est.classes_.astype(described["classes"])
+            if labels.dtype.kind not in "biufUO" or labels.tolist() != est.classes_.tolist():
+                raise ValueError(f"its classes have dtype {described['classes']!r}.")
+            est.classes_ = labels
         return est
 
     @classmethod
@@ -396,6 +444,14 @@ OF_THE_MODEL = (
 )
 
 
+TRAINING = (
+    "loss",
+    "epochs",
+    "batch_size",
+    "schedule",
+    "early_stopping",
+    "validation_fraction",
+)
 KEPT = {"l2", "clip_norm", "label_smoothing", "density", "initializer", "dtype", "precision"}
 
 
