@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import weakref
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +16,10 @@ from conftest import tolerance
 pytest.importorskip("sklearn")
 
 from sklearn import neural_network
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
-from mlp_xp import ACTIVATIONS, LOSSES, MLPClassifier
+from mlp_xp import ACTIVATIONS, LOSSES, MLPClassifier, NeuralClassifier, NeuralRegressor
 from mlp_xp.compile.predict import FEW, predictor
 from mlp_xp.devices import device as find_device
 from mlp_xp.estimators.recipe import network_of, recipe_of
@@ -142,3 +145,52 @@ def test_a_network_of_other_attributes_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match=r"normalization is 'none'.*has no gains_\. Set"):
         est.predict(X)
     assert not {"gains_", "running_"} & set(vars(est.fit(X, y)))
+
+
+REFUSED: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "weights": lambda est, X, y: est.fit(X, y > 0, sample_weight=np.ones(3)),
+    "features": lambda est, X, y: est.fit(X[:, :2], y + 7, sample_weight=-np.ones(60)),
+    "share": lambda est, X, y: est.set_params(early_stopping=True).fit(X[:9], y[:9] > 0),
+    "solver": lambda est, X, y: est.set_params(solver="lbfgs", dropout=0.5).fit(X, y > 0),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("refused", REFUSED)
+def test_a_fit_that_is_refused_leaves_an_estimator_as_it_was(refused: str) -> None:
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+    est = MLPClassifier((5,), random_state=0, max_iter=20, learning_rate_init=0.1)
+    before = est.fit(X, y).predict_proba(X)
+    with pytest.raises(ValueError, match=r".+"):
+        REFUSED[refused](est, X, y)
+    np.testing.assert_array_equal(est.predict_proba(X), before)
+    np.testing.assert_array_equal(est.predict(X), est.classes_[before.argmax(axis=1)])
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        refuse(clone(est).set_params(solver="adam")).predict(X)
+
+
+def refuse(est: Any) -> Any:
+    """The estimator, after a `fit` that was refused."""
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+    with pytest.raises(ValueError, match=r".+"):
+        est.fit(X, y, sample_weight=-np.ones(60))
+    return est
+
+
+@pytest.mark.parametrize("kind", [NeuralClassifier, NeuralRegressor])
+def test_a_neural_fit_that_is_refused_leaves_an_estimator_as_it_was(kind: Any) -> None:
+    X, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 3
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        refuse(kind("dense:4", epochs=2, random_state=0)).predict(X)
+    est = kind("dense:4", epochs=2, random_state=0).fit(X, y)
+    before, model = est.predict(X), est.model_
+    assert refuse(est).model_ is model
+    np.testing.assert_array_equal(est.predict(X), before)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a callback's own")
+
+    with pytest.raises(RuntimeError, match="a callback's own"):
+        est.set_params(callbacks=fail).fit(X, y)
+    assert est.model_ is not model  # it has begun

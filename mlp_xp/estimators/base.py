@@ -43,6 +43,7 @@ from .data import (
     check_rows,
     check_weights,
     to_device,
+    unless_refused,
 )
 from .live import OPTIONAL, Live, current, flat, publish
 from .recipe import (
@@ -230,46 +231,49 @@ class BaseMLP(Exportable, Shares):
                 "train by other rules: it predicts, but does not go on. Use MLP.load(path).fit, "
                 "or mlp-xp train --resume; fit without warm_start begins a new model."
             )
-        lenient = bool(get_config()["array_api_dispatch"])
-        y = follow("y", y, X, place, lenient)
-        sample_weight = follow("sample_weight", sample_weight, X, place, lenient)
-        if not first:
-            check_place(self, X, "partial_fit" if once else "fit")
-        rows, y = check_data(self, X, y, place, first)
-        targets = self._targets(y, first and not once, exact=bool(self.warm_start))
-        weights = self._weights(sample_weight, y, rows)
-        sizes = [int(rows.shape[1]), *hidden, targets.n_outputs]
-        self.n_outputs_ = targets.n_outputs
-        if first:
-            self._name_targets(place)
-        loss = self._loss(targets.kind, targets.n_outputs)
-        self._random_state = generator(self.random_state, ranks, place.device)
-        parameters = self._parameters()
-        if first:
-            network = network_of(parameters, sizes)
-            self._initialise(network, loss, place, dtype_name(rows))
-        live = current(self, place)
-        if live.recipe.network.sizes != tuple(sizes):
-            raise ValueError(
-                f"The fitted network has layers of {live.recipe.network.sizes}, but X, y and "
-                f"hidden_layer_sizes ask for {tuple(sizes)}: expected the same, to go on from it. "
-                "warm_start=False starts anew."
-            )
-        if not _equal(live.parameters, parameters):
-            network = network_of(parameters, sizes)
-            recipe = recipe_of(parameters, network, loss, place.device, self._dtype)
-            live = live._replace(recipe=recipe, parameters=parameters, step=None)
-        if self.solver != "lbfgs" and not hasattr(self, "loss_curve_"):  # the last fit was by it
-            self._forget()
-        problem = self._problem(live, rows, targets, y, weights, validation_data, once)
-        state = State(flat(live), (), live.running, 0)
-        self._live = live
+        with unless_refused(self):
+            lenient = bool(get_config()["array_api_dispatch"])
+            y = follow("y", y, X, place, lenient)
+            sample_weight = follow("sample_weight", sample_weight, X, place, lenient)
+            if not first:
+                check_place(self, X, "partial_fit" if once else "fit")
+            rows, y = check_data(self, X, y, place, first)
+            targets = self._targets(y, first and not once, exact=bool(self.warm_start))
+            weights = self._weights(sample_weight, y, rows)
+            sizes = [int(rows.shape[1]), *hidden, targets.n_outputs]
+            self.n_outputs_ = targets.n_outputs
+            if first:
+                self._name_targets(place)
+            loss = self._loss(targets.kind, targets.n_outputs)
+            self._random_state = generator(self.random_state, ranks, place.device)
+            parameters = self._parameters()
+            if first:
+                network = network_of(parameters, sizes)
+                self._initialise(network, loss, place, dtype_name(rows))
+            live = current(self, place)
+            if live.recipe.network.sizes != tuple(sizes):
+                raise ValueError(
+                    f"The fitted network has layers of {live.recipe.network.sizes}, but X, y and "
+                    f"hidden_layer_sizes ask for {tuple(map(int, sizes))}: expected the same, to "
+                    "go on from it. warm_start=False starts anew."
+                )
+            if not _equal(live.parameters, parameters):
+                network = network_of(parameters, sizes)
+                recipe = recipe_of(parameters, network, loss, place.device, self._dtype)
+                live = live._replace(recipe=recipe, parameters=parameters, step=None)
+            stochastic = self.solver != "lbfgs"
+            if stochastic and not hasattr(self, "loss_curve_"):  # the last fit was by lbfgs
+                self._forget()
+            problem = self._problem(live, rows, targets, y, weights, validation_data, once)
+            state = State(flat(live), (), live.running, 0)
+            self._live = live
+            if not stochastic:
+                self._check_deterministic(live.recipe.network)
         step = None
-        if self.solver == "lbfgs":
-            self._check_deterministic(live.recipe.network)
-            state = minimise(self, problem, state)
-        else:
+        if stochastic:
             state, step = self._descend(live, problem, state, parameters, once, keeping, ranks)
+        else:
+            state = minimise(self, problem, state)
         kept = None
         if step is not None and once and place.device is HOST and hasattr(step, "data"):
             kept, step.data = step, None  # nothing of the caller's is held on to

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from typing import Any
 
@@ -26,6 +28,24 @@ from .arrays import (
 FLOATS = (np.dtype(np.float64), np.dtype(np.float32))
 TEXT = (str, bytes)
 DATES = (date, timedelta, np.datetime64, np.timedelta64)
+
+
+@contextmanager
+def unless_refused(est: Any, begun: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Leave an estimator as it was where what it is given is refused.
+
+    begun  whether it has begun to train: then it keeps what it has reached
+    """
+    before = dict(vars(est))
+    try:
+        yield
+    except BaseException:
+        if begun():
+            raise
+        for name in vars(est).keys() - before.keys():
+            delattr(est, name)
+        vars(est).update(before)
+        raise
 
 
 def check_data(est: Any, X: Any, y: Any, place: Place, reset: bool) -> tuple[Any, Any]:

@@ -44,7 +44,7 @@ from ..prepared import Preparation, as_labels
 from ..schedules import SCHEDULES, Schedule
 from ..sequential import Sequential
 from ..storage import ModelFileError
-from .data import numbers
+from .data import numbers, unless_refused
 from .layouts import INSIDE, LAYOUTS, Rows, rows_of
 from .shares import Shares, generator
 
@@ -160,28 +160,36 @@ class BaseNeural(Exportable, Shares):
             self._validate_params()
         if checkpoint is not None:
             fixed_seed(self.random_state)
-        given = rows_of(self, X, reset=True)
-        if y is None:
-            name = type(self).__name__
-            raise ValueError(f"{name} requires y to be passed, but the target y is None.")
-        targets = self._targets(y, given)
-        random = generator(self.random_state, self.processes, find_device(self.device))
-        fixed = isinstance(self.random_state, int | np.integer)
-        seed = int(self.random_state if fixed else random.randint(2**31 - 1))
-        self.model_ = Sequential(
-            given.shape,
-            self._layers(given.shape, targets.n_outputs),
-            lengths=given.lengths,
-            loss=targets.loss,
-            **{name: getattr(self, name) for name in OF_THE_MODEL},
-            seed=seed,
-        )
-        loss = str(self.model_.config["loss"] or "")
-        names = self._names() if self.layout == "features" else ()
-        self.model_.preparation = Preparation(loss, classes=targets.classes, features=names)
-        self._others: dict[tuple[int, bool], Sequential] = {}
-        keeping = {"checkpoint": checkpoint, "every": every}
-        return self._train(given, targets.values, sample_weight, validation_data, random, keeping)
+        before = getattr(self, "model_", None)
+
+        def begun() -> bool:
+            model = getattr(self, "model_", None)
+            return model is not None and model is not before and model.epochs_trained > 0
+
+        with unless_refused(self, begun):
+            given = rows_of(self, X, reset=True)
+            if y is None:
+                name = type(self).__name__
+                raise ValueError(f"{name} requires y to be passed, but the target y is None.")
+            targets = self._targets(y, given)
+            random = generator(self.random_state, self.processes, find_device(self.device))
+            fixed = isinstance(self.random_state, int | np.integer)
+            seed = int(self.random_state if fixed else random.randint(2**31 - 1))
+            self.model_ = Sequential(
+                given.shape,
+                self._layers(given.shape, targets.n_outputs),
+                lengths=given.lengths,
+                loss=targets.loss,
+                **{name: getattr(self, name) for name in OF_THE_MODEL},
+                seed=seed,
+            )
+            loss = str(self.model_.config["loss"] or "")
+            names = self._names() if self.layout == "features" else ()
+            self.model_.preparation = Preparation(loss, classes=targets.classes, features=names)
+            self._others: dict[tuple[int, bool], Sequential] = {}
+            keeping = {"checkpoint": checkpoint, "every": every}
+            values = targets.values
+            return self._train(given, values, sample_weight, validation_data, random, keeping)
 
     def _train(
         self,
