@@ -89,11 +89,14 @@ def test_an_error_in_the_middle_leaves_an_estimator_that_trains_on() -> None:
     np.testing.assert_allclose(est.predict_proba(X), other.predict_proba(X))
 
 
-def test_nothing_of_the_callers_is_held_on_to() -> None:
-    est, y = MLPClassifier((5,), random_state=0), np.arange(50) % 2
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_nothing_of_the_callers_is_held_on_to(method: str) -> None:
+    est, y = MLPClassifier((5,), random_state=0, max_iter=2), np.arange(50) % 2
+    more = {"classes": [0, 1]} if method == "partial_fit" else {}
     for _ in range(2):
         X = np.random.default_rng(0).normal(size=(50, 3))
-        est.partial_fit(X, y, classes=[0, 1])
+        getattr(est, method)(X, y, **more)
         seen = weakref.ref(X)
         del X
         assert seen() is None

@@ -275,8 +275,9 @@ class BaseMLP(Exportable, Shares):
         else:
             state = minimise(self, problem, state)
         kept = None
-        if step is not None and once and place.device is HOST and hasattr(step, "data"):
-            kept, step.data = step, None  # nothing of the caller's is held on to
+        if step is not None and place.device is HOST and hasattr(step, "data"):
+            step.data = None  # nothing of the caller's is held on to
+            kept = step if once else None
         live = live._replace(step=kept, weighted=weights is not None)
         # trained in place: the attributes are views of it
         if state.theta is self._live.theta and state.running is self._live.running:
