@@ -29,6 +29,7 @@ from sklearn.preprocessing import LabelBinarizer, StandardScaler
 
 import mlp_xp
 from mlp_xp import MLPClassifier, MLPRegressor
+from mlp_xp.estimators import solvers
 from mlp_xp.estimators.data import is_plain
 from mlp_xp.estimators.mlp import _binarizer
 from mlp_xp.estimators.solvers import r_squared
@@ -466,6 +467,17 @@ def test_ctrl_c_ends_the_training_with_a_warning() -> None:
     with pytest.warns(UserWarning, match="interrupted by user"):
         est = MLPRegressor(callbacks=interrupt).fit(ROWS, VALUES)
     assert est.n_iter_ == 2
+    assert np.isfinite(est.predict(ROWS)).all()
+
+
+def test_ctrl_c_in_the_first_epoch_ends_the_training_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(solvers, "one_epoch", interrupted)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        est = MLPRegressor().fit(ROWS, VALUES)
+    assert est.n_iter_ == 0
     assert np.isfinite(est.predict(ROWS)).all()
 
 

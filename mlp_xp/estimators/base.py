@@ -294,7 +294,7 @@ class BaseMLP(Exportable, Shares):
         return self
 
     def _warn_of_loss(self) -> None:
-        if not np.isfinite(self.loss_):
+        if not np.isfinite(getattr(self, "loss_", 0.0)):  # none where Ctrl-C came before it
             warnings.warn(
                 f"The loss is {self.loss_}: nothing was learnt from batches with such a loss. "
                 "Scale X and y to a size of about one.",
