@@ -197,3 +197,5 @@ def test_a_neural_fit_that_is_refused_leaves_an_estimator_as_it_was(kind: Any) -
     with pytest.raises(RuntimeError, match="a callback's own"):
         est.set_params(callbacks=fail).fit(X, y)
     assert est.model_ is not model  # it has begun
+    assert est.n_iter_ == est.model_.epochs_trained == 1
+    assert est.history_ == est.model_.history

@@ -164,7 +164,7 @@ class BaseNeural(Exportable, Shares):
 
         def begun() -> bool:
             model = getattr(self, "model_", None)
-            return model is not None and model is not before and model.epochs_trained > 0
+            return model is not None and model is not before and model.steps_trained > 0
 
         with unless_refused(self, begun):
             given = rows_of(self, X, reset=True)
@@ -232,23 +232,25 @@ class BaseNeural(Exportable, Shares):
             table, values = table[kept], values[kept]
             weights = None if weights is None else weights[kept]
         size = self.batch_size
-        self.model_.fit(
-            table,
-            values,
-            epochs=self.epochs,
-            batch_size=None if size is None else min(size, len(table)),
-            validation_data=validation,
-            sample_weight=weights,
-            schedule=self.schedule,
-            early_stopping=self.early_stopping or None,
-            callbacks=self.callbacks,
-            progress=self.progress,
-            layout="rows",
-            processes=self.processes,
-            **keeping,
-        )
-        self.history_ = self.model_.history
-        self.n_iter_ = self.model_.epochs_trained
+        try:
+            self.model_.fit(
+                table,
+                values,
+                epochs=self.epochs,
+                batch_size=None if size is None else min(size, len(table)),
+                validation_data=validation,
+                sample_weight=weights,
+                schedule=self.schedule,
+                early_stopping=self.early_stopping or None,
+                callbacks=self.callbacks,
+                progress=self.progress,
+                layout="rows",
+                processes=self.processes,
+                **keeping,
+            )
+        finally:  # after Ctrl-C, too
+            self.history_ = self.model_.history
+            self.n_iter_ = self.model_.epochs_trained
         return self
 
     def _layers(self, shape: Shape, n_outputs: int) -> tuple[Kind, ...]:
