@@ -459,6 +459,28 @@ def test_partial_fit_wants_the_classes_and_keeps_them() -> None:
     assert not hasattr(MLPClassifier(solver="lbfgs"), "partial_fit")
 
 
+@pytest.mark.parametrize("fitted_to", ["two classes", "three classes"])
+def test_columns_of_labels_are_refused_by_what_was_fitted_to_classes(fitted_to: str) -> None:
+    y = np.arange(len(MANY)) % (2 if fitted_to == "two classes" else 3)
+    est = MLPClassifier((5,), max_iter=2, random_state=0, warm_start=True).fit(MANY, y)
+    before = est.predict_proba(MANY)
+    for columns in (TAGS[:, :2], TAGS[:, :3]):
+        for method in (est.fit, est.partial_fit):
+            with pytest.raises(ValueError, match="not fitted with multilabel input"):
+                method(MANY, columns)
+        with pytest.raises(ValueError, match="not fitted with multilabel input"):
+            est.fit(MANY, y, validation_data=(MANY, columns))
+    np.testing.assert_array_equal(est.predict_proba(MANY), before)
+
+
+def test_validation_data_has_as_many_outputs() -> None:
+    est = MLPRegressor(hidden_layer_sizes=(5,), max_iter=2)
+    Y = np.stack([VALUES] * 3, axis=1)
+    for learnt, watched in ((Y, Y[:, :2]), (Y, VALUES), (VALUES, Y)):
+        with pytest.raises(ValueError, match="expected as many as in the y that is learnt"):
+            est.fit(ROWS, learnt, validation_data=(ROWS, watched))
+
+
 def test_ctrl_c_ends_the_training_with_a_warning() -> None:
     def interrupt(est: Any, epoch: Any) -> None:
         if epoch.epoch == 2:

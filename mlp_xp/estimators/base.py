@@ -471,6 +471,11 @@ class BaseMLP(Exportable, Shares):
         y, w = (follow(name, v, X, place, lenient) for name, v in (("y", y), ("weights", w)))
         rows, y = check_data(self, X, y, place_of(X, self.device), False)
         targets = self._targets(y, False)
+        if targets.n_outputs != self.n_outputs_:
+            raise ValueError(
+                f"y of validation_data stands for {targets.n_outputs} output(s), but the network "
+                f"has {self.n_outputs_}: expected as many as in the y that is learnt."
+            )
         return Validation(self._data(rows, targets, self._weights(w, y, rows), place.device), y)
 
     # -- the model -----------------------------------------------------------

@@ -169,6 +169,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
                     "but expected 0 and 1: pass y > 0, or one class an example, (n_samples,)."
                 )
             return Targets(values, kind, int(values.shape[1]))
+        if y.ndim == 2:
+            raise ValueError(
+                f"y has shape {y.shape}, but this {type(self).__name__} was not fitted with "
+                "multilabel input: expected one class an example, (n_samples,)."
+            )
         place = self._find(y, classes)
         if place is None or exact:
             self._check_classes(y, exact)
