@@ -481,6 +481,15 @@ def test_validation_data_has_as_many_outputs() -> None:
             est.fit(ROWS, learnt, validation_data=(ROWS, watched))
 
 
+def test_large_labels_are_told_apart_whatever_their_dtype() -> None:
+    y = np.arange(len(MANY)) % 3
+    large = np.array([2**60, 2**60 + 1, 2**60 + 2])
+    one, other = (MLPClassifier((5,), random_state=0) for _ in range(2))
+    one.partial_fit(MANY, y, classes=[0, 1, 2])
+    other.partial_fit(MANY, large[y], classes=large.astype(np.uint64))
+    assert other.loss_ == one.loss_
+
+
 def test_ctrl_c_ends_the_training_with_a_warning() -> None:
     def interrupt(est: Any, epoch: Any) -> None:
         if epoch.epoch == 2:

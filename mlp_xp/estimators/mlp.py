@@ -186,7 +186,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         """The number of every label's class, or None where a label is of no class."""
         if y.dtype.kind not in "iub" or classes.dtype.kind not in "iub":
             return None
-        place = np.minimum(np.searchsorted(classes, y), len(classes) - 1)
+        same = y.astype(classes.dtype, copy=False)  # of int64 beside uint64 NumPy makes floats
+        place = np.minimum(np.searchsorted(classes, same), len(classes) - 1)
         return place if (classes[place] == y).all() else None
 
     def _check_classes(self, y: Any, exact: bool) -> None:
