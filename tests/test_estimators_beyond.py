@@ -376,6 +376,14 @@ def test_foreign_arrays_are_checked(torch: Any) -> None:
         MLPRegressor().fit(X, y[1:])
 
 
+def test_tensors_have_no_names_of_an_earlier_frame(torch: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS, columns=[f"x{i}" for i in range(ROWS.shape[1])])
+    est = MLPRegressor(**FAST).fit(frame, VALUES)
+    est.fit(torch.asarray(ROWS), torch.asarray(VALUES))
+    assert not hasattr(est, "feature_names_in_")
+
+
 def test_widths_in_the_place_of_a_regressors_loss_are_told_their_name() -> None:
     with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(8, 4\)"):
         MLPRegressor((8, 4)).fit([[0.0], [1.0]], [0.0, 1.0])

@@ -198,6 +198,8 @@ def check_foreign(est: Any, X: Array, place: Place, reset: bool) -> Array:
                 f"required by {name}."
             )
     _check_n_features(est, np.empty((1, X.shape[1])), reset=reset)
+    if reset:
+        est.__dict__.pop("feature_names_in_", None)  # of the frame of another fit
     if not xp.isdtype(X.dtype, "real floating"):
         X = xp.astype(X, xp.float64)
     if not bool(xp.all(xp.isfinite(X))):
