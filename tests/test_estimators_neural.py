@@ -388,6 +388,14 @@ def test_what_is_loaded_trains_as_it_did(tmp_path: Path) -> None:
             NeuralClassifier.load(tmp_path / "wrong.safetensors")
 
 
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"schedule": "never"}])
+def test_parameters_that_no_fit_takes_are_in_no_file(wrong: Any, tmp_path: Path) -> None:
+    est = NeuralClassifier("dense:4", epochs=1, random_state=0).fit(*digits())
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        est.set_params(**wrong).save(tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_schedule_of_ones_own_is_in_no_file(tmp_path: Path) -> None:
     class Own(Schedule):
         pass

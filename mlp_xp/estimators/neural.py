@@ -319,6 +319,7 @@ class BaseNeural(Exportable, Shares):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `model_` as `load` reads it, and `Sequential.load` and `mlp-xp predict`."""
         check_is_fitted(self, "model_")
+        self._check_training()
         described = {
             "layout": self.layout,
             "shape": None if self.shape is None else [int(n) for n in self.shape],
@@ -330,6 +331,14 @@ class BaseNeural(Exportable, Shares):
         if hasattr(self, "classes_"):
             described["classes"] = self.classes_.dtype.str
         self.model_.save(path, {**self.model_.metadata, "estimator": described})
+
+    def _check_training(self) -> None:
+        """Raise what `fit` would of the parameters that `_training` tells."""
+        self._validate_params()
+        schedule = self.schedule
+        if not isinstance(schedule, Schedule):
+            schedule = checks.choose("schedule", SCHEDULES, schedule)
+        checks.schedule(schedule)
 
     def _training(self) -> dict[str, Any]:
         """How `fit` trains, as a file holds it; without a schedule of the user's own class."""
@@ -376,10 +385,6 @@ class BaseNeural(Exportable, Shares):
         if not set(training) <= set(TRAINING):
             raise ValueError(f"its parameters are {sorted(training)}, but expected {TRAINING}.")
         training = {name: thing(value) for name, value in training.items()}
-        if isinstance(training.get("schedule"), Schedule):
-            checks.schedule(training["schedule"])
-        elif "schedule" in training:
-            checks.choose("schedule", SCHEDULES, training["schedule"])
         if training.get("loss", "auto") != "auto":
             raise ValueError(f"its loss is {training['loss']!r}, but expected 'auto'.")
         end = -2 if isinstance(model.network.layers[-2:][0], Flatten) else -1
@@ -393,7 +398,7 @@ class BaseNeural(Exportable, Shares):
             random_state=model.seeds[0],
             device=device,
         )
-        est._validate_params()
+        est._check_training()
         est.model_, est._others, est._looks = model, {}, tuple(described["looks"])
         est.n_features_in_, est.history_ = described["n_features"], model.history
         est.n_iter_ = model.epochs_trained
