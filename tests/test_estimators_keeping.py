@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,24 @@ def test_parameters_that_are_not_those_of_the_network_are_refused(tmp_path: Path
     assert not hasattr(est, "_best")  # of the network before
     est.save(tmp_path / "model.safetensors")
     assert_equal(est, MLPRegressor.load(tmp_path / "model.safetensors"), X)
+
+
+@pytest.mark.parametrize("through", ["file", "pickle"])
+def test_what_a_callback_keeps_trains_on(through: str, tmp_path: Path) -> None:
+    path, kept = tmp_path / "model.safetensors", []
+
+    def keep(est: Any, epoch: Any) -> None:
+        if epoch.epoch == 2:
+            est.save(path)
+            kept.append(pickle.dumps(est.set_params(callbacks=())))
+
+    more = {**FAST, "shuffle": False}
+    MLPRegressor(**{**more, "max_iter": 4}, callbacks=keep).fit(ROWS, VALUES)
+    other = MLPRegressor.load(path) if through == "file" else pickle.loads(kept[0])
+    est = MLPRegressor(**{**more, "max_iter": 2}).fit(ROWS, VALUES)
+    for one in (est, other):
+        one.partial_fit(ROWS, VALUES).partial_fit(ROWS, VALUES)
+    assert_equal(est, other, ROWS)
 
 
 def test_a_file_for_another_class_is_refused(tmp_path: Path) -> None:

@@ -297,7 +297,9 @@ def descend(
                     bar.show(result)
                     if callbacks:
                         publish(est, est._live, run.state)
+                        descent.moments, descent.step = run.state.moments, run.state.step
                     asked = [bool(callback(est, result)) for callback in callbacks]
+                    descent.moments = ()
                 stop = stop or (any(asked) if sharing is None else sharing.first(any(asked)))
                 if stop or once:
                     over = stop
