@@ -104,6 +104,7 @@ class BaseMLP(Exportable, Shares):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = CONSTRAINTS
     _is_regressor: ClassVar[bool] = False
+    _live: Live
 
     # what scikit-learn's __init__ convention makes an attribute of every parameter
     def _set(self, parameters: dict[str, Any]) -> None:
@@ -222,63 +223,21 @@ class BaseMLP(Exportable, Shares):
         keeping: Keeping | None,
         ranks: Ranks | None,
     ) -> Self:
-        """scikit-learn's order of checks and of random draws, then the solver."""
-        hidden = self._hidden_sizes()
-        first = not hasattr(self, "coefs_") or (not self.warm_start and not once)
-        if hasattr(self, "preparation_") and not first:
-            raise ValueError(
-                f"This {type(self).__name__} was read from a file of MLP or mlp-xp train, which "
-                "train by other rules: it predicts, but does not go on. Use MLP.load(path).fit, "
-                "or mlp-xp train --resume; fit without warm_start begins a new model."
-            )
+        """Take what is given, then train; what is refused changes nothing."""
         with unless_refused(self):
-            lenient = bool(get_config()["array_api_dispatch"])
-            y = follow("y", y, X, place, lenient)
-            sample_weight = follow("sample_weight", sample_weight, X, place, lenient)
-            if not first:
-                check_place(self, X, "partial_fit" if once else "fit")
-            rows, y = check_data(self, X, y, place, first)
-            targets = self._targets(y, first and not once, exact=bool(self.warm_start))
-            weights = self._weights(sample_weight, y, rows)
-            sizes = [int(rows.shape[1]), *hidden, targets.n_outputs]
-            self.n_outputs_ = targets.n_outputs
-            if first:
-                self._name_targets(place)
-            loss = self._loss(targets.kind, targets.n_outputs)
-            self._random_state = generator(self.random_state, ranks, place.device)
-            parameters = self._parameters()
-            if first:
-                network = network_of(parameters, sizes)
-                self._initialise(network, loss, place, dtype_name(rows))
-            live = current(self, place)
-            if live.recipe.network.sizes != tuple(sizes):
-                raise ValueError(
-                    f"The fitted network has layers of {live.recipe.network.sizes}, but X, y and "
-                    f"hidden_layer_sizes ask for {tuple(map(int, sizes))}: expected the same, to "
-                    "go on from it. warm_start=False starts anew."
-                )
-            if not _equal(live.parameters, parameters):
-                network = network_of(parameters, sizes)
-                recipe = recipe_of(parameters, network, loss, place.device, self._dtype)
-                live = live._replace(recipe=recipe, parameters=parameters, step=None)
-            stochastic = self.solver != "lbfgs"
-            if stochastic and not hasattr(self, "loss_curve_"):  # the last fit was by lbfgs
-                self._forget()
-            problem = self._problem(live, rows, targets, y, weights, validation_data, once)
-            state = State(flat(live), (), live.running, 0)
-            self._live = live
-            if not stochastic:
-                self._check_deterministic(live.recipe.network)
+            live, problem, state = self._begin(
+                X, y, sample_weight, validation_data, place, once, ranks
+            )
         step = None
-        if stochastic:
-            state, step = self._descend(live, problem, state, parameters, once, keeping, ranks)
-        else:
+        if self.solver == "lbfgs":
             state = minimise(self, problem, state)
+        else:
+            state, step = self._descend(live, problem, state, once, keeping, ranks)
         kept = None
         if step is not None and place.device is HOST and hasattr(step, "data"):
             step.data = None  # nothing of the caller's is held on to
             kept = step if once else None
-        live = live._replace(step=kept, weighted=weights is not None)
+        live = live._replace(step=kept, weighted=problem.weights is not None)
         # trained in place: the attributes are views of it
         if state.theta is self._live.theta and state.running is self._live.running:
             self._live = live
@@ -292,6 +251,67 @@ class BaseMLP(Exportable, Shares):
             )
         self._warn_of_loss()
         return self
+
+    def _begin(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        validation_data: Any,
+        place: Place,
+        once: bool,
+        ranks: Ranks | None,
+    ) -> tuple[Live, Problem, State]:
+        """The model, the data and the state to begin with.
+
+        In scikit-learn's order of checks and of random draws.
+        """
+        hidden = self._hidden_sizes()
+        first = not hasattr(self, "coefs_") or (not self.warm_start and not once)
+        if hasattr(self, "preparation_") and not first:
+            raise ValueError(
+                f"This {type(self).__name__} was read from a file of MLP or mlp-xp train, which "
+                "train by other rules: it predicts, but does not go on. Use MLP.load(path).fit, "
+                "or mlp-xp train --resume; fit without warm_start begins a new model."
+            )
+        lenient = bool(get_config()["array_api_dispatch"])
+        y = follow("y", y, X, place, lenient)
+        sample_weight = follow("sample_weight", sample_weight, X, place, lenient)
+        if not first:
+            check_place(self, X, "partial_fit" if once else "fit")
+        rows, y = check_data(self, X, y, place, first)
+        targets = self._targets(y, first and not once, exact=bool(self.warm_start))
+        weights = self._weights(sample_weight, y, rows)
+        sizes = [int(rows.shape[1]), *hidden, targets.n_outputs]
+        self.n_outputs_ = targets.n_outputs
+        if first:
+            self._name_targets(place)
+        loss = self._loss(targets.kind, targets.n_outputs)
+        self._random_state = generator(self.random_state, ranks, place.device)
+        parameters = self._parameters()
+        if first:
+            network = network_of(parameters, sizes)
+            self._initialise(network, loss, place, dtype_name(rows))
+        live = current(self, place)
+        if live.recipe.network.sizes != tuple(sizes):
+            raise ValueError(
+                f"The fitted network has layers of {live.recipe.network.sizes}, but X, y and "
+                f"hidden_layer_sizes ask for {tuple(map(int, sizes))}: expected the same, to "
+                "go on from it. warm_start=False starts anew."
+            )
+        if not _equal(live.parameters, parameters):
+            network = network_of(parameters, sizes)
+            recipe = recipe_of(parameters, network, loss, place.device, self._dtype)
+            live = live._replace(recipe=recipe, parameters=parameters, step=None)
+        stochastic = self.solver != "lbfgs"
+        if stochastic and not hasattr(self, "loss_curve_"):  # the last fit was by lbfgs
+            self._forget()
+        problem = self._problem(live, rows, targets, y, weights, validation_data, once)
+        state = State(flat(live), (), live.running, 0)
+        self._live = live
+        if not stochastic:
+            self._check_deterministic(live.recipe.network)
+        return live, problem, state
 
     def _warn_of_loss(self) -> None:
         if not np.isfinite(getattr(self, "loss_", 0.0)):  # none where Ctrl-C came before it
@@ -307,7 +327,6 @@ class BaseMLP(Exportable, Shares):
         live: Live,
         problem: Problem,
         state: State,
-        parameters: dict[str, Any],
         once: bool,
         keeping: Keeping | None,
         ranks: Ranks | None,
@@ -318,7 +337,7 @@ class BaseMLP(Exportable, Shares):
         if begun is None or not begun.fits(problem.recipe.optimizer):
             self._optimizer = begin(problem.recipe, problem.device, state.theta)
             live = live._replace(step=None)  # its buffers hold other moments
-        schedule = schedule_of(parameters)
+        schedule = schedule_of(live.parameters)
         self._scikit_rate = schedule is None and self.solver == "sgd"
         self.stopped_ = False
         if self.early_stopping and self.validation_scores_ is None:  # asked for since the last fit
