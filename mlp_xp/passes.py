@@ -115,8 +115,8 @@ class Steps:
 
     def end(self) -> None:
         """Let the examples go: a step is part of a circle, which may live on for a while."""
-        if self.device.name == "cpu" and hasattr(self.step, "data"):
-            self.step.data = None
+        if hasattr(self.step, "end"):
+            self.step.end()
 
 
 __all__ = ["Examples", "InMemory", "Part", "Parts", "Steps", "Wanted"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product as combinations
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -52,6 +52,9 @@ COMBINED = {
     "max": "next > total || next != next ? next : total",
     "min": "next < total || next != next ? next : total",
 }
+
+
+GONE = np.zeros(0)  # in the place of an input
 
 
 class _Word(NamedTuple):
@@ -315,9 +318,11 @@ class Program:
             for number, node in enumerate(loop.sums):
                 place, done = self.fusion.place(node), number * n
                 for line in _lines(place.layout):
-                    room, out = partial[done * MOST_PARTS :], self.array(Place(place.owner, line))
-                    told = (address(room), address(out), line.size, *line.strides)
-                    self.calls.kernel(_finish(node), np.array(told, np.int64))
+                    room, out = partial[done * MOST_PARTS :], Place(place.owner, line)
+                    told = [address(room), self._address(out), line.size, *line.strides]
+                    block = np.array(told, np.int64)
+                    self.calls.kernel(_finish(node), block)
+                    self._note(out, block, 1)
                     done += line.size
 
     def _block(self, loop: Loop, start: int = 0) -> Buffer:
@@ -345,7 +350,8 @@ class Program:
         start = self._starts.get(owner)
         if start is None:
             flat = self.whole(owner)
-            self.calls.kept.append(flat)
+            if owner not in self.given:
+                self.calls.kept.append(flat)
             start = self._starts[owner] = address(flat)
         return start + place.layout.offset * owner.dtype.itemsize
 
@@ -412,6 +418,11 @@ class Program:
         start = address(array)
         for words, place, offset in self.addresses.get(node, ()):
             words[place] = start + offset
+
+    def leave(self, names: Iterable[str]) -> None:
+        """Let go of inputs, which are given again before it runs; the roots in them are gone."""
+        self.given |= {self.plan.inputs[name]: GONE for name in names}
+        self.roots = []
 
     def finish(self) -> None:
         """Compile; raises `CannotCompile`."""

@@ -9,8 +9,9 @@ returns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +30,16 @@ from .program import WHICH, Plan, Program, planned
 from .trace import trace
 
 Buffer = npt.NDArray[Any]
+Kind: TypeAlias = tuple[int, bool, bool]  # of batches: m, whether all networks share, drop
 DTYPES = ("float32", "float64")
 # Parameters from which on several networks are programs of their own; of smaller ones each thread
 # has a program for its share. On two cores, µs a step as one program, as two, and as many: 64 of
 # 20-16-3 (387 parameters) 172, 100 and 107, 16 of 64-64-64-10 530 as one and 276 as many, 8 of
 # 784-100-10 1,130 and 570; but a program takes a quarter of a millisecond to make, in every `fit`.
 LARGE = 1000
+# Bytes of programs that wait for the next step of their kind, at most: one takes half a millisecond
+# to make, as long as ten steps of a small network, for which a `fit` of 20 may have no use.
+IDLE = 1 << 21
 
 
 class _Given:
@@ -50,15 +55,24 @@ class _Given:
         return self._scalars
 
 
+class Idle(NamedTuple):
+    """A step's programs, each for the kind of batches that it was made for, and their memory."""
+
+    programs: dict[Kind, Batch]
+    block: Buffer
+
+
 class StepPlan(NamedTuple):
     """A step's plan: its results are the new state's arrays by their names, and the loss.
 
     late  those that cannot be written before the end, as something still reads the old ones
+    idle  programs of a step that has ended and began with this plan: for the next
     """
 
     plan: Plan
     changed: tuple[str, ...]
     late: frozenset[str]
+    idle: list[Idle]
 
 
 def traced(
@@ -103,7 +117,7 @@ def traced(
     if late:
         kept = [None if name in late else known[name] for name in changed]
         fusion = Fusion(roots, [*kept, None], sums, tile)
-    return StepPlan(plans(fusion), tuple(changed), late)
+    return StepPlan(plans(fusion), tuple(changed), late, [])
 
 
 def key_of(recipe: Recipe, data: Data, shapes: Mapping[str, Any]) -> Any:
@@ -137,42 +151,50 @@ class Batch:
         bits: Buffer | None = None,
         lends: bool = False,
     ) -> None:
-        recipe, network, data = step.recipe, step.recipe.network, step.data
-        dtype = step.theta.dtype
-        own = () if shared else step.theta.shape[:-1]  # one batch for all networks, or one each
         self.step, self.read = step, cast("Data | None", None)
-        self.inputs = {"rows": aligned.zeros((*own, m, network.sizes[0]), dtype)}
-        if data.targets.ndim == 1:
-            self.inputs["targets"] = np.zeros((*own, m), np.int64)
-        else:
-            self.inputs["targets"] = aligned.zeros((*own, m, network.sizes[-1]), dtype)
-        if data.weights is not None:
-            self.inputs["weights"] = np.zeros((*own, m), dtype)
-        self.index = np.zeros((*own, m), np.int64) if index is None else index
+        self.made = made = step.planned(m, shared, dropped)
+        self.inputs = {
+            name: aligned.zeros(*shape) for name, shape in step.examples(m, shared).items()
+        }
+        rows = self.inputs["rows"]
+        self.index = np.zeros(rows.shape[:-1], np.int64) if index is None else index
         self.bits = bits_of(step, m, dropped) if bits is None else bits
-        given = {"theta": step.theta, "running": step.running, "rate": step.rate, **self.inputs}
-        given |= {f"moment{i}": moment for i, moment in enumerate(step.moments)}
-        given |= {f"scalar{i}": scalar for i, scalar in enumerate(step.scalars)}
-        if dropped:
-            given["bits"] = self.bits
-        if recipe.connected is not None:
-            given["connected"] = np.ascontiguousarray(recipe.connected)
-        shapes = {name: (array.shape, str(array.dtype)) for name, array in given.items()}
-        key = (step.target, blas.wanted(), key_of(recipe, data, shapes))
-        target = step.target
-        of = (target.plans, target.native, target.tile)
-        made: StepPlan = planned(key, lambda: traced(recipe, data, shapes, *of))
         node = made.plan.inputs["rows"]
         self.fetched = node if step.target.native and made.plan.fetched(node) else None
-        self.program = step.target(made.plan, given, self._gather(), step.block)
+        own = {**self.inputs, "bits": self.bits} if dropped else self.inputs
+        self.program = step.target(made.plan, {**step.given(), **own}, self._gather(), step.block)
         step.block = self.program.block
         *arrays, self.loss = self._copied(self.program.roots) if lends else self.program.roots
         self.program.finish()
-        self.late = [
-            (given[name], array)
+        self.after = [
+            (name, array)
             for name, array in zip(made.changed, arrays, strict=True)
             if name in made.late
         ]
+        self._write_to(step)
+
+    def _write_to(self, step: CompiledStep) -> None:
+        given = step.given()
+        self.late = [(given[name], array) for name, array in self.after]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its own, beside the program's memory."""
+        return sum(array.nbytes for array in (*self.inputs.values(), self.bits, self.index))
+
+    def leave(self) -> None:
+        """Let go of everything that is its step's."""
+        self.let_go()
+        self.program.leave(self.step.given())
+        self.late = []
+        del self.step
+
+    def enter(self, step: CompiledStep) -> None:
+        """Become the program of another step of the same kind."""
+        self.step = step
+        for name, array in step.given().items():
+            self.program.give(self.made.plan.inputs[name], array)
+        self._write_to(step)
 
     def _copied(self, results: Sequence[Buffer]) -> list[Buffer]:
         """Memory outside of the program's, to which it copies those that lie in it."""
@@ -351,6 +373,19 @@ class CompiledStep:
         for program in self.programs.values():
             program.let_go()
 
+    def end(self) -> None:
+        """Let the examples go, and leave the programs to the next step of their kind."""
+        self.data = None  # type: ignore[assignment]  # as before the first
+        programs = {k: made for k, made in self.programs.items() if isinstance(made, Batch)}
+        alike, self.programs = len(programs) == len(self.programs), {}
+        batches = list(programs.values())
+        whole = alike and all(made.program.calls.whole for made in batches)
+        size = self.block.nbytes + sum(made.size for made in batches)
+        if batches and whole and size <= IDLE and not batches[0].made.idle:
+            for made in batches:
+                made.leave()
+            batches[0].made.idle.append(Idle(programs, self.block))
+
     def _begin(self, state: State) -> None:
         """Take the first state's arrays."""
         self.theta, self.running = _own(state.theta), _own(state.running)
@@ -360,6 +395,40 @@ class CompiledStep:
         n = len(self.recipe.optimizer.scalars(1.0, 1))
         self.scalars = tuple(np.zeros(shape, self.theta.dtype) for _ in range(n))
         self.rate = np.zeros(shape, self.theta.dtype)
+        connected = self.recipe.connected
+        self.connected = None if connected is None else np.ascontiguousarray(connected)
+
+    def given(self) -> dict[str, Buffer]:
+        """What its programs read and write beside examples, by the names in their plans."""
+        found = {"theta": self.theta, "running": self.running, "rate": self.rate}
+        found |= {f"moment{i}": moment for i, moment in enumerate(self.moments)}
+        found |= {f"scalar{i}": scalar for i, scalar in enumerate(self.scalars)}
+        return found if self.connected is None else {**found, "connected": self.connected}
+
+    def examples(self, m: int, shared: bool) -> dict[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of a batch's rows, targets and weights."""
+        data, sizes, dtype = self.data, self.recipe.network.sizes, self.theta.dtype
+        own = () if shared else self.theta.shape[:-1]  # one batch for all networks, or one each
+        found: dict[str, tuple[tuple[int, ...], Any]] = {"rows": ((*own, m, sizes[0]), dtype)}
+        labels = data.targets.ndim == 1
+        found["targets"] = (
+            ((*own, m), np.dtype(np.int64)) if labels else ((*own, m, sizes[-1]), dtype)
+        )
+        return found if data.weights is None else {**found, "weights": ((*own, m), dtype)}
+
+    def planned(self, m: int, shared: bool, dropped: bool) -> StepPlan:
+        """The plan for such batches."""
+        recipe, data, target = self.recipe, self.data, self.target
+        given = {name: (array.shape, array.dtype) for name, array in self.given().items()}
+        given |= self.examples(m, shared)
+        if dropped:
+            bits = bits_of(self, m, dropped)
+            given["bits"] = (bits.shape, bits.dtype)
+        told = {name: (shape, str(dtype)) for name, (shape, dtype) in given.items()}
+        key = (target, blas.wanted(), key_of(recipe, data, told))
+        of = (target.plans, target.native, target.tile)
+        made: StepPlan = planned(key, lambda: traced(recipe, data, told, *of))
+        return made
 
     def _adopt(self, state: State) -> None:
         """Take over a state that is not the one returned last."""
@@ -389,6 +458,7 @@ class CompiledStep:
         one.moments = tuple(map(some, self.moments))
         one.scalars = tuple(map(number, self.scalars))
         one.rate = number(self.rate)
+        one.connected = recipe.connected
         return one
 
     def _n_programs(self) -> int:
@@ -401,12 +471,19 @@ class CompiledStep:
         return n if self.theta.shape[-1] >= LARGE else threads
 
     def _made(self, m: int, shared: bool, dropped: bool) -> Batch | Apart:
-        """A program of all networks, or one of each."""
+        """A program of all networks, or one of each; that of a step that has ended, if it waits."""
         n_programs = self._n_programs()
         if n_programs > 1:
             found = Apart(self, m, shared, dropped, n_programs)
             if found.calls is not None:
                 return found
+        if not self.programs:
+            with suppress(IndexError):  # another thread may have been first
+                waiting, self.block = self.planned(m, shared, dropped).idle.pop()
+                for made in waiting.values():
+                    made.enter(self)
+                self.programs |= waiting
+                return waiting[m, shared, dropped]
         return Batch(self, m, shared, dropped)
 
     def _program(self, state: State, key: tuple[int, bool, bool]) -> Batch | Apart | None:

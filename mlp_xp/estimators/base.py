@@ -234,9 +234,11 @@ class BaseMLP(Exportable, Shares):
         else:
             state, step = self._descend(live, problem, state, once, keeping, ranks)
         kept = None
-        if step is not None and place.device is HOST and hasattr(step, "data"):
-            step.data = None  # nothing of the caller's is held on to
-            kept = step if once else None
+        if step is not None and place.device is HOST and hasattr(step, "end"):
+            if once:
+                kept, step.data = step, None  # type: ignore[attr-defined]  # of the caller's
+            else:
+                step.end()
         live = live._replace(step=kept, weighted=problem.weights is not None)
         # trained in place: the attributes are views of it
         if state.theta is self._live.theta and state.running is self._live.running:
