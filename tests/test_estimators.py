@@ -32,7 +32,7 @@ from mlp_xp import MLPClassifier, MLPRegressor
 from mlp_xp.estimators import solvers
 from mlp_xp.estimators.data import is_plain
 from mlp_xp.estimators.mlp import _binarizer
-from mlp_xp.estimators.solvers import r_squared
+from mlp_xp.estimators.solvers import r_squared, spread_of
 from mlp_xp.fast import blas
 
 pytestmark = pytest.mark.filterwarnings(
@@ -210,10 +210,10 @@ def test_the_score_that_is_watched_is_r2_score_to_the_bit(weighted: bool, dtypes
         truth[:, -1] = rng.choice((truth[0, -1], truth[-1, -1]), m)  # may be all equal
         cases = [(truth, told), (np.ones_like(truth), told), (truth, truth.astype(dtypes[1]))]
         for a, b in [*cases, (np.ones_like(truth), np.ones_like(told))]:
-            ours = r_squared(a, b, weights)
+            ours = r_squared(a, b, weights, spread_of(a, weights))
             assert ours == r2_score(a, b, sample_weight=weights)
     with pytest.warns(UndefinedMetricWarning, match="less than two samples"):
-        assert np.isnan(r_squared(truth[:1], told[:1], None))
+        assert np.isnan(r_squared(truth[:1], told[:1], None, np.zeros(3)))
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +47,7 @@ from ..training import (
 )
 from ..types import Array, Layer, Namespace, State
 from .arrays import dense_pieces
-from .live import publish
+from .live import Live, publish
 from .objective import share_of_gradient
 from .recipe import family_of
 
@@ -55,15 +55,22 @@ AUTO_BATCH = 200
 MINIMISER_CHUNK = 2048  # examples in one gradient of L-BFGS: their activations stay in cache
 
 
-class Validation(NamedTuple):
+class Validation:
     """Examples that are watched, not learnt from.
 
-    data   on the device, weights included
-    truth  the targets on the host, (m,) or (m, n_out), for R²
+    data     on the device, weights included
+    truth    the targets on the host, (m,) or (m, n_out), for R²
+    weights  those of `data` on the host, (m,), or None
     """
 
-    data: Data
-    truth: npt.NDArray[Any]
+    def __init__(self, data: Data, truth: npt.NDArray[Any], device: Device) -> None:
+        self.data, self.truth = data, truth
+        self.weights = None if data.weights is None else device.get(data.weights)
+
+    @cached_property
+    def spread(self) -> npt.NDArray[Any]:
+        """`spread_of` the targets, which stay what they are."""
+        return spread_of(self.truth.reshape(len(self.truth), -1), self.weights)
 
 
 class Problem(NamedTuple):
@@ -126,25 +133,28 @@ def in_pieces(xp: Namespace, function: Callable[[Array], Array], rows: Any) -> A
 
 
 def measure(
-    recipe: Recipe, device: Device, state: State, validation: Validation, n_classes: int | None
+    recipe: Recipe,
+    device: Device,
+    layers: Sequence[Layer],
+    running: Array,
+    validation: Validation,
+    n_classes: int | None,
 ) -> tuple[float, float]:
     """The mean loss, without the penalty, and scikit-learn's score: accuracy or R².
 
     n_classes  None for numbers; a classifier that knows one class is always right
     """
-    xp, data = device.xp, validation.data
-    layers = split(recipe.network, xp, state.theta)
-    S = scores(recipe, device, layers, state.running, data.rows)
+    xp, data, weights = device.xp, validation.data, validation.weights
+    S = scores(recipe, device, layers, running, data.rows)
     T = encode(recipe, xp, data, data.targets)
     J = kernels.weighted_mean(xp, recipe.loss.value(xp, S, T), data.weights)
     loss = float(device.get(J))
-    weights = None if data.weights is None else device.get(data.weights)
     if n_classes is None:
         prediction = device.get(xp.matrix_transpose(recipe.loss.predict(xp, S)))
         if not np.isfinite(prediction).all():
             return loss, float("nan")
         truth = validation.truth.reshape(prediction.shape)
-        return loss, r_squared(truth, prediction, weights)
+        return loss, r_squared(truth, prediction, weights, validation.spread)
     if n_classes == 1:
         return loss, 1.0
     if recipe.loss.kind == "multiclass":
@@ -155,21 +165,32 @@ def measure(
     return loss, float(right.mean() if weights is None else np.average(right, weights=weights))
 
 
+def spread_of(truth: npt.NDArray[Any], weights: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+    """Σ w (t - mean)² of each output of targets (m, n_out): (n_out,)."""
+    shares = 1.0 if weights is None else weights[:, None]
+    centre = np.average(truth, axis=0, weights=weights)
+    found: npt.NDArray[Any] = np.sum(shares * (truth - centre) ** 2, axis=0)
+    return found
+
+
 def r_squared(
-    truth: npt.NDArray[Any], prediction: npt.NDArray[Any], weights: npt.NDArray[Any] | None
+    truth: npt.NDArray[Any],
+    prediction: npt.NDArray[Any],
+    weights: npt.NDArray[Any] | None,
+    spread: npt.NDArray[Any],
 ) -> float:
     """R² of arrays (m, n_out), the mean over outputs: `sklearn.metrics.r2_score`, to the bit.
 
     What that one checks has been checked, and its checks would be half of a small fit.
+
+    spread  `spread_of` the truth and its weights
     """
     if len(truth) < 2:
         message = "R^2 score is not well-defined with less than two samples."
         warnings.warn(message, UndefinedMetricWarning, stacklevel=2)
         return float("nan")
-    shares = 1.0 if weights is None else weights[:, None]
-    errors = np.sum(shares * (truth - prediction) ** 2, axis=0)
-    centre = np.average(truth, axis=0, weights=weights)
-    spread = np.sum(shares * (truth - centre) ** 2, axis=0)
+    errors = (truth - prediction) ** 2
+    errors = np.sum(errors if weights is None else weights[:, None] * errors, axis=0)
     scores = (errors == 0).astype(errors.dtype)  # where all targets of an output are equal
     known = (errors != 0) & (spread != 0)
     scores[known] = 1 - errors[known] / spread[known]
@@ -365,7 +386,12 @@ def _watch(
     if problem.validation is not None:
         binarizer = getattr(est, "_label_binarizer", None)
         n_classes = None if binarizer is None else len(binarizer.classes_)
-        measured = measure(problem.recipe, device, state, problem.validation, n_classes)
+        live: Live = est._live
+        layers = live.layers  # views of the state, where it is trained in place
+        if state.theta is not live.theta:
+            layers = split(problem.recipe.network, device.xp, state.theta)
+        watched, recipe = problem.validation, problem.recipe
+        measured = measure(recipe, device, layers, state.running, watched, n_classes)
         est.validation_loss_curve_.append(measured[0])
     if est.early_stopping and measured is not None:
         score = measured[1]
