@@ -70,9 +70,9 @@ def _numpy_scorer(device: Device) -> Any:
 
 
 def _numpy_function(*arguments: Any) -> Any:
-    from .compile.function import or_specified
+    from .compile.function import OrSpecified
 
-    return or_specified(*arguments)
+    return OrSpecified(*arguments)
 
 
 def _numpy_finite(array: npt.NDArray[Any]) -> bool:

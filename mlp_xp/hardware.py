@@ -47,7 +47,8 @@ class Device(NamedTuple):
     predictor    (recipe, layers) → a faster function rows → predictions, or None
     scorer       (device) → a faster `training.Scores`, or None
     function     (formula (xp, *arrays) → arrays, dtype, what tells the formula from others) → a
-                 faster function of the arrays, whose results lie where the last ones did; or None
+                 faster function of the arrays, whose results lie where the last ones did, until its
+                 `end()`; or None
     copy         array → one of its own, where what computes there likes it to lie; or None
     """
 

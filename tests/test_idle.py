@@ -94,7 +94,8 @@ def fitted(model: MLP, seed: int = 0) -> MLP:
 
 
 def waiting() -> list[Any]:
-    return [idle for made in program._PLANS.values() for idle in getattr(made, "idle", [])]
+    plans = [getattr(made, "plan", made) for made in program._PLANS.values()]
+    return [idle for plan in plans for idle in plan.idle]
 
 
 def test_those_of_a_fit_wait_without_its_arrays() -> None:
@@ -111,6 +112,27 @@ def test_those_of_a_fit_wait_without_its_arrays() -> None:
         assert memory() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
+def test_the_next_minimisation_goes_on_with_the_gradient_of_the_last() -> None:
+    estimators = pytest.importorskip("mlp_xp.estimators.mlp")
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+
+    def weights(rows: Any) -> Any:
+        est = estimators.MLPClassifier((5,), solver="lbfgs", max_iter=9, random_state=0)
+        return np.concatenate([W.ravel() for W in est.fit(rows, y).coefs_])
+
+    first, (idle,) = weights(X), waiting()
+    assert all(array is program.GONE for array in idle.given.values())
+    np.testing.assert_array_equal(weights(X.copy()), first)
+    other = weights(-X)
+    assert waiting() == [idle]
+    program._PLANS.clear()
+    np.testing.assert_array_equal(weights(-X), other)
+    assert np.any(other != first)
+    assert waiting() != [idle]
 
 
 def test_large_ones_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..fast.tracing import Untraceable
 from .fuse import Fusion
 from .graph import Graph, Node
 from .numpy_program import best
-from .program import Plan, Program, planned
+from .program import IDLE, Plan, Program, planned
 from .trace import trace
 
 Buffer = npt.NDArray[Any]
@@ -80,28 +81,44 @@ class Function:
 
     def _made(self, arrays: Sequence[Buffer], key: Any) -> tuple[Program, list[Node]]:
         plan = planned(key, lambda: self.plan(arrays))
+        inputs = [plan.inputs[f"x{i}"] for i in range(len(arrays))]
+        with suppress(IndexError):
+            return plan.idle.pop(), inputs
         program = self.target(plan, {f"x{i}": array for i, array in enumerate(arrays)})
         program.finish()
-        return program, [plan.inputs[f"x{i}"] for i in range(len(arrays))]
+        return program, inputs
+
+    def end(self) -> None:
+        """Let this thread's arrays go, and leave its programs to the next function of the key."""
+        for program, inputs in self.own.programs.values():
+            apart = all(place.owner.op != "input" for place in program.fusion.roots)
+            whole = program.calls.whole and program.block.nbytes <= IDLE
+            if apart and whole and not program.plan.idle:
+                program.leave(node.param for node in inputs)
+                program.plan.idle.append(program)
+        self.own.programs.clear()
 
 
-def or_specified(
-    formula: Callable[..., Sequence[Any]], dtype: str, key: Any = None
-) -> Callable[..., Sequence[Buffer]]:
-    """The formula compiled, or NumPy's calls on memory made once; as it is where it must be."""
-    compiled: Function | None = Function(formula, dtype, key)
+class OrSpecified:
+    """A formula compiled, or NumPy's calls on memory made once; as it is where it must be."""
 
-    def call(*arrays: Buffer) -> Sequence[Buffer]:
-        nonlocal compiled
-        if compiled is not None:
+    def __init__(self, formula: Callable[..., Sequence[Any]], dtype: str, key: Any = None) -> None:
+        self.formula = formula
+        self.compiled: Function | None = Function(formula, dtype, key)
+
+    def __call__(self, *arrays: Buffer) -> Sequence[Buffer]:
+        if self.compiled is not None:
             try:
-                return compiled(*arrays)
+                return self.compiled(*arrays)
             except (Untraceable, native.CannotCompile) as error:
-                native.warn("A formula is not compiled", error, stacklevel=4)
-                compiled = None
-        return formula(np, *arrays)
+                native.warn("A formula is not compiled", error, stacklevel=3)
+                self.compiled = None
+        return self.formula(np, *arrays)
 
-    return call
+    def end(self) -> None:
+        """As `Function.end`."""
+        if self.compiled is not None:
+            self.compiled.end()
 
 
-__all__ = ["Function", "or_specified"]
+__all__ = ["Function", "OrSpecified"]

@@ -55,6 +55,9 @@ COMBINED = {
 
 
 GONE = np.zeros(0)  # in the place of an input
+# Bytes of programs that wait to be used again, at most: one takes half a millisecond to make, as
+# long as ten steps of a small network, and a `fit` of such may have no more than twenty.
+IDLE = 1 << 21
 
 
 class _Word(NamedTuple):
@@ -111,6 +114,7 @@ class Plan:
     inputs     by their names
     left_out   items that a target does not run
     apart      arrays that are not in the block
+    idle       what was made by it, is at most `IDLE` bytes, and waits for who wants it next
     """
 
     aligned: ClassVar[int] = LINE
@@ -124,6 +128,7 @@ class Plan:
         self._pieces: dict[int, list[Piece]] = {}
         self.left_out: set[int] = set()
         self.apart: set[Node] = set()
+        self.idle: list[Any] = []
         self._write()
         self.starts: dict[Node, int] = {}
         self._plan()
@@ -420,9 +425,8 @@ class Program:
             words[place] = start + offset
 
     def leave(self, names: Iterable[str]) -> None:
-        """Let go of inputs, which are given again before it runs; the roots in them are gone."""
+        """Let go of inputs, which are given again before it runs."""
         self.given |= {self.plan.inputs[name]: GONE for name in names}
-        self.roots = []
 
     def finish(self) -> None:
         """Compile; raises `CannotCompile`."""

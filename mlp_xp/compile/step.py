@@ -26,7 +26,7 @@ from ..types import State
 from .fuse import Fusion
 from .graph import Graph, Node
 from .numpy_program import NumpyProgram, best
-from .program import WHICH, Plan, Program, planned
+from .program import IDLE, WHICH, Plan, Program, planned
 from .trace import trace
 
 Buffer = npt.NDArray[Any]
@@ -37,9 +37,6 @@ DTYPES = ("float32", "float64")
 # 20-16-3 (387 parameters) 172, 100 and 107, 16 of 64-64-64-10 530 as one and 276 as many, 8 of
 # 784-100-10 1,130 and 570; but a program takes a quarter of a millisecond to make, in every `fit`.
 LARGE = 1000
-# Bytes of programs that wait for the next step of their kind, at most: one takes half a millisecond
-# to make, as long as ten steps of a small network, for which a `fit` of 20 may have no use.
-IDLE = 1 << 21
 
 
 class _Given:
@@ -66,13 +63,11 @@ class StepPlan(NamedTuple):
     """A step's plan: its results are the new state's arrays by their names, and the loss.
 
     late  those that cannot be written before the end, as something still reads the old ones
-    idle  programs of a step that has ended and began with this plan: for the next
     """
 
     plan: Plan
     changed: tuple[str, ...]
     late: frozenset[str]
-    idle: list[Idle]
 
 
 def traced(
@@ -117,7 +112,7 @@ def traced(
     if late:
         kept = [None if name in late else known[name] for name in changed]
         fusion = Fusion(roots, [*kept, None], sums, tile)
-    return StepPlan(plans(fusion), tuple(changed), late, [])
+    return StepPlan(plans(fusion), tuple(changed), late)
 
 
 def key_of(recipe: Recipe, data: Data, shapes: Mapping[str, Any]) -> Any:
@@ -186,7 +181,7 @@ class Batch:
         """Let go of everything that is its step's."""
         self.let_go()
         self.program.leave(self.step.given())
-        self.late = []
+        self.program.roots, self.late = [], []
         del self.step
 
     def enter(self, step: CompiledStep) -> None:
@@ -381,10 +376,10 @@ class CompiledStep:
         batches = list(programs.values())
         whole = alike and all(made.program.calls.whole for made in batches)
         size = self.block.nbytes + sum(made.size for made in batches)
-        if batches and whole and size <= IDLE and not batches[0].made.idle:
+        if batches and whole and size <= IDLE and not batches[0].made.plan.idle:
             for made in batches:
                 made.leave()
-            batches[0].made.idle.append(Idle(programs, self.block))
+            batches[0].made.plan.idle.append(Idle(programs, self.block))
 
     def _begin(self, state: State) -> None:
         """Take the first state's arrays."""
@@ -478,8 +473,9 @@ class CompiledStep:
             if found.calls is not None:
                 return found
         if not self.programs:
+            idle: list[Idle] = self.planned(m, shared, dropped).plan.idle
             with suppress(IndexError):  # another thread may have been first
-                waiting, self.block = self.planned(m, shared, dropped).idle.pop()
+                waiting, self.block = idle.pop()
                 for made in waiting.values():
                     made.enter(self)
                 self.programs |= waiting

@@ -480,6 +480,8 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
         found = minimize(
             value, initial.astype(np.float64), jac=True, method="L-BFGS-B", options=options
         )
+    if made is not None:
+        made.end()
     est.n_iter_ = min(found.nit, est.max_iter)
     est.loss_ = float(found.fun)
     if found.status != 0:
