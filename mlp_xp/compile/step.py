@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,14 @@ from .program import IDLE, WHICH, Plan, Program, planned
 from .trace import trace
 
 Buffer = npt.NDArray[Any]
+T = TypeVar("T")
 Kind: TypeAlias = tuple[int, bool, bool]  # of batches: m, whether all networks share, drop
 DTYPES = ("float32", "float64")
+# a plan's inputs, in the order in which people are told of them
+INPUTS = (
+    *("theta", "running", "rate", "rows", "targets", "weights"),
+    *("moment", "scalar", "bits", "connected"),
+)
 # Parameters from which on several networks are programs of their own; of smaller ones each thread
 # has a program for its share. On two cores, µs a step as one program, as two, and as many: 64 of
 # 20-16-3 (387 parameters) 172, 100 and 107, 16 of 64-64-64-10 530 as one and 276 as many, 8 of
@@ -123,6 +129,12 @@ def key_of(recipe: Recipe, data: Data, shapes: Mapping[str, Any]) -> Any:
     return ("step", *kind, *values, tuple(shapes.items()))
 
 
+def in_order(inputs: Mapping[str, T]) -> dict[str, T]:
+    """A plan's inputs by their names, those of a kind as they were."""
+    names = sorted(inputs, key=lambda name: INPUTS.index(name.rstrip("0123456789")))
+    return {name: inputs[name] for name in names}
+
+
 def bits_of(step: CompiledStep, m: int, dropped: bool) -> Buffer:
     """Memory for the bits of a batch's dropout."""
     n = step.recipe.network.n_dropped * m if dropped else 0
@@ -157,7 +169,8 @@ class Batch:
         node = made.plan.inputs["rows"]
         self.fetched = node if step.target.native and made.plan.fetched(node) else None
         own = {**self.inputs, "bits": self.bits} if dropped else self.inputs
-        self.program = step.target(made.plan, {**step.given(), **own}, self._gather(), step.block)
+        given = in_order({**step.given(), **own})
+        self.program = step.target(made.plan, given, self._gather(), step.block)
         step.block = self.program.block
         *arrays, self.loss = self._copied(self.program.roots) if lends else self.program.roots
         self.program.finish()
@@ -419,7 +432,7 @@ class CompiledStep:
         if dropped:
             bits = bits_of(self, m, dropped)
             given["bits"] = (bits.shape, bits.dtype)
-        told = {name: (shape, str(dtype)) for name, (shape, dtype) in given.items()}
+        told = {name: (shape, str(dtype)) for name, (shape, dtype) in in_order(given).items()}
         key = (target, blas.wanted(), key_of(recipe, data, told))
         of = (target.plans, target.native, target.tile)
         made: StepPlan = planned(key, lambda: traced(recipe, data, told, *of))
