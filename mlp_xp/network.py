@@ -22,7 +22,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -31,6 +30,7 @@ import numpy.typing as npt
 
 from .activations import IDENTITY, Activation
 from .architecture import CHUNK, Forward, Slot
+from .cached import cached_property
 from .draws import Draw, Purpose, permutation
 from .hardware import Device
 from .initializers import Initializer, weights_by

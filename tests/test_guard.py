@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from mlp_xp import MLP, check_gradients, inspect_step
+from mlp_xp.cached import cached_property
 from mlp_xp.guard import ModelBusy, _guard
 
 # estimators stop after three epochs here
@@ -376,3 +378,31 @@ def test_forks_during_a_training_do_not_stop_it(native: str) -> None:
     done = subprocess.run(command, env=known, check=False, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     assert float(done.stdout.split()[0]) < 1e-2  # products on one thread are rounded otherwise
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_a_fork_waits_for_no_property_of_another_thread() -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    class Slow:
+        @cached_property
+        def found(self) -> int:
+            """What it was."""
+            if threading.current_thread() is not threading.main_thread():
+                inside.set()
+                done.wait(30)
+            return 1
+
+    worker = threading.Thread(target=lambda: Slow().found)
+    worker.start()
+    inside.wait(30)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(5)  # or it would wait for ever
+        os._exit(Slow().found - 1)
+    ended = os.waitpid(child, 0)[1]
+    done.set()
+    worker.join()
+    assert ended == 0
+    assert Slow.found.__doc__ == "What it was."

@@ -135,6 +135,16 @@ def test_the_next_minimisation_goes_on_with_the_gradient_of_the_last() -> None:
     assert waiting() != [idle]
 
 
+def test_only_those_wait_that_ran_last() -> None:
+    """Or data that grow from fit to fit would leave one for every length of the last batch."""
+    for m in (50, 45, 47):
+        rng = np.random.default_rng(m)
+        X, y = rng.normal(size=(4, m)).astype(np.float32), rng.integers(0, 3, m)
+        MLP((4, 8, 3)).fit(X, y, epochs=1, batch_size=20, progress=False)
+        (idle,) = waiting()
+        assert sorted(kind[0] for kind in idle.programs) == [m % 20, 20]
+
+
 def test_large_ones_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted(MLP((4, 8, 3)))
     (idle,) = waiting()

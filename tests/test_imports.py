@@ -20,6 +20,7 @@ PACKAGES = ("layers", "compile", "export", "estimators", "plotting", "searching"
 ORDER = [
     "extras",
     "meant",
+    "cached",
     "types",
     "pickling",
     "guard",

@@ -366,7 +366,8 @@ class CompiledStep:
         self.recipe, self.device, self.target = recipe, device, target or best()
         self.compiles = True
         self.block = np.zeros(0, np.uint8)  # memory of all programs: only one runs at a time
-        self.programs: dict[tuple[int, bool, bool], Batch | Apart] = {}
+        self.programs: dict[Kind, Batch | Apart] = {}
+        self.waiting: dict[Kind, Batch] = {}  # of a step that has ended: what may be taken over
         self.theta = np.zeros(0)
         self.data = data
 
@@ -382,8 +383,11 @@ class CompiledStep:
             program.let_go()
 
     def end(self) -> None:
-        """Let the examples go, and leave the programs to the next step of their kind."""
-        self.data = None  # type: ignore[assignment]  # as before the first
+        """Let the examples go, and leave the programs to the next step of their kind.
+
+        Those that it ran: of examples whose number changes from fit to fit they would pile up.
+        """
+        self.data, self.waiting = None, {}  # type: ignore[assignment]  # as before the first
         programs = {k: made for k, made in self.programs.items() if isinstance(made, Batch)}
         alike, self.programs = len(programs) == len(self.programs), {}
         batches = list(programs.values())
@@ -466,7 +470,7 @@ class CompiledStep:
         one.moments = tuple(map(some, self.moments))
         one.scalars = tuple(map(number, self.scalars))
         one.rate = number(self.rate)
-        one.connected = recipe.connected
+        one.connected = None if self.connected is None else some(self.connected)
         return one
 
     def _n_programs(self) -> int:
@@ -485,14 +489,15 @@ class CompiledStep:
             found = Apart(self, m, shared, dropped, n_programs)
             if found.calls is not None:
                 return found
+        kind = (m, shared, dropped)
         if not self.programs:
-            idle: list[Idle] = self.planned(m, shared, dropped).plan.idle
+            idle: list[Idle] = self.planned(*kind).plan.idle
             with suppress(IndexError):  # another thread may have been first
-                waiting, self.block = idle.pop()
-                for made in waiting.values():
-                    made.enter(self)
-                self.programs |= waiting
-                return waiting[m, shared, dropped]
+                self.waiting, self.block = idle.pop()
+        waited = self.waiting.pop(kind, None)
+        if waited is not None:
+            waited.enter(self)
+            return waited
         return Batch(self, m, shared, dropped)
 
     def _program(self, state: State, key: tuple[int, bool, bool]) -> Batch | Apart | None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 
 from .. import kernels
+from ..cached import cached_property
 from ..fitting import (
     Epoch,
     Found,

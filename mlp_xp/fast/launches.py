@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cupy
 import numpy as np
 
+from ..cached import cached_property
 from ..kernels import PRECISIONS
 from ..types import Array
 from . import choice

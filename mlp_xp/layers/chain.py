@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -27,6 +26,7 @@ import numpy.typing as npt
 from .. import activations
 from ..activations import ACTIVATIONS
 from ..architecture import CHUNK, Forward, Slot
+from ..cached import cached_property
 from ..draws import Draw, Purpose, permutation
 from ..hardware import Device
 from ..initializers import MATCHED, Initializer, glorot_uniform, weights_by

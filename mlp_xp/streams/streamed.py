@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from .. import checks
+from ..cached import cached_property
 from ..draws import Purpose, permutation
 from ..readers import DataError
 from ..training import shuffled
