@@ -276,7 +276,9 @@ class Program:
     def whole(self, owner: Node) -> Buffer:
         """An owner's memory, flat."""
         if owner in self.given:
-            return self.given[owner].reshape(-1)
+            array = self.given[owner]
+            assert array.flags.c_contiguous, f"{owner.param} would be a copy"
+            return array.reshape(-1)
         found = self._flat.get(owner)
         if found is None:
             if owner.op == "value":
