@@ -42,6 +42,7 @@ from .types import State
 
 DTYPES = ("float32", "float64")
 SMALL, LARGE = ((20, 16, 12), 32), ((300, 200, 100), 200)  # sizes but the last, and of a batch
+MANY = 2000  # examples of a large batch, and of a gradient of L-BFGS: more than lie in a cache
 OUTPUTS = (1, 5)
 L2 = 1e-4
 TIME_LIMIT = 300  # seconds for the compilation of a unit, of which there are several a core
@@ -180,17 +181,17 @@ def plans(dtype: str) -> Iterator[Plan]:
     """All that are common."""
     for hidden, m in (SMALL, LARGE):
         for one in losses(dtype, hidden):
-            yield from (step(one, m), step(one, m, weighted=True))
+            yield from (step(one, n, w) for n in (m, MANY) for w in (False, True))
             if not one.l2_shared:  # predictions are the same
                 yield from (plan for size in (1, m) for plan in predictions(one, size))
             elif dtype == "float64":
-                yield from (gradient(one, m, weighted) for weighted in (False, True))
+                yield from (gradient(one, n, w) for n in (m, MANY) for w in (False, True))
         for one in others(dtype, hidden):
             yield step(one, m)
         for row in ACTIVATIONS.values():
             one = recipe(dtype, (*hidden, OUTPUTS[-1]), LOSSES["cross_entropy"], activation=row)
             if dtype == "float64":
-                yield gradient(one, m, weighted=False)
+                yield from (gradient(one, n, weighted=False) for n in (m, MANY))
             yield from (plan for size in (1, m) for plan in predictions(one, size))
 
 

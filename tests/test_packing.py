@@ -128,11 +128,11 @@ def test_packed_kernels_and_those_compiled_here_give_the_same_bits(
 # -- what is common ----------------------------------------------------------------
 
 
-def scikit_learns(estimator: str, n: int, **parameters: Any) -> Callable[[str], Any]:
+def scikit_learns(estimator: str, n: int, m: int = 120, **parameters: Any) -> Callable[[str], Any]:
     def train(dtype: str) -> None:
         rng = np.random.default_rng(0)
-        X = rng.standard_normal((120, 30)).astype(dtype)
-        y = rng.standard_normal((120, n)) if n < 2 else np.arange(120) % n
+        X = rng.standard_normal((m, 30)).astype(dtype)
+        y = rng.standard_normal((m, n)) if n < 2 else np.arange(m) % n
         made = getattr(mlp_xp, estimator)(max_iter=1, **parameters).fit(X, np.squeeze(y))
         made.predict(X)
         getattr(made, "predict_proba", made.predict)(X[:1])
@@ -160,6 +160,8 @@ COMMON = {
         )
         for solver in ("adam", "sgd", "lbfgs")
     },
+    "many examples": scikit_learns("MLPClassifier", 10, 1800, solver="lbfgs"),
+    "large batches": scikit_learns("MLPClassifier", 10, 1800, batch_size=1000),
     "early stopping": scikit_learns("MLPClassifier", 3, early_stopping=True),
     "three layers": scikit_learns("MLPClassifier", 3, hidden_layer_sizes=(256, 128, 32)),
     "tanh": scikit_learns("MLPRegressor", 1, activation="tanh", hidden_layer_sizes=(32, 32)),
