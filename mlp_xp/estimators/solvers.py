@@ -261,10 +261,16 @@ def descend(
             return None
         return bits_for(device, recipe.network, (est._dropout_seed,), (), number, m)
 
-    def watching() -> AbstractContextManager[object]:
-        network, watched = recipe.network, problem.validation
-        few = watched is not None and watched.data.m * network.work < MUCH
-        return network.threads(device, size) if few else nullcontext()
+    def held() -> AbstractContextManager[object]:
+        """The BLAS on one thread."""
+        return device.threads(recipe.network.sizes, size)
+
+    watched = problem.validation
+    few = watched is None or watched.data.m * recipe.network.work < MUCH
+    free: Callable[[], AbstractContextManager[object]] = nullcontext
+    whole, stepping, watching = free, held, (held if few else free)
+    if few and not callbacks:  # nobody wants its threads from the first epoch to the last
+        whole, stepping, watching = held, free, free
 
     def rate_at() -> Callable[[int], Any]:
         if descent.rates is None:
@@ -282,6 +288,7 @@ def descend(
         order = reordered(order)
     try:
         with (
+            whole(),
             training(run),
             progress_bar(steps, progress, est.max_iter, done * per_epoch) as bar,
             Interrupts() as interrupts,
@@ -298,7 +305,7 @@ def descend(
                     order = reordered(order)
                 _check_weights(problem, order, size)
                 rate = rate_at()
-                with device.threads(problem.recipe.network.sizes, size):
+                with stepping():
                     losses = one_epoch(device, run, step, order, size, rate, bits_at, after_steps)
                 if len(losses) < per_epoch:  # ended by a loss that is not finite
                     losses = np.append(losses, np.full(per_epoch - len(losses), np.nan))
