@@ -212,8 +212,9 @@ static void share(const I *words, I parts) {
    nanoseconds a line, by where the two lie; a virtual machine may move them apart, and a core may
    be somebody else's. So a table is worked off the other way from time to time, for RUNS runs
    after the first SKIPPED, in which data change cores; and goes on in the way that took less.
-   Trials take a hundredth of the time (one that was STOPPED meanwhile, as a process may be, does
-   not count as long). A table that has calls of MOST_THREADS parts is shared at first; any other
+   Trials take a hundredth of the time of its runs (one that was STOPPED meanwhile, as a process
+   may be, does not count as long); not of the time that passes, or a table of small fits with rests
+   between them would be tried at the beginning of each. A table that has calls of MOST_THREADS parts is shared at first; any other
    has its first trial early, after FIRST_RUNS runs alone. Of each the runs are known as long as no
    WAYS others of its set have run since.  */
 enum { SLOTS = 64, WAYS = 8, SKIPPED = 4, RUNS = 6, FIRST_RUNS = 64, RARE = 100 };
@@ -225,7 +226,8 @@ typedef struct {
   int shared, trying;  /* how it is worked off; whether the other way for now */
   I runs, counted;     /* since that began, and those that count */
   double all, counts;  /* seconds of these */
-  double mean, due;    /* of a run, the other way; when to try that again */
+  double mean;         /* of a run, the other way */
+  double spent, due;   /* seconds of all runs, and after how many to try that again */
 } Weighed;
 static Weighed slots[SLOTS];
 static int weighs = 1;
@@ -250,19 +252,19 @@ static Weighed *weighed(const I *table, I calls, I most) {
 }
 
 static void weigh(Weighed *w, double began) {
-  const double ended = now(), seconds = ended - began;
-  w->runs++, w->all += seconds;
+  const double seconds = now() - began;
+  w->runs++, w->all += seconds, w->spent += seconds;
   if (w->runs > (w->all < LONG ? SKIPPED : 1)) w->counted++, w->counts += seconds;
-  if (w->shared && !w->due && w->counted) w->due = ended + RARE * seconds;
+  if (w->shared && !w->due && w->counted) w->due = w->spent + RARE * seconds;
   if (!w->counted || (w->counted < (w->due ? RUNS : FIRST_RUNS) && w->all < LONG)) return;
   const double mean = w->counts / w->counted;
   if (w->trying) {
     if (mean < w->mean) w->shared = !w->shared;
     const double most = STOPPED * w->runs * w->mean;
-    w->due = ended + RARE * (w->all < most ? w->all : most);
+    w->due = w->spent + RARE * (w->all < most ? w->all : most);
   } else {
-    if (ended < w->due) return;
-    w->mean = mean, w->due = ended;
+    if (w->spent < w->due) return;
+    w->mean = mean, w->due = w->spent;
   }
   w->trying = !w->trying;
   w->runs = w->counted = 0, w->all = w->counts = 0;
