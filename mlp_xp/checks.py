@@ -19,8 +19,7 @@ from .fitting import EarlyStopping
 from .hardware import Device
 from .kernels import PRECISIONS
 from .losses import Kind
-from .meant import ELSEWHERE as ELSEWHERE
-from .meant import meant as meant
+from .meant import meant
 from .optimizers import Optimizer
 from .prepared import AS_GIVEN, NO_SCALE, Preparation, Scale
 from .schedules import Schedule

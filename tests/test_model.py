@@ -16,10 +16,10 @@ from mlp_xp import (
     OPTIMIZERS,
     SCHEDULES,
     Activation,
-    checks,
     inspect_step,
 )
 from mlp_xp.initializers import normal
+from mlp_xp.meant import ELSEWHERE
 from mlp_xp.network import AXES
 from mlp_xp.optimizers import Momentum
 
@@ -340,8 +340,8 @@ def test_a_name_from_elsewhere_gets_the_name_it_has_here(
 
 def test_every_name_from_elsewhere_means_a_row_of_a_table() -> None:
     rows = {*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *INITIALIZERS, *SCHEDULES, *AXES}
-    assert set(checks.ELSEWHERE.values()) <= rows
-    assert not set(checks.ELSEWHERE) & rows
+    assert set(ELSEWHERE.values()) <= rows
+    assert not set(ELSEWHERE) & rows
 
 
 def test_what_is_listed_is_what_is_public() -> None:

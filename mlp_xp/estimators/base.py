@@ -26,12 +26,13 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_is_fitted
 
 from ..activations import ACTIVATIONS
-from ..checks import meant, number
+from ..checks import number
 from ..export.estimators import Exportable
 from ..fitting import Run, copied
 from ..guard import trains, turn, unchanged
 from ..hardware import Device
 from ..losses import LOSSES, Kind, Loss
+from ..meant import meant
 from ..network import Network, initial_statistics, join
 from ..optimizers import OPTIMIZERS
 from ..schedules import SCHEDULES

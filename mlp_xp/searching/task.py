@@ -28,6 +28,7 @@ from ..defaults import (
 from ..fingerprint import hashed
 from ..fitting import Epoch
 from ..losses import LOSSES
+from ..meant import meant
 from ..model import Model
 from ..optimizers import OPTIMIZERS
 from ..preparation import SCALES, Examples, default_loss, divide, model_for, prepare
@@ -100,7 +101,7 @@ class Wanted:
         if self.layers not in FAMILIES:
             raise ValueError(
                 f"layers is {self.layers!r}, but a search varies a family: expected one of "
-                f"{', '.join(FAMILIES)}.{checks.meant(FAMILIES, self.layers)} Layers of your own "
+                f"{', '.join(FAMILIES)}.{meant(FAMILIES, self.layers)} Layers of your own "
                 "are trained by mlp-xp train --layers."
             )
         FAMILIES[self.layers].check(self.layers, self.fixed)
