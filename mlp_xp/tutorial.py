@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .kernels import SPEC
 from .losses import LOSSES, Loss
@@ -39,6 +39,7 @@ from .tutorial_steps import (
     init_parameters,
     initialize_parameters,
     initialize_parameters_deep,
+    library,
     linear_activation_backward,
     linear_activation_forward,
     linear_backward,
@@ -125,7 +126,7 @@ def L_model_backward(
     dA of the last layer is left out: it is infinite at a = 0 and a = 1, where
     dZ = a - y, which is taken from the scores instead, is as good as anywhere.
     """
-    xp = array_namespace(AL, Y)
+    xp = library(AL=AL, Y=Y)
     loss, times = _output_named(output)
     L = len(caches)
     linear_cache, Z = caches[-1]
@@ -164,12 +165,12 @@ def L_layer_model(
     """
     loss, times = _output_named(output)
     activation_named(hidden)
+    xp = library(X=X, Y=Y)
     if len(layer_dims) > 0 and layer_dims[0] != X.shape[0]:
         raise ValueError(
             f"X has shape {tuple(X.shape)}, but layer_dims begins with {layer_dims[0]}: "
             f"expected ({layer_dims[0]}, m). Are your examples rows? Pass X.T."
         )
-    xp = array_namespace(X, Y)
     parameters = init_parameters(layer_dims, seed=seed, initializer=initializer, like=X)
     costs: list[float] = []
     for i in range(num_iterations):
@@ -193,7 +194,7 @@ def generate_mini_batches(
 
     Returns pairs (n_features, batch_size), (n_out, batch_size).
     """
-    xp = array_namespace(X, Y)
+    xp = library(X=X, Y=Y)
     m = X.shape[1]
     Y = Y[None, :] if Y.ndim == 1 else Y
     if batch_size < 1:

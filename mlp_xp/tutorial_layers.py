@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
-from array_api_compat import array_namespace, device
+from array_api_compat import device
 
 from .kernels import EPSILON, SPEC
 from .losses import LOSSES
@@ -14,10 +14,12 @@ from .tutorial_steps import (
     Parameters,
     activation_named,
     draw_parameters,
+    library,
     linear_activation_backward,
     linear_activation_forward,
     linear_backward,
     real,
+    same_shape,
     scores_of,
     targets,
     update_parameters,
@@ -39,7 +41,7 @@ class Layer:
 
     def activation(self, z: Array) -> Array:
         """a = f(z), any shape."""
-        return SPEC.activate(array_namespace(z), z, activation_named(self.activation_type))
+        return SPEC.activate(library(z=z), z, activation_named(self.activation_type))
 
 
 class DenseLayer(Layer):
@@ -53,8 +55,8 @@ class DenseLayer(Layer):
 
         Returns a and z, (n_out, m), or (n_out,) for one example.
         """
-        A_prev = X_in[:, None] if X_in.ndim == 1 else X_in
-        b = array_namespace(X_in, W, b).reshape(b, (-1, 1))
+        xp = library(X_in=X_in, W=W, b=b)
+        A_prev, b = X_in[:, None] if X_in.ndim == 1 else X_in, xp.reshape(b, (-1, 1))
         a, (_, z) = linear_activation_forward(A_prev, W, b, self.activation_type)
         return (a[:, 0], z[:, 0]) if X_in.ndim == 1 else (a, z)
 
@@ -143,7 +145,7 @@ class NN:
         memory    of the forward pass: the cross-entropy is then taken from the scores,
                   exact even where y_hat is rounded to 0 or 1
         """
-        xp = array_namespace(y_hat, y)
+        xp = library(y_hat=y_hat, y=y)
         T = targets(xp, y, y_hat, LOSSES[self._loss])
         S = y_hat
         if self._loss == "binary_cross_entropy":
@@ -152,13 +154,13 @@ class NN:
 
     def accuracy(self, y_hat: Array, y: Array) -> Array:
         """The share of examples whose outputs all lie on their target's side of ½, ()."""
-        xp = array_namespace(y_hat, y)
+        xp = library(y_hat=y_hat, y=y)
         right = xp.all((y_hat > 0.5) == (targets(xp, y, y_hat, LOSSES[self._loss]) > 0.5), axis=0)
         return xp.mean(xp.astype(right, y_hat.dtype))
 
     def backward_propagation(self, y_hat: Array, y: Array, memory: Memory) -> Memory:
         """Gradients {"dA1": …, "dW2": …, "db2": …, …}, last layer first."""
-        xp = array_namespace(y_hat, y)
+        xp = library(y_hat=y_hat, y=y)
         loss, dA = LOSSES[self._loss], None
         T = targets(xp, y, y_hat, loss)
         grads: Memory = {}
@@ -198,17 +200,20 @@ def batch_norm_forward(
     X            (n_features, m), or (m,) for one feature: a feature's moments are those
                  of its row
     gamma, beta  (n_features, 1), (n_features,) or one number
+    epsilon      ≥ 0
 
     Returns Y, like X, and the cache for `batch_norm_backward`.
     """
-    xp = array_namespace(X)
+    xp = library(X=X)
     X = real(xp, X)
+    if epsilon < 0:
+        raise ValueError(f"epsilon is {epsilon}, but expected at least 0, such as {EPSILON}.")
     if epsilon == 0 and bool(xp.any(xp.max(X, axis=-1) == xp.min(X, axis=-1))):
         raise ValueError(
             "epsilon is 0, but a feature of X is constant: its variance is 0, which nothing "
             f"can be divided by. Pass epsilon > 0, such as {EPSILON}."
         )
-    gamma, beta = _column(xp, gamma, X), _column(xp, beta, X)
+    gamma, beta = _column(xp, "gamma", gamma, X), _column(xp, "beta", beta, X)
     normalised = SPEC.normalise(xp, X, gamma, beta, -1, epsilon=epsilon)
     return normalised.Z, (normalised, gamma)
 
@@ -220,7 +225,8 @@ def batch_norm_backward(dY: Array, cache: BatchNormCache) -> tuple[Array, Array,
         examples is taken here: dgamma = Σ dY N / m and dbeta = Σ dY / m, (n_features, 1)
     """
     normalised, gamma = cache
-    xp = array_namespace(dY)
+    xp = library(dY=dY)
+    same_shape("dY", dY, "Y", normalised.Z)
     m = dY.shape[-1]
     dX, dgamma = SPEC.normalise_gradient(xp, dY, gamma, normalised, -1)
     return dX, dgamma / m, xp.mean(dY, axis=-1, keepdims=True)
@@ -239,16 +245,22 @@ def batch_normalization(
     For a trained network, whose moments are no longer those of the batch. Arguments as
     the function the document calls; shapes as in `batch_norm_forward`.
     """
-    xp = array_namespace(x)
+    xp = library(x=x)
     x = real(xp, x)
-    offset, scale, mean, variance = (
-        _column(xp, value, x) for value in (offset, scale, mean, variance)
-    )
+    given = {"offset": offset, "scale": scale, "mean": mean, "variance": variance}
+    offset, scale, mean, variance = (_column(xp, name, one, x) for name, one in given.items())
     return SPEC.normalise_by(xp, x, scale, offset, mean, variance, epsilon=variance_epsilon)
 
 
-def _column(xp: Namespace, value: Array | float, X: Array) -> Array:
+def _column(xp: Namespace, name: str, value: Array | float, X: Array) -> Array:
     """A value for each feature as a column beside X (n_features, m); a number as ()."""
     if isinstance(value, int | float):
         return xp.asarray(value, dtype=X.dtype, device=device(X))
+    library(**{"X": X, name: value})
+    n = X.shape[0] if X.ndim > 1 else 1
+    if tuple(value.shape) not in ((), (n,), (n, 1)):
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, but beside X {tuple(X.shape)} expected one "
+            f"number, or one of each feature, ({n}, 1) or ({n},)."
+        )
     return xp.reshape(value, (-1, 1)) if value.ndim == 1 and X.ndim == 2 else value

@@ -8,13 +8,14 @@ targets to the shape of the outputs, probabilities to scores.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_array_api_obj
 
 from .activations import IDENTITY, RELU, SIGMOID, Activation
 from .draws import Draw
@@ -48,6 +49,32 @@ class LegacyDraw(Draw):
     def permutation(self, m: int) -> npt.NDArray[np.int64]:
         """0 … m - 1, shuffled."""
         return self._random.permutation(m)
+
+
+def library(**arrays: Any) -> Namespace:
+    """The namespace of arguments by their names; numbers beside arrays go with any."""
+    try:
+        return array_namespace(*arrays.values())
+    except TypeError:
+        wrong = [name for name, value in arrays.items() if not is_array_api_obj(value)]
+        if not wrong:  # arrays of two libraries
+            raise
+        raise TypeError(
+            f"{wrong[0]} is of type {type(arrays[wrong[0]]).__name__}, but expected an array: "
+            f"np.asarray({wrong[0]}) makes one."
+        ) from None
+
+
+def same_shape(name: str, value: Any, like: str, other: Array) -> None:
+    """ValueError where two shapes differ, which would be stretched to each other unasked."""
+    shape = tuple(getattr(value, "shape", ()))
+    if shape != tuple(other.shape):
+        cure = ""
+        if len(shape) == other.ndim - 1:
+            cure = " A sum over the examples stays a column with keepdims=True."
+        raise ValueError(
+            f"{name} has shape {shape}, but {like} {tuple(other.shape)}: expected the same.{cure}"
+        )
 
 
 def activation_named(name: str) -> Activation:
@@ -113,9 +140,16 @@ def draw_parameters(
     if initializer not in INITIALIZERS:
         choices = ", ".join(map(repr, INITIALIZERS))
         raise ValueError(f"initializer is {initializer!r}, but expected one of {choices}")
+    try:
+        sizes = [operator.index(n) for n in sizes]
+    except TypeError:
+        raise TypeError(
+            f"the sizes are {sizes!r}, but expected a list of whole numbers: features, widths of "
+            "the hidden layers, outputs, such as [5, 4, 1]"
+        ) from None
     if len(sizes) < 2 or min(sizes) < 1:
         raise ValueError(
-            f"the sizes are {list(sizes)}, but expected at least two numbers ≥ 1: features, widths "
+            f"the sizes are {sizes}, but expected at least two numbers ≥ 1: features, widths "
             "of the hidden layers, outputs, such as [5, 4, 1]"
         )
     draw = LegacyDraw(seed)
@@ -185,23 +219,23 @@ def init_parameters(
 
 def sigmoid(Z: Array) -> tuple[Array, Array]:
     """A = 1 / (1 + e⁻ᶻ) and the cache, Z. Third and fifth documents; A alone in the second."""
-    return SPEC.activate(array_namespace(Z), Z, SIGMOID), Z
+    return SPEC.activate(library(Z=Z), Z, SIGMOID), Z
 
 
 def relu(Z: Array) -> tuple[Array, Array]:
     """A = max(0, z) and the cache, Z. Third and fifth documents; A alone in the second."""
-    return SPEC.activate(array_namespace(Z), Z, RELU), Z
+    return SPEC.activate(library(Z=Z), Z, RELU), Z
 
 
 def sigmoid_gradient(Z: Array) -> Array:
     """∂A/∂Z of the sigmoid. Second document."""
-    xp = array_namespace(Z)
+    xp = library(Z=Z)
     return SIGMOID.slope(xp, SPEC.activate(xp, Z, SIGMOID))
 
 
 def relu_gradient(Z: Array) -> Array:
     """∂A/∂Z of relu: 1 where z > 0, else 0. Second document."""
-    xp = array_namespace(Z)
+    xp = library(Z=Z)
     return RELU.slope(xp, SPEC.activate(xp, Z, RELU))
 
 
@@ -228,6 +262,7 @@ def linear_activation_forward(
     activation  "sigmoid", "relu", or "none" for A = Z
     """
     f = activation_named(activation)
+    xp = library(A_prev=A_prev, W=W, b=b)
     n_out, n_in = W.shape[-2:]
     if A_prev.ndim != 2 or A_prev.shape[0] != n_in:
         cure = "One example x is a column: pass x[:, None]."
@@ -243,7 +278,7 @@ def linear_activation_forward(
             f"b has shape {shape}, but W {tuple(W.shape)} gives {n_out} outputs: "
             f"expected ({n_out}, 1), a column. A vector b is one as b[:, None]."
         )
-    Z, A = SPEC.layer(array_namespace(A_prev, W, b), W, A_prev, b, f)
+    Z, A = SPEC.layer(xp, W, A_prev, b, f)
     return A, ((A_prev, W, b), Z)
 
 
@@ -255,7 +290,7 @@ def compute_cost(AL: Array, Y: Array) -> Array:
 
     Summed over the outputs, mean over the examples.
     """
-    xp = array_namespace(AL, Y)
+    xp = library(AL=AL, Y=Y)
     AL = real(xp, AL)
     loss = LOSSES["multilabel"]
     return SPEC.score(xp, loss, scores_of(xp, AL), targets(xp, Y, AL, loss), None)[0]
@@ -271,7 +306,7 @@ def squared_cost(m: int, AL: Array, Y: Array) -> Array:
 
     m  the number of examples, Y.shape[1]; there the function is called compute_cost
     """
-    xp = array_namespace(AL, Y)
+    xp = library(AL=AL, Y=Y)
     AL = real(xp, AL)
     loss = LOSSES["squared_error"]
     return 2 / m * xp.sum(loss.value(xp, AL, targets(xp, Y, AL, loss)))
@@ -288,7 +323,8 @@ def sigmoid_backward(dA: Array, cache: Array) -> Array:
 
 
 def _through(dA: Array, Z: Array, activation: Activation) -> Array:
-    xp = array_namespace(dA, Z)
+    xp = library(dA=dA, Z=Z)
+    same_shape("dA", dA, "the cache Z", Z)
     A = SPEC.activate(xp, Z, activation)
     return SPEC.activation_gradient(xp, dA, A, activation, None)[0]
 
@@ -300,7 +336,12 @@ def linear_backward(dZ: Array, cache: LinearCache) -> tuple[Array, Array, Array]
     cache  (A_prev, W, b) of `linear_forward`
     """
     A_prev, W, _ = cache
-    xp = array_namespace(dZ, A_prev, W)
+    xp = library(dZ=dZ, A_prev=A_prev, W=W)
+    if tuple(dZ.shape) != (W.shape[0], A_prev.shape[1]):
+        raise ValueError(
+            f"dZ has shape {tuple(dZ.shape)}, but W {tuple(W.shape)} and A_prev "
+            f"{tuple(A_prev.shape)} give Z of shape {(W.shape[0], A_prev.shape[1])}: expected that."
+        )
     delta, db = SPEC.activation_gradient(xp, dZ / dZ.shape[-1], dZ, IDENTITY, None)
     return SPEC.input_gradient(xp, W, dZ), SPEC.weight_gradient(xp, delta, A_prev), db
 
@@ -327,7 +368,9 @@ def update_parameters(
     parameters: Mapping[str, Array], grads: Mapping[str, Array], learning_rate: float
 ) -> Parameters:
     """W - rate dW and b - rate db, in a new dictionary. Third and fifth documents."""
-    xp = array_namespace(*parameters.values())
+    xp = library(**parameters)
+    for name, value in parameters.items():
+        same_shape(f"d{name}", grads[f"d{name}"], name, value)
     sgd = SGD(learning_rate)
     scalars = sgd.scalars(learning_rate, 1)
     return {

@@ -302,6 +302,53 @@ def test_biases_and_examples_that_are_no_columns_are_refused(backend: Backend) -
         t.linear_combination(X[:, 0], W, b)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"db1": (4,)}, r"db1 has shape \(4,\), but b1 \(4, 1\).*keepdims=True"),
+        ({"dW1": (1, 5)}, r"dW1 has shape \(1, 5\), but W1 \(4, 5\): expected the same\.$"),
+        ({"dW1": (5, 4)}, r"dW1 has shape \(5, 4\)"),
+    ],
+)
+def test_a_gradient_of_another_shape_is_refused_not_stretched(
+    backend: Backend, wrong: dict[str, tuple[int, ...]], message: str
+) -> None:
+    parameters = {n: backend.asarray(v) for n, v in t.initialize_parameters_deep([5, 4, 1]).items()}
+    grads = {f"d{name}": value for name, value in parameters.items()}
+    grads |= {name: backend.asarray(np.ones(shape)) for name, shape in wrong.items()}
+    with pytest.raises(ValueError, match=message):
+        t.update_parameters(parameters, grads, 0.1)
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (4, 1)])
+def test_errors_of_another_shape_are_refused_not_stretched(
+    backend: Backend, shape: tuple[int, ...]
+) -> None:
+    A, W, b = (backend.asarray(np.ones(n)) for n in ((3, 6), (4, 3), (4, 1)))
+    (linear_cache, Z), dA = t.linear_activation_forward(A, W, b, "relu")[1], np.ones(shape)
+    for backward in (t.relu_backward, t.sigmoid_backward):
+        with pytest.raises(ValueError, match=r"dA has shape .*, but the cache Z"):
+            backward(backend.asarray(dA), Z)
+    with pytest.raises(ValueError, match=r"dZ has shape .*, but W .* Z of shape \(4, 6\)"):
+        t.linear_backward(backend.asarray(dA), linear_cache)
+
+
+def test_what_is_no_array_is_refused_by_its_name(X: np.ndarray) -> None:
+    for call, name, kind in (
+        (lambda: t.sigmoid(0), "Z", "int"),
+        (lambda: t.relu([1, -1]), "Z", "list"),
+        (lambda: t.compute_cost([[0.5]], [[1]]), "AL", "list"),
+        (lambda: t.L_layer_model(X.tolist(), [[0, 1, 1, 0]], [5, 4, 1]), "X", "list"),
+        (lambda: t.linear_forward(X, [[1.0] * 5], 0.0), "W", "list"),
+        (lambda: t.batch_norm_forward(X, [1.0] * 5, 0.0), "gamma", "list"),
+    ):
+        with pytest.raises(TypeError, match=rf"^{name} is of type {kind}, but expected an array"):
+            call()
+    for sizes in (3, [3, 2.5], ["3", 1]):
+        with pytest.raises(TypeError, match=r"the sizes are .* expected a list of whole numbers"):
+            t.initialize_parameters_deep(sizes)  # type: ignore[arg-type]
+
+
 def test_the_cache_of_an_activation_is_Z(backend: Backend) -> None:
     Z = backend.asarray(np.array([[-1.0, 2.0]]))
     assert t.relu(Z)[1] is Z

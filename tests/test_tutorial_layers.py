@@ -257,6 +257,24 @@ def test_a_constant_feature_needs_an_epsilon(backend: Backend) -> None:
         t.batch_norm_forward(X, 1.0, 0.0, epsilon=0.0)
 
 
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (3, 6)])
+def test_numbers_that_are_not_of_the_features_are_refused(
+    backend: Backend, shape: tuple[int, ...]
+) -> None:
+    X, wrong = backend.asarray(np.arange(18.0).reshape(3, 6)), backend.asarray(np.ones(shape))
+    with pytest.raises(ValueError, match=r"gamma has shape .* \(3, 1\) or \(3,\)"):
+        t.batch_norm_forward(X, wrong, 0.0)
+    with pytest.raises(ValueError, match=r"mean has shape .* \(3, 1\) or \(3,\)"):
+        t.batch_normalization(X, wrong, 1.0, 0.0, 1.0)
+    with pytest.raises(ValueError, match="gamma has shape"):
+        t.batch_norm_forward(X[:1, :], backend.asarray(np.ones(6)), 0.0)  # it made (6, 6) of (1, 6)
+    with pytest.raises(ValueError, match=r"epsilon is -0\.1, but expected at least 0"):
+        t.batch_norm_forward(X, 1.0, 0.0, -0.1)
+    _, cache = t.batch_norm_forward(X, 1.0, 0.0)
+    with pytest.raises(ValueError, match=r"dY has shape \(3, 1\), but Y \(3, 6\)"):
+        t.batch_norm_backward(backend.asarray(np.ones((3, 1))), cache)
+
+
 def test_batch_normalization_by_the_batchs_own_moments_is_the_forward_pass(
     backend: Backend, X: np.ndarray
 ) -> None:
