@@ -38,9 +38,13 @@ def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
     """The row of a table; an unknown name lists the valid ones."""
     if isinstance(name, str) and name in table:
         return table[name]
+    cure = meant(table, name)
+    if isinstance(name, type) and any(
+        row is name or isinstance(row, name) for row in table.values()
+    ):
+        cure = f" Write {name.__name__}(…), with brackets."
     raise ValueError(
-        f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}."
-        f"{meant(table, name)}"
+        f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{cure}"
     )
 
 
@@ -306,10 +310,12 @@ def examples(
         one = "row: pass x[None, :]" if in_rows else "column: pass x[:, None]"
         if n_features == 1 and shape != (1,):  # rather one number of each of many examples
             one = "row: for many pass x[:, None]" if in_rows else "column: for many pass x[None, :]"
-        raise ValueError(
-            f"{argument} has shape {shape}, but expected 2 axes, {expected}. "
-            f"One example x is a {one}."
-        )
+        hint = f" One example x is a {one}."
+        if X.ndim > 2:
+            hint = " Sequential takes images and sequences, whose shape it is told."
+            if math.prod(shape[1:]) == n_features:
+                hint = f" Pass X.reshape({shape[0]}, {n_features}), layout='rows'.{hint}"
+        raise ValueError(f"{argument} has shape {shape}, but expected 2 axes, {expected}.{hint}")
     if layout is None and shape == (n_features, n_features) != (1, 1):
         raise ValueError(
             f"{argument} has shape {shape}, as many examples as features, so nothing shows "
@@ -394,7 +400,10 @@ def targets(
         Y = Y[:, None] if in_rows else Y[None, :]
     if tuple(Y.shape) != wanted:
         other = "columns" if in_rows else "rows"
-        hint = f" Are your targets {other}? Pass Y.T." if shape == wanted[::-1] else ""
+        turned = [wanted[::-1]]
+        if kind == "multiclass":
+            turned.append((1, m) if in_rows else (m, 1))  # labels
+        hint = f" Are your targets {other}? Pass Y.T." if shape in turned else ""
         raise ValueError(f"{argument} has shape {shape}, but expected {expected}.{hint}")
     Y = _scaled(argument, Y, prepared.outputs, device, in_rows)
     where = _checked_on(Y, device)

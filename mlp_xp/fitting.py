@@ -222,7 +222,7 @@ def train(
 
     data    examples on the device, or what brings them there in parts
     model   what callbacks get as their first argument
-    keeper  a `checkpoints.ModelKeeper` of this training, or None
+    keeper  a `checkpoints_models.ModelKeeper` of this training, or None
     ranks   the `ranks.Ranks` that share its batches, or None; callbacks are called on rank 0
     """
     examples = InMemory(data, device) if isinstance(data, Data) else data

@@ -30,6 +30,7 @@ def inspect_step(
     those of the mathematics, whatever `layout` says of X and Y: (n_out, m) for Z, A and delta.
     All arrays are on the model's device, float64 or float32 as the model is.
     """
+    _check(model)
     data = model._data(X, Y, sample_weight, layout)
     device, network, state = model.device, model.network, model._state()
     index = device.put(np.arange(data.m))
@@ -93,6 +94,7 @@ def check_gradients(
     leading axis, many in one forward pass. Where the second difference shows a kink, the
     parameter is passed over and counted. Of many networks the first is checked.
     """
+    _check(model)
     step, tolerance = positive("step", step), positive("tolerance", tolerance)
     device, network, xp = model.device, model.network, model.device.xp
     data = model._data(X, Y, sample_weight, layout, "float64")
@@ -152,6 +154,17 @@ def check_gradients(
         checked=int(len(present) - kinks.sum()),
         kinks=int(kinks.sum()),
     )
+
+
+def _check(model: Any) -> None:
+    """TypeError for what is no model, such as an estimator."""
+    if not isinstance(model, Model):
+        cure = ""
+        if isinstance(getattr(model, "model_", None), Model):
+            cure = " Pass its model_, which a neural estimator has when it is fitted."
+        raise TypeError(
+            f"model is a {type(model).__name__}, but expected an MLP or a Sequential.{cure}"
+        )
 
 
 def _objectives(

@@ -249,6 +249,11 @@ class Model:
 
     @preparation.setter
     def preparation(self, value: Preparation | None) -> None:
+        if not isinstance(value, Preparation | None):
+            raise TypeError(
+                f"preparation is a {type(value).__name__}, but expected what mlp_xp.prepare finds, "
+                "or None."
+            )
         if value is not None:
             value.check(self.network.sizes, self.loss.kind)
         self._prepared = AS_GIVEN if value is None else value

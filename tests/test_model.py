@@ -16,6 +16,7 @@ from mlp_xp import (
     OPTIMIZERS,
     SCHEDULES,
     Activation,
+    check_gradients,
     inspect_step,
 )
 from mlp_xp.initializers import normal
@@ -37,6 +38,7 @@ Random = np.random.Generator
         ({"activation": ["relu"] * 3}, ValueError, "3 entries, but there are 2 hidden layers"),
         ({"loss": "mse"}, ValueError, "loss is 'mse', but expected one of 'squared_error'"),
         ({"optimizer": "adamm"}, ValueError, "Did you mean 'adam'"),
+        ({"optimizer": Momentum}, ValueError, r"Write Momentum\(…\), with brackets"),
         ({"initializer": "heh"}, ValueError, "expected one of 'auto', 'zeros'"),
         ({"normalization": "group"}, ValueError, "'none', 'batch', 'layer'"),
         ({"dtype": "float16"}, ValueError, "'float32', 'float64'"),
@@ -342,6 +344,46 @@ def test_every_name_from_elsewhere_means_a_row_of_a_table() -> None:
     rows = {*ACTIVATIONS, *LOSSES, *OPTIMIZERS, *INITIALIZERS, *SCHEDULES, *AXES}
     assert set(ELSEWHERE.values()) <= rows
     assert not set(ELSEWHERE) & rows
+
+
+def test_images_and_columns_of_labels_are_refused_with_the_cure(random: Random) -> None:
+    images, y = random.normal(size=(12, 2, 3)), np.arange(12) % 3
+    for layout, wanted in (("columns", r"\(6, n_examples\)"), ("rows", r"\(n_examples, 6\)")):
+        model = MLP((6, 3))
+        with pytest.raises(
+            ValueError, match=rf"{wanted}\. Pass X\.reshape\(12, 6\), layout='rows'"
+        ):
+            model.fit(images, y, layout=layout)
+        X, labels = images.reshape(12, 6), y[None]
+        if layout == "columns":
+            X, labels = X.T, y[:, None]
+        with pytest.raises(ValueError, match=r"expected labels \(12,\).* Pass Y\.T\.$"):
+            model.fit(X, labels, layout=layout)
+        model.fit(X, labels.T, layout=layout, epochs=1, progress=False)
+    with pytest.raises(ValueError, match=r"shape \(12, 2, 3\).*\)\. Sequential takes images"):
+        MLP((5, 3)).fit(images, y)
+
+
+def test_a_schedule_that_is_not_made_yet_is_told_to_be(random: Random) -> None:
+    X, y = random.normal(size=(4, 6)), np.arange(6) % 3
+    with pytest.raises(ValueError, match=r"Write OneCycle\(…\), with brackets"):
+        MLP((4, 3)).fit(X, y, schedule=type(SCHEDULES["one_cycle"]))
+
+
+def test_what_is_no_model_is_not_looked_into(random: Random) -> None:
+    pytest.importorskip("sklearn")
+    from mlp_xp import NeuralClassifier
+
+    X, y = random.normal(size=(12, 4)), np.arange(12) % 3
+    estimator = NeuralClassifier("dense:3", epochs=1).fit(X, y)
+    for look in (inspect_step, check_gradients):
+        with pytest.raises(TypeError, match=r"model is a NeuralClassifier.* Pass its model_"):
+            look(estimator, X, y, layout="rows")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"model is a ndarray, but expected an MLP"):
+            look(X, y, estimator)  # type: ignore[arg-type]
+        look(estimator.model_, X, y, layout="rows")
+    with pytest.raises(TypeError, match=r"preparation is a NeuralClassifier.* mlp_xp\.prepare"):
+        estimator.model_.preparation = estimator  # type: ignore[assignment]
 
 
 def test_what_is_listed_is_what_is_public() -> None:

@@ -268,7 +268,7 @@ def stacked(
 def to_torch(model: Any, *, network: int | None = None) -> Any:
     """A model as a `torch.nn.Module` that gives its scores.
 
-    model    `MLP`, `Sequential`, or a fitted `MLPClassifier` or `MLPRegressor`
+    model    `MLP`, `Sequential`, or a fitted estimator whose examples are rows
     network  which of its networks, where it holds many
 
     The module takes rows (m, n_features), on the CPU in the model's dtype, and gives what
