@@ -123,6 +123,26 @@ def test_what_else_a_network_has_costs_few_launches_more(
     assert_nothing_else(counted)
 
 
+@pytest.mark.parametrize("sizes", [(20, 16, 3), (20, 32, 16, 8, 3), (20, 16, 256, 10)])
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({}, lambda n: 2 * n - 1),
+        ({"precision": "tf32"}, lambda n: 3 * n + 1),
+        ({"precision": "bfloat16"}, lambda n: 3 * n + 1),
+        ({"normalization": "batch"}, lambda n: 4 * n),
+        ({"normalization": "layer"}, lambda n: 5 * n - 1),
+    ],
+)
+def test_a_step_launches_what_the_page_on_gpus_says(
+    counting: Any, sizes: tuple[int, ...], settings: dict[str, Any], count: Any
+) -> None:
+    counted = fourth_step(counting, *problem(sizes=sizes, **settings))
+    wide = sizes[-2] == 256 and "normalization" not in settings
+    assert sum(counted.kernels.values()) == count(len(sizes) - 1) + wide
+    assert counted.cublas == {}
+
+
 @pytest.mark.parametrize("sizes", SIZES)
 def test_a_replayed_step_is_one_launch(counting: Any, sizes: tuple[int, ...]) -> None:
     counted = fourth_step(counting, *problem(sizes=sizes, dropout=0.1, graph=True))

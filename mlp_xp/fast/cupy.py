@@ -2,7 +2,7 @@
 
 A step is a `program`: launches on buffers made once for a batch size. It is faster than the
 specification's because a small network is bound by launches: for L layers, Adam and
-cross-entropy there are 3L - 1 products and 2L + 2 kernels, beside two that gather the batch.
+cross-entropy there are 2L - 1 or 2L, of large products 3L - 1 and 2L + 3 kernels.
 Nothing is allocated, copied from the host or waited for after the first step.
 
 The arrays of the state a step is given become those of the state it returns.
