@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -89,6 +90,13 @@ ORDER = [
     "__main__",
     "__init__",
 ]
+
+
+def test_the_readmes_map_is_that_order() -> None:
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    listed = readme.split("\n## Map\n")[1].split("```")[1]
+    rows = re.findall(r"^((?:\w+/?, )*\w+/?)  ?", listed, re.MULTILINE)
+    assert [name.rstrip("/") for row in rows for name in row.split(", ")] == ORDER[:-2]
 
 
 def imported(path: Path) -> set[str]:
