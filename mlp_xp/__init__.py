@@ -1,5 +1,6 @@
 """Multilayer perceptrons on NumPy and CuPy arrays, from one set of kernels."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,8 @@ MODULES = ("data", "layers", "plotting", "trackers", "tutorial")
 
 
 def __dir__() -> list[str]:
-    """What is public: modules, and names that they import, are not."""
-    return sorted({*__all__, *LATE, "__version__"})
+    """What is public: other modules, and names that this one imports, are not."""
+    return sorted({*__all__, *LATE, *MODULES, "__version__"})
 
 
 def __getattr__(name: str) -> Any:
@@ -100,7 +101,9 @@ def __getattr__(name: str) -> Any:
     if name in MODULES:
         return import_module(f".{name}", __name__)
     if name not in LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(  # with what Python asks for the name that was meant
+            f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
+        )
     try:
         module = import_module(f".{LATE[name]}", __name__)
     except ImportError as error:

@@ -389,3 +389,5 @@ READERS: tuple[tuple[str, Callable[[Path, Request], Dataset]], ...] = (
     (r"\.(csv|tsv|tab|txt|parquet|feather|arrow)(\.gz)?$", _table),
     (r"idx\d-\w+(\.gz)?$|\.idx(\.gz)?$", _idx),
 )
+
+__all__ = ["DataError", "Dataset", "Request", "load", "load_table"]

@@ -71,6 +71,9 @@ class Device(NamedTuple):
     function: Callable[..., Any] | None = None
     copy: Callable[[Array], Array] | None = None
 
+    def __repr__(self) -> str:
+        return f"<Device {self.name}>"
+
     def copied(self, array: Array) -> Array:
         """An array of its own with the same entries."""
         return self.xp.asarray(array, copy=True) if self.copy is None else self.copy(array)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -17,9 +18,12 @@ from mlp_xp import (
     SCHEDULES,
     Activation,
     check_gradients,
+    data,
     inspect_step,
 )
 from mlp_xp.initializers import normal
+from mlp_xp.layers import Residual
+from mlp_xp.layers.base import Kind
 from mlp_xp.meant import ELSEWHERE
 from mlp_xp.network import AXES
 from mlp_xp.optimizers import Momentum
@@ -391,8 +395,22 @@ def test_what_is_listed_is_what_is_public() -> None:
 
     names = dir(mlp_xp)
     assert {"MLP", "MLPClassifier", "MLPRegressor", "devices", "inspect_step"} <= set(names)
+    assert {"data", "layers", "plotting", "trackers", "tutorial"} <= set(names)
     assert not {"Any", "TYPE_CHECKING", "checks", "training"} & set(names)
     assert all(getattr(mlp_xp, name) is not None for name in names)
+    with pytest.raises(AttributeError, match="no attribute 'MLPClasifier'") as raised:
+        _ = mlp_xp.MLPClasifier
+    assert (raised.value.name, raised.value.obj) == ("MLPClasifier", mlp_xp)  # Python names it
+
+
+def test_what_users_name_in_typed_programs_is_typed_as_they_write_it() -> None:
+    """As `mypy --strict` sees a program: lists of layers in a block, the error of a data file."""
+    assert get_type_hints(Residual)["layers"] == get_type_hints(Residual)["skip"] == Sequence[Kind]
+    assert {"DataError", "Dataset", "load"} <= set(data.__all__)
+
+
+def test_a_device_is_shown_by_its_name() -> None:
+    assert repr(MLP((4, 3)).device) == "<Device cpu>"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

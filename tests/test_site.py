@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import inspect
 import re
@@ -22,8 +23,12 @@ REFERENCE = "\n".join(
     path.read_text(encoding="utf-8") for path in sorted((DOCS / "reference").glob("*.md"))
 )
 OF_NAMES = ("data", "layers")  # modules whose names have their own places in the reference
-PUBLIC = [f"mlp_xp.{name}" for name in dir(mlp_xp) if name != "__version__"] + [
-    f"mlp_xp.layers.{name}" for name in mlp_xp.layers.__all__
+NAMES = [name for name in dir(mlp_xp) if name not in ("__version__", *mlp_xp.MODULES)]
+PUBLIC = [f"mlp_xp.{name}" for name in NAMES] + [
+    f"mlp_xp.{module}.{name}"
+    for module in OF_NAMES
+    for name in getattr(mlp_xp, module).__all__
+    if name not in NAMES
 ]
 
 
@@ -59,7 +64,7 @@ def test_a_guide_runs_from_top_to_bottom(
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_is_documented(name: str) -> None:
     where, _, short = name.rpartition(".")
-    thing = getattr(mlp_xp if where == "mlp_xp" else mlp_xp.layers, short)
+    thing = getattr(importlib.import_module(where), short)
     assert re.search(rf"^\.\. auto\w+:: {re.escape(name)}$", REFERENCE, re.MULTILINE), (
         f"{name} is in no page of docs/reference"
     )

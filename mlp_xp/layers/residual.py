@@ -60,8 +60,8 @@ class Residual:
     `skip=[Conv2d(64, kernel=1, stride=2)]`. Its layers are counted after those of `layers`.
     """
 
-    layers: tuple[Kind, ...]
-    skip: tuple[Kind, ...] = ()
+    layers: Sequence[Kind]
+    skip: Sequence[Kind] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", kinds("layers", self.layers))
