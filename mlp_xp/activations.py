@@ -18,7 +18,12 @@ from .types import Array, Namespace
 
 
 class Activation(NamedTuple):
-    """f: Z ↦ A, its slope, and what the slope is written in: "A" (the output) or "Z"."""
+    """f: Z ↦ A, its slope, and what the slope is written in.
+
+    f         (xp, Z) → A, entry by entry
+    slope     (xp, A) → f'(Z), of the output; or (xp, Z) → f'(Z), as in a pair of functions
+    slope_of  which of them: "A" or "Z"
+    """
 
     f: Callable[[Namespace, Array], Array]
     slope: Callable[[Namespace, Array], Array]

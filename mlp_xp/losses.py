@@ -36,8 +36,14 @@ Kind = Literal["real", "count", "binary", "multilabel", "multiclass"]
 class Loss(NamedTuple):
     """value, its derivative by the scores, the prediction, and the kind of targets.
 
-    report  (xp, values (n_examples,)) → values, where `value` reports something other than
-            what `delta` descends: it is then report(xp, the value that delta belongs to)
+    value    (xp, S, T) → the loss of each example, (n_examples,), of scores and targets
+             (n_out, n_examples)
+    delta    (xp, S, T) → its derivative by S, (n_out, n_examples)
+    predict  (xp, S) → probabilities, rates or values, (n_out, n_examples)
+    kind     of targets: "real", "count" (≥ 0), "binary" (one output, 0 to 1), "multilabel"
+             (several such), "multiclass" (labels or one-hot)
+    report   (xp, values (n_examples,)) → values, where `value` reports something other than
+             what `delta` descends: it is then report(xp, the value that delta belongs to)
     """
 
     value: Callable[[Namespace, Array, Array], Array]

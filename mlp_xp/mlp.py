@@ -136,6 +136,11 @@ def _activations(choice: Any, n_hidden: int) -> tuple[Activation, ...]:
             return value
         if isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
             return Activation(*value, slope_of="Z")
+        if callable(value) or isinstance(value, tuple):
+            raise ValueError(
+                f"activation is {value!r}, but expected a name, an Activation, or a pair of "
+                "functions (f(xp, Z), slope(xp, Z))."
+            )
         return checks.choose("activation", ACTIVATIONS, value)
 
     if isinstance(choice, list) or (type(choice) is tuple and not all(map(callable, choice))):

@@ -101,7 +101,7 @@ class Model:
         described  the config's part about the network
         """
         self.network, self.initializers = network, initializers
-        self.loss = loss if isinstance(loss, Loss) else checks.choose("loss", LOSSES, loss)
+        self.loss = _loss(loss)
         checks.choose("dtype", dict.fromkeys(checks.DTYPES), dtype)
         _check_outputs(self.loss, loss, self.network.sizes[-1])
         self.dtype, self.precision = dtype, checks.precision(precision, dtype)
@@ -751,6 +751,17 @@ def _seeds(seed: int | Sequence[int] | None) -> tuple[tuple[int, ...], tuple[int
             raise ValueError("seed is an empty list, but expected at least one number.")
         return seeds, (len(seeds),)
     return (checks.seed("seed", seed),), ()
+
+
+def _loss(choice: str | Loss) -> Loss:
+    if isinstance(choice, Loss):
+        return choice
+    if callable(choice) or isinstance(choice, tuple):
+        raise ValueError(
+            f"loss is {choice!r}, but expected a name, or a row of your own: "
+            "mlp_xp.Loss(value, delta, predict, kind)."
+        )
+    return checks.choose("loss", LOSSES, choice)
 
 
 def _optimizer(

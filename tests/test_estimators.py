@@ -570,3 +570,9 @@ def test_what_is_watched_may_change_between_calls() -> None:
     est = MLPClassifier((5,), max_iter=200, solver="lbfgs", random_state=0).fit(X, y)
     est.set_params(solver="adam").partial_fit(X, y)
     assert len(est.loss_curve_) == 1
+
+
+def test_a_function_without_its_slope_is_no_activation() -> None:
+    X, y = np.zeros((6, 2)), np.arange(6) % 2
+    with pytest.raises(ValueError, match=r"a pair of functions \(f\(xp, Z\), slope\(xp, Z\)\)"):
+        MLPClassifier((3, 3), activation=["relu", np.tanh]).fit(X, y)

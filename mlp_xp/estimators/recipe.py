@@ -119,8 +119,8 @@ def activation_row(choice: Any) -> Activation:
     """A row by name, by itself, or of a pair of functions (f, slope), both of Z."""
     if isinstance(choice, Activation):  # the table's own, not a clone: fast paths know it
         return next((row for row in ACTIVATIONS.values() if row == choice), choice)
-    if isinstance(choice, tuple):
-        if len(choice) != 2 or not all(map(callable, choice)):
+    if isinstance(choice, tuple) or callable(choice):
+        if not (isinstance(choice, tuple) and len(choice) == 2 and all(map(callable, choice))):
             raise ValueError(
                 f"activation is {choice!r}, but expected a name, an Activation, a pair of "
                 "functions (f(xp, Z), slope(xp, Z)), or a list of one for each hidden layer."
