@@ -257,6 +257,34 @@ def test_calls_are_told_apart_by_every_entry_of_an_array(target: Any) -> None:
     np.testing.assert_array_equal(found, formula(np, x))
 
 
+def _made(formula: Callable[..., Any], target: Any, *arrays: np.ndarray) -> None:
+    """That a formula's program gives what NumPy does."""
+    found = Function(formula, "float64", target=target)(*arrays)
+    for mine, theirs in zip(found, formula(np, *arrays), strict=True):
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 16))
+
+
+@pytest.mark.parametrize("name", ["sum", "max", "min"])
+def test_a_sum_that_is_joined_twice_is_made_once(name: str, target: Any) -> None:
+    def formula(xp: Any, x: Any) -> list[Any]:
+        total = getattr(xp, name)(x, axis=-1, keepdims=True)
+        return [xp.concat([total, total], axis=-1), xp.concat([total, 2 * total, total], axis=0)]
+
+    _made(formula, target, np.random.default_rng(0).normal(size=(3, 5)))
+
+
+@pytest.mark.parametrize("wide", [True, False], ids=["broadcast", "beside"])
+def test_what_is_kept_may_be_summed_with_an_axis_more(wide: bool, target: Any) -> None:
+    def formula(xp: Any, x: Any, y: Any) -> list[Any]:
+        kept = x - 1.5
+        seen = xp.broadcast_to(kept, (1, 5)) if wide else kept * y
+        return [kept, xp.sum(seen, axis=1, keepdims=True)]
+
+    rng = np.random.default_rng(0)
+    _made(formula, target, rng.normal(size=5), rng.normal(size=(1, 5)))
+
+
 @pytest.mark.parametrize(
     ("formula", "why"),
     [

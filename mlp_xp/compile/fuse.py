@@ -62,6 +62,13 @@ def same_entries(steps: Steps) -> bool:
     return all(kind == "reshape" for kind, _ in steps)
 
 
+def widened(shape: Shape, wide: Shape) -> Steps:
+    """What an operation of several arguments does with one of this shape."""
+    if shape == wide:
+        return ()
+    return (("reshape" if math.prod(shape) == math.prod(wide) else "broadcast", wide),)
+
+
 class _Unfit(Exception):
     """A loop cannot go over this."""
 
@@ -252,6 +259,9 @@ class Fusion:
     def _put(self, target: Target, since: int = 0) -> Loop:
         """Have a target written by some loop, of those from a number on."""
         node = target.node
+        if node.op == "reduce" and node in self.home:  # a sum is made once
+            node = node.graph.copied(node)
+            target = target._replace(node=node)
         shared = self._prepare(node)
         loop = self._find(target, shared, since) if shared else None
         if loop is None:
@@ -415,8 +425,7 @@ class Fusion:
             seen.add((id(made), plain))
             if made.op == "map" and (first or made not in self.home):
                 for arg in made.args:
-                    wide = () if arg.shape == made.shape else (("broadcast", made.shape),)
-                    stack.append((arg, (*wide, *steps), False))
+                    stack.append((arg, (*widened(arg.shape, made.shape), *steps), False))
             elif made.op != "number":
                 yield self._copy_of(made, steps)
 
@@ -452,8 +461,7 @@ class Fusion:
                     self._see(made, steps)
                     continue
             for arg in made.args:
-                wide = () if arg.shape == made.shape else (("broadcast", made.shape),)
-                stack.append((arg, (*wide, *steps), False))
+                stack.append((arg, (*widened(arg.shape, made.shape), *steps), False))
         return shared
 
     def _see(self, leaf: Node, steps: Steps) -> None:
@@ -562,8 +570,8 @@ class Fusion:
         ):
             args = []
             for arg in made.args:
-                wide = () if arg.shape == made.shape else (("broadcast", made.shape),)
-                args.append(self._express(loop, arg, (*wide, *steps), shape, known, target))
+                wide = (*widened(arg.shape, made.shape), *steps)
+                args.append(self._express(loop, arg, wide, shape, known, target))
             found = Expression(made.param, made.kind, tuple(args))
         else:
             found = self._read(loop, made, steps, shape)

@@ -286,7 +286,7 @@ class Graph:
             return self.constant(x.param, shape, x.kind)
         if shape == x.shape and layout.whole:
             return x
-        if step[0] == "index" and layout.whole and layout.size == x.size:
+        if step[0] != "permute" and layout.whole and layout.size == x.size:
             step = ("reshape", shape)  # a new axis
         if step[0] == "reshape" and x.op == "view" and x.param[0] == "reshape":
             return self.view(x.args[0], step)
