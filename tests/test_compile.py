@@ -286,8 +286,31 @@ def test_what_is_kept_may_be_summed_with_an_axis_more(wide: bool, target: Any) -
 
 
 @pytest.mark.parametrize(
+    "formula",
+    [
+        lambda xp, x, b: [x * xp.arange(0, 8, 2, dtype=x.dtype)],
+        lambda xp, x, b: [x * xp.arange(3.0, -1, -1)],
+        lambda xp, x, b: [xp.pow(b, xp.full_like(x, 2.0)), b ** xp.ones_like(x)],
+        lambda xp, x, b: [x + xp.astype(xp.full_like(x, 2.7, dtype=xp.int64), x.dtype)],
+        lambda xp, x, b: [x + xp.astype(xp.astype(xp.full_like(x, -2.7), xp.int64), x.dtype)],
+        lambda xp, x, b: [x / np.size(x) + np.ndim(b) * np.shape(x)[0]],
+    ],
+    ids=["arange", "backward", "pow", "whole", "rounded", "shapes"],
+)
+def test_numbers_and_shapes_are_those_of_numpy(formula: Any, target: Any) -> None:
+    rng = np.random.default_rng(0)
+    _made(formula, target, rng.normal(size=(3, 4)), rng.normal(size=(3, 1)))
+
+
+@pytest.mark.parametrize(
     ("formula", "why"),
     [
+        (lambda xp, x: np.dot(x, x), "NumPy's dot"),
+        (lambda xp, x: x * np.ravel(x)[0], "NumPy's ravel"),
+        (lambda xp, x: x * np.asarray(x), "an array of NumPy"),
+        (lambda xp, x: xp.arange(4, dtype=xp.uint16) * 30000, "multiply of uint16"),
+        (lambda xp, x: xp.permute_dims(x, (0, 0)), "permuted by"),
+        (lambda xp, x: xp.permute_dims(x, (1,)), "permuted by"),
         (lambda xp, x: x if x[0, 0] > 0 else -x, "branches on a value"),
         (lambda xp, x: xp.zeros((int(x[0, 0]),)), "reads a value"),
         (lambda xp, x: x[x > 0], "indexes by"),
@@ -306,6 +329,14 @@ def test_what_cannot_be_recorded_says_why(formula: Any, why: str) -> None:
     graph = Graph("float64")
     with pytest.raises(Untraceable, match=why):
         trace(formula, graph, graph.input("x", (3, 4)))
+
+
+def test_whole_numbers_that_loops_do_not_read_are_named() -> None:
+    def formula(xp: Any, x: Any) -> list[Any]:
+        return [x * xp.astype(xp.arange(4, dtype=np.uint8), x.dtype)]
+
+    with pytest.raises(Untraceable, match="an array of uint8"):
+        Function(formula, "float64", target=Program)(np.ones((3, 4)))
 
 
 # -- layers, by their table

@@ -45,6 +45,7 @@ def test_sums_that_value_and_delta_share_are_taken_once() -> None:
     ("formula", "reason"),
     [
         (lambda xp, Z: Z if Z > 0 else -Z, "branches on a value"),
+        (lambda xp, Z: np.dot(Z, Z), "NumPy's dot"),
         (lambda xp, Z: xp.cumulative_sum(Z, axis=-1), r"xp\.cumulative_sum"),
         (lambda xp, Z: xp.sum(Z, axis=-1), "along axis -1"),
         (lambda xp, Z: Z[0], "indexes a value"),

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ..fast.tracing import QUESTIONS, Untraceable, give_operators
+from ..fast.tracing import QUESTIONS, Recorded, Untraceable, give_operators
 from .layout import Layout, Shape, Step, applied, normal, packed
 
 REAL = ("float32", "float64")
@@ -32,11 +32,10 @@ DTYPES = {name: np.dtype(name) for name in NAMES}
 LARGEST = 1 << 16  # entries of a value that is told from others by what is in it
 
 
-class Node:
+class Node(Recorded):
     """An array of the graph. Formulas compute with it as with an array."""
 
     __slots__ = ("args", "dtype", "graph", "kind", "number", "op", "param", "shape")
-    __array_ufunc__ = None  # NumPy arrays and scalars must not take a Node apart
     device = "cpu"
 
     def __init__(
@@ -156,7 +155,8 @@ class Graph:
 
     def constant(self, number: Any, shape: Shape = (), dtype: Any = None) -> Node:
         dtype = _name(dtype, self.dtype)
-        number = bool(number) if dtype == "bool" else number
+        if dtype not in REAL:
+            number = bool(number) if dtype == "bool" else int(number)
         return self._node("number", (), tuple(shape), dtype, number, (repr(number), "number"))
 
     def lifted(self, argument: Any, like: Any) -> Node:
@@ -203,14 +203,15 @@ class Graph:
                 dtype = "bool"
             elif dtype == "bool":
                 raise Untraceable(f"{name} of truth values")
-            elif dtype not in REAL and name not in WHOLE:
+            elif dtype not in REAL and not (name in WHOLE and dtype in WIDE):
                 raise Untraceable(f"{name} of {dtype}")
         simpler = self._simpler(name, args, tuple(shape))
         if simpler is not None:
             return simpler
         if name == "pow":
             exponent = args[1]
-            if exponent.op == "number" and exponent.param in (1, 2, 3, 4):
+            small = exponent.op == "number" and exponent.param in (1, 2, 3, 4)
+            if small and args[0].shape == shape:
                 found = args[0]
                 for _ in range(int(exponent.param) - 1):
                     found = self.map("multiply", found, args[0])
@@ -369,8 +370,8 @@ def _name(dtype: Any, usual: str) -> str:
 FOLDED: dict[str, Callable[..., Any]] = {
     name: getattr(np, name) for name in ("negative", "add", "subtract", "multiply", "divide")
 }
-# maps of whole numbers
-WHOLE = {"add", "subtract", "multiply", "negative", "abs", "where", *QUESTIONS}
+# maps of whole numbers: of those that do not overflow where C goes on
+WHOLE, WIDE = {"add", "subtract", "multiply", "negative", "abs"}, ("int64", "int32")
 
 
 def live(roots: Sequence[Node]) -> list[Node]:

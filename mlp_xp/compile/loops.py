@@ -202,6 +202,8 @@ class LoopText:
         return True
 
     def _access(self, place: Place, dtype: str, strides: Any) -> Access:
+        if dtype not in CTYPES:
+            raise Untraceable(f"a formula reads an array of {dtype}")
         return Access(f"x{len(self.accesses)}", place, dtype, *strides)
 
     def _collapse(self, layouts: Sequence[Layout]) -> Any:

@@ -79,9 +79,8 @@ class Tracer:
     def ones_like(self, x: Node, *, dtype: Any = None, device: Any = None) -> Node:
         return self.full_like(x, 1, dtype=dtype)
 
-    def arange(self, *bounds: Any, dtype: Any = None, device: Any = None, step: Any = 1) -> Node:
-        start, stop = bounds[:2] if len(bounds) > 1 else (0, bounds[0])
-        return self.graph.value(np.arange(start, stop, step, dtype=dtype))
+    def arange(self, *bounds: Any, dtype: Any = None, device: Any = None, **others: Any) -> Node:
+        return self.graph.value(np.arange(*bounds, dtype=dtype, **others))
 
     def opaque(self, function: Callable[[Any], Any], x: Node) -> Node:
         """A function that does more than to compute, such as to ask another process."""
@@ -160,7 +159,10 @@ class Tracer:
 
     def permute_dims(self, x: Any, axes: Sequence[int]) -> Node:
         x = self._node(x)
-        return self.graph.view(x, ("permute", tuple(a % x.ndim for a in axes)))
+        axes = tuple(a % x.ndim for a in axes)
+        if sorted(axes) != list(range(x.ndim)):
+            raise Untraceable(f"the {x.ndim} axes of {x.shape} permuted by {axes}")
+        return self.graph.view(x, ("permute", axes))
 
     def moveaxis(self, x: Node, source: int, destination: int) -> Node:
         axes = [a for a in range(x.ndim) if a != source % x.ndim]

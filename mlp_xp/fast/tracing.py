@@ -78,7 +78,26 @@ def literal(number: float) -> str:
     return f"(T){float(number)!r}" if number >= 0 else f"(T)({float(number)!r})"
 
 
-class Value:
+class Recorded:
+    """What stands for an array while a formula is recorded.
+
+    Functions of NumPy itself, not of `xp`, would see one object without axes in it, of which a
+    `np.dot` is no product of matrices: only what tells of shapes answers.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # NumPy arrays and scalars must not take it apart
+
+    def __array_function__(self, function: Any, _: Any, given: Any, options: Any) -> Any:
+        if function in (np.shape, np.ndim, np.size) and len(given) == 1 and not options:
+            return getattr(self, function.__name__)
+        raise Untraceable(f"a formula calls NumPy's {function.__name__}, where xp should stand")
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise Untraceable("a formula makes an array of NumPy of a value")
+
+
+class Value(Recorded):
     """One number of an array in a formula: a leaf, or an operation on other values.
 
     pattern    expression with a place for each argument
@@ -88,7 +107,6 @@ class Value:
     single     whether an axis of length one stands in the place of the units
     """
 
-    __array_ufunc__ = None  # NumPy arrays and scalars must not take a Value apart
     ndim = 2
 
     def __init__(
