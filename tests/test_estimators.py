@@ -180,8 +180,9 @@ def test_scipys_own_blas_waits_for_no_threads_in_lbfgs(monkeypatch: pytest.Monke
         np.arange(30),
         np.array(["b", "a"] * 3),
         np.eye(4, dtype=int),
+        scipy.sparse.csr_array(np.eye(4, dtype=int)),
     ],
-    ids=["three", "bool", "one", "each its own", "text", "several labels"],
+    ids=["three", "bool", "one", "each its own", "text", "several labels", "sparse labels"],
 )
 def test_classes_are_found_as_scikit_learn_finds_them(y: Any) -> None:
     found, expected = (vars(fit(y)) for fit in (_binarizer, LabelBinarizer().fit))
@@ -323,6 +324,18 @@ def test_sparse_input_gives_the_dense_model(solver: str, container: Any) -> None
         for a, b in zip(dense.coefs_, ours.coefs_, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(ours.predict_proba(container(X)), dense.predict_proba(X))
+
+
+def test_sparse_labels_give_the_dense_model_and_sparse_answers() -> None:
+    for early_stopping in (False, True):
+        reference, ours, X, y = pair("multilabel", max_iter=5, early_stopping=early_stopping)
+        sparse = scipy.sparse.csr_matrix(y)
+        dense = clone(ours).fit(X, y)
+        found = ours.fit(X, sparse).predict(X)
+        assert type(found) is type(reference.fit(X, sparse).predict(X))
+        np.testing.assert_array_equal(found.toarray(), dense.predict(X))
+        np.testing.assert_array_equal(ours.predict_proba(X), dense.predict_proba(X))
+        assert ours.score(X, sparse) == dense.score(X, y)
 
 
 def test_sparse_input_is_never_dense_as_a_whole() -> None:

@@ -336,7 +336,7 @@ def _binarizer(y: npt.NDArray[Any]) -> LabelBinarizer:
     """scikit-learn's, fitted to labels; to whole numbers without its checks, a tenth of a fit."""
     found = LabelBinarizer()
     classes = np.unique(y) if y.ndim == 1 and y.dtype.kind in "iub" else y
-    if len(classes) > len(y) // 2:  # of so many some versions warn
+    if classes.shape[0] > y.shape[0] // 2:  # of so many some versions warn
         return found.fit(y)
     found.y_type_ = "multiclass" if len(classes) > 2 else "binary"
     found.classes_, found.sparse_input_ = classes, False
