@@ -250,6 +250,13 @@ def test_the_same_model_of_unscaled_features_whose_loss_is_clipped() -> None:
     assert max(reference.loss_curve_) > 5
 
 
+def test_the_same_model_of_targets_in_float16_whose_squares_overflow() -> None:
+    reference, ours, X, y = pair("outputs", early_stopping=True)
+    y = (300 * y).astype(np.float16)
+    assert_same(reference.fit(X, y), ours.fit(X, y), X, 1e-6)
+    assert len(set(ours.validation_scores_)) > 1
+
+
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 def test_the_same_model_after_a_warm_start(solver: str, early_stopping: bool) -> None:

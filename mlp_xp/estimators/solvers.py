@@ -48,7 +48,7 @@ from ..training import (
     objective,
 )
 from ..types import Array, Layer, Namespace, State
-from .arrays import dense_pieces
+from .arrays import dense_pieces, dtype_name
 from .live import Live, publish
 from .objective import share_of_gradient
 from .recipe import family_of
@@ -65,11 +65,13 @@ class Validation:
     """Examples that are watched, not learnt from.
 
     data     on the device, weights included
-    truth    the targets on the host, (m,) or (m, n_out), for R²
+    truth    the targets on the host, (m,) or (m, n_out), for R²; as wide as the rows
     weights  those of `data` on the host, (m,), or None
     """
 
     def __init__(self, data: Data, truth: npt.NDArray[Any], device: Device) -> None:
+        if truth.dtype.kind == "f":  # squares of float16 overflow
+            truth = truth.astype(np.promote_types(truth.dtype, dtype_name(data.rows)), copy=False)
         self.data, self.truth = data, truth
         self.weights = None if data.weights is None else device.get(data.weights)
 
