@@ -341,6 +341,17 @@ def test_numpy_in_numpy_out_whatever_the_device(backend: Backend) -> None:
         np.testing.assert_array_equal(est.predict(X) > 0, reference.predict(X) > 0)
 
 
+def test_weights_are_taken_in_the_dtype_of_the_rows(backend: Backend) -> None:
+    for row, X, y in KINDS.values():
+        X, w = X.astype(np.float32), np.linspace(0.1, 3, len(X))
+        reference = row(**FAST, dtype="float64").fit(X, y, sample_weight=w)
+        est = row(**FAST).fit(*map(backend.asarray, (X, y, w)))
+        found = [backend.get(array) for array in [*est.coefs_, *est.intercepts_]]
+        assert {array.dtype for array in found} == {np.dtype(np.float32)}
+        for array, wanted in zip(found, [*reference.coefs_, *reference.intercepts_], strict=True):
+            np.testing.assert_allclose(array, wanted, rtol=1e-3, atol=1e-3)
+
+
 def test_sparse_rows_are_trained_on_any_device(backend: Backend) -> None:
     from scipy.sparse import csr_array
 

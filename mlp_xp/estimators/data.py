@@ -222,7 +222,7 @@ def check_place(est: Any, X: Any, method: str) -> None:
 
 def check_weights(sample_weight: Any, rows: Any) -> npt.NDArray[Any]:
     """Weights (m,) on the host in the dtype of the rows."""
-    sample_weight, dtype = numbers("sample_weight", sample_weight), dtype_name(rows)
+    sample_weight, dtype = numbers("sample_weight", sample_weight), np.dtype(dtype_name(rows))
     stand_in = np.broadcast_to(np.zeros(1, dtype), rows.shape)
     with np.errstate(over="ignore"):  # an overflow in the cast is infinite, and refused
         weights: npt.NDArray[Any] = _check_sample_weight(sample_weight, stand_in, dtype=dtype)
@@ -235,5 +235,5 @@ def check_weights(sample_weight: Any, rows: Any) -> npt.NDArray[Any]:
         )
     with np.errstate(over="ignore"):
         total = float(np.sum(weights, dtype=dtype))
-    check_total("sample_weight", total, dtype)
+    check_total("sample_weight", total, dtype.name)
     return weights
