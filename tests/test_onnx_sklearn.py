@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import StackingClassifier
@@ -23,7 +24,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from test_onnx import TOLERANCE, Runtime
 
 from conftest import need
-from mlp_xp import MLPClassifier, MLPRegressor, NeuralClassifier, NeuralRegressor
+from mlp_xp import LOSSES, MLPClassifier, MLPRegressor, NeuralClassifier, NeuralRegressor
 from mlp_xp.export.functions import NotExportable
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -174,6 +175,16 @@ def test_an_estimator_that_is_not_fitted_says_so() -> None:
     for estimator in (MLPClassifier(), MLPRegressor(), NeuralClassifier(), NeuralRegressor()):
         with pytest.raises(NotFittedError):
             estimator.to_onnx()
+
+
+def test_a_row_of_the_losses_is_the_loss_of_its_name(random: np.random.Generator) -> None:
+    X = random.normal(size=(M, 3))
+    for name in ("huber", "poisson"):
+        made = [
+            clone(MLPRegressor(loss, (4,), max_iter=1, random_state=0)).fit(X, X[:, 0] ** 2)
+            for loss in (name, LOSSES[name])
+        ]
+        assert made[0].to_onnx() == made[1].to_onnx()
 
 
 def test_an_own_loss_is_refused(random: np.random.Generator) -> None:

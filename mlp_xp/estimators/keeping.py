@@ -332,9 +332,10 @@ def to_mlp(est: Any, device: str | Device) -> MLP:
     """A model that predicts and evaluates as an estimator of a file does."""
     live, kind = current_at_home(est), est._kind()
     network, get = live.recipe.network, live.place.device.get
-    name = LOG_LOSS.get(kind, "squared_error") if est.loss == "log_loss" else est.loss
-    if name not in LOSSES:
-        raise ValueError(f"The estimator's loss is {name!r}, which is no row of LOSSES.")
+    loss = LOG_LOSS.get(kind, "squared_error") if est.loss == "log_loss" else est.loss
+    name = next((key for key, row in LOSSES.items() if loss in (key, row)), None)
+    if name is None:
+        raise ValueError(f"The estimator's loss is {loss!r}, which is no row of LOSSES.")
     model = MLP(
         network.sizes,
         activation=list(network.activations),
