@@ -156,6 +156,12 @@ def test_class_weight_is_the_sample_weight_it_stands_for() -> None:
         MLPClassifier(class_weight="balanced").partial_fit(DIGITS, LABELS, classes=range(10))
 
 
+def test_weights_by_class_of_several_labels_are_refused_with_the_cure() -> None:
+    balanced = MLPClassifier(**FAST, class_weight="balanced").fit(MANY, TAGS)
+    with pytest.raises(ValueError, match=r"expected 'balanced', or .* as sample_weight"):
+        balanced.set_params(class_weight={0: 1, 1: 3}).fit(MANY, TAGS)
+
+
 def test_validation_loss_has_a_curve() -> None:
     est = MLPClassifier(**FAST).fit(DIGITS, LABELS, validation_data=(DIGITS[:50], LABELS[:50]))
     assert len(est.validation_loss_curve_) == 10

@@ -239,6 +239,11 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
         if self.class_weight is None:
             return weights
         if isinstance(self.class_weight, dict):
+            if y.ndim == 2:
+                raise ValueError(
+                    "class_weight holds a weight for each class, but y has several labels an "
+                    "example: expected 'balanced', or the weights of examples as sample_weight."
+                )
             numbers("class_weight", list(self.class_weight.values()))
         by_class = compute_sample_weight(self.class_weight, y)
         return super()._weights(by_class if weights is None else weights * by_class, y, rows)
