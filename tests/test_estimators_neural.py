@@ -147,6 +147,18 @@ def test_sequences_of_different_lengths(layers: Any) -> None:
     np.testing.assert_allclose(est.predict_proba(even), whole[at], rtol=1e-5, atol=1e-6)
 
 
+def test_shorter_sequences_are_asked_for_where_layers_have_weights_for_each_step() -> None:
+    X, y = ragged(60)
+    est = NeuralClassifier("dense:4", layout="sequences", **QUICK).fit(X, y)
+    whole, longest = est.predict_proba(X), max(map(len, X))
+    for i in (0, 3, 5):
+        alone = est.predict_proba([X[i]])
+        np.testing.assert_allclose(alone[0], whole[i], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(est.predict_proba(X[i][None]), alone)
+    with pytest.raises(ValueError, match=rf"fitted to {longest} .* expected no more"):
+        est.predict([np.zeros((longest + 1, 2))])
+
+
 def test_sequences_in_a_table_are_asked_for_as_they_were_fitted(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 12)), np.arange(40) % 2

@@ -265,7 +265,11 @@ class BaseNeural(Exportable, Shares):
     # -- asking --------------------------------------------------------------
 
     def _model(self, given: Rows) -> Sequential:
-        """The model for sequences of this length, with the same parameters."""
+        """The model for sequences of this length, with the same parameters.
+
+        For shorter ones it is that of longer ones, where it has weights for each step and was
+        fitted to sequences that end before the last.
+        """
         if given.shape == self.model_.network.shape and (
             given.lengths == self.model_.network.lengths
         ):
@@ -283,11 +287,15 @@ class BaseNeural(Exportable, Shares):
             )
             slots = [slot._replace(start=0) for slot in other.network.slots]
             if slots != [slot._replace(start=0) for slot in mine.network.slots]:
-                raise ValueError(
-                    f"X has sequences of {given.shape[-1]} steps, but the layers were fitted to "
-                    f"{mine.network.shape[-1]} and have weights for each: expected as many. A "
-                    "recurrent layer or GlobalAvgPool in the place of Flatten takes any number."
-                )
+                ends = mine.network.lengths
+                if not ends or given.shape[-1] > mine.network.shape[-1]:
+                    raise ValueError(
+                        f"X has sequences of {given.shape[-1]} steps, but the layers were fitted "
+                        f"to {mine.network.shape[-1]} and have weights for each: expected "
+                        f"{'no more' if ends else 'as many'}. A recurrent layer or GlobalAvgPool "
+                        "in the place of Flatten takes any number."
+                    )
+                other = mine
             other.preparation = mine.preparation
             self._others = {key: other}
         other._run = self.model_._run
@@ -297,6 +305,9 @@ class BaseNeural(Exportable, Shares):
         check_is_fitted(self, "model_")
         given = rows_of(self, X, reset=False, like=None)
         model = self._model(given)
+        if model.network.shape != given.shape:
+            like = given._replace(shape=model.network.shape, lengths=True)
+            given = rows_of(self, X, reset=False, like=like)
         found: Host = model.device.get(getattr(model, method)(given.table, layout="rows"))
         return found
 
