@@ -269,6 +269,22 @@ def test_a_warm_start_of_another_shape_is_refused() -> None:
         est.set_params(hidden_layer_sizes=(5,)).fit(ROWS, VALUES)
 
 
+def test_a_schedule_that_is_set_is_followed_from_the_next_call_on() -> None:
+    rates: list[float] = []
+    est = MLPRegressor(
+        hidden_layer_sizes=(4,),
+        learning_rate_init=0.01,
+        max_iter=10,
+        callbacks=lambda _, epoch: rates.append(epoch.rate),
+        random_state=0,
+    )
+    for schedule in ("exponential", "exponential", "constant", SCHEDULES["cosine"], "constant"):
+        est.set_params(learning_rate=schedule).partial_fit(ROWS, VALUES)
+    assert rates[1] < rates[0]
+    assert rates[2] == rates[4] == 0.01
+    assert rates[3] not in (0.01, rates[1])
+
+
 def test_plateau_lowers_the_rate_by_what_it_watches() -> None:
     rates: list[float] = []
     MLPRegressor(

@@ -238,6 +238,8 @@ def descend(
     size = _batch_size(est, n)
     check_batches(recipe, size, stacklevel=8)
     per_epoch = -(-n // size)
+    if descent.rates is not None and descent.rates.plan.schedule != schedule:
+        descent.rates = None  # another has been set since
     if schedule is not None and descent.rates is None:
         plan = Plan(est.max_iter, size, (0,), (), schedule)
         descent.rates = Rates(recipe.optimizer.rate, plan, per_epoch)
