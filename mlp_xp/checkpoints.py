@@ -484,9 +484,14 @@ def other_rates(schedule: Schedule, then: int, now: int, per_epoch: int, done: i
 # -- what a schedule remembers --------------------------------------------------
 
 
-def plateau_of(path: Path, stored: Any, n: int, schedule: Schedule) -> Plateau:
+def plateau_of(
+    path: Path,
+    stored: Any,
+    n: int,
+    schedule: Schedule,
+    field: str = "checkpoint['memory']['plateau']",
+) -> Plateau:
     """What a `ReduceOnPlateau` remembers of n networks, from a file."""
-    field = "checkpoint['memory']['plateau']"
     parts = mapping(path, field, stored)
     most = float("inf")
     if isinstance(schedule, ReduceOnPlateau) and schedule.drop <= 1:

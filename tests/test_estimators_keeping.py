@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits, make_multilabel_classification, make_r
 from sklearn.exceptions import NotFittedError
 
 import mlp_xp
-from mlp_xp import ACTIVATIONS, MLP, MLPClassifier, MLPRegressor
+from mlp_xp import ACTIVATIONS, MLP, SCHEDULES, MLPClassifier, MLPRegressor, storage
+from mlp_xp.headers import parsed
 from mlp_xp.optimizers import AdamW
 from mlp_xp.schedules import Cosine, WarmUp
 from mlp_xp.storage import ModelFileError
@@ -88,6 +89,43 @@ def test_what_is_loaded_is_what_was_saved_and_trains_on(name: str, tmp_path: Pat
         est.partial_fit(X, y)
         other.partial_fit(X, y)
     assert_equal(est, other, X)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_schedule_goes_on_as_if_it_had_not_been_written(schedule: str, tmp_path: Path) -> None:
+    y = VALUES / VALUES.std()
+    est = MLPRegressor(**FAST, solver="sgd", learning_rate=schedule, batch_size=50)
+    for _ in range(8):
+        est.partial_fit(ROWS[:50], y[:50])
+    est.save(tmp_path / "model.safetensors")
+    other = MLPRegressor.load(tmp_path / "model.safetensors")
+    for _ in range(8):  # more steps an epoch, and a loss that is no better
+        est.partial_fit(ROWS, 3 * y)
+        other.partial_fit(ROWS, 3 * y)
+    assert_equal(est, other, ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("base", -1.0),
+        ("base", "fast"),
+        ("epochs", 0),
+        ("steps_per_epoch", 1.5),
+        ("steps_per_epoch", None),
+        ("plateau", None),
+        ("plateau", {"best": [1.0], "waited": [-1], "reduction": [1.0]}),
+    ],
+)
+def test_a_file_whose_schedule_cannot_be_is_refused(name: str, wrong: Any, tmp_path: Path) -> None:
+    est = MLPRegressor(**FAST, learning_rate="reduce_on_plateau").partial_fit(ROWS, VALUES)
+    est.save(tmp_path / "model.safetensors")
+    header, tensors = storage.read(tmp_path / "model.safetensors")
+    values = parsed(tmp_path / "model.safetensors", header)
+    values["metadata"]["rates"][name] = wrong
+    storage.write_atomically(tmp_path / "model.safetensors", storage.packed(values, tensors))
+    with pytest.raises(ModelFileError, match="rates"):
+        MLPRegressor.load(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("solver", ["sgd", "lbfgs"])

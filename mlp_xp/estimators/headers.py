@@ -6,12 +6,15 @@ it was written by us.
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from .. import checks
+from ..checkpoints import plateau_of
+from ..fitting import Plan, Rates
 from ..headers import (
     MISUSED,
     ModelFileError,
@@ -27,6 +30,7 @@ from ..headers import (
 )
 from ..network import Network
 from ..optimizers import Optimizer
+from ..schedules import Schedule
 from .arrays import HOST
 from .recipe import network_of, optimizer_of, recipe_of, schedule_of
 
@@ -72,7 +76,7 @@ CURVES = ("loss_curve_", "validation_scores_", "validation_loss_curve_")
 PROGRESS = ("t_", "_no_improvement_count", "best_loss_", "best_validation_score_")
 NEEDED = ("n_layers_", "n_outputs_", "n_features_in_", "n_iter_")
 # these have checks of their own
-OTHERS = ("began", "classes", "targets", "feature_names_in_", "preparation")
+OTHERS = ("began", "rates", "classes", "targets", "feature_names_in_", "preparation")
 
 
 def check_facts(path: Path, facts: Mapping[str, Any], classifies: bool) -> None:
@@ -125,6 +129,24 @@ def check_progress(path: Path, facts: Mapping[str, Any], curves: Mapping[str, An
     watched = "best_loss_" if curves["validation_scores_"] is None else "best_validation_score_"
     if facts[watched] is None:
         raise refusal(path, f"metadata[{watched!r}]", None, "a number")
+
+
+def rates_of(path: Path, stored: Any, schedule: Schedule | None) -> Rates:
+    """How the calls of `partial_fit` go on with a schedule of the core."""
+    field = "metadata['rates']"
+    parts = mapping(path, field, stored)
+    base: Any = parts.get("base")
+    if schedule is None or not number(base) or not 0 < base < float("inf"):
+        raise refusal(path, field, stored, "the rate that a schedule of the core multiplies")
+    counts = [parts.get(name) for name in ("epochs", "steps_per_epoch")]
+    epochs, steps = (count(path, field, value) for value in counts)
+    if not epochs * steps:
+        raise refusal(path, field, stored, "one epoch of one step, at least")
+    rates = Rates(base, Plan(epochs, 1, (0,), (), schedule), steps)
+    if rates.plateau is not None:
+        stored, where = parts.get("plateau"), f"{field}['plateau']"
+        rates.plateau = plateau_of(pathlib.Path(path), stored, 1, schedule, where)
+    return rates
 
 
 def _check_classes(path: Path, facts: Mapping[str, Any]) -> None:
@@ -230,4 +252,11 @@ def check_tensors(
     check_finite(path, tensors)
 
 
-__all__ = ["check_facts", "check_model", "check_parameters", "check_progress", "check_tensors"]
+__all__ = [
+    "check_facts",
+    "check_model",
+    "check_parameters",
+    "check_progress",
+    "check_tensors",
+    "rates_of",
+]

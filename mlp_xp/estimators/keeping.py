@@ -39,10 +39,11 @@ from .headers import (
     check_model,
     check_parameters,
     check_progress,
+    rates_of,
 )
 from .live import current_at_home, flat
 from .objective import LOG_LOSS
-from .recipe import ACTIVATION_NAMES, family_of, optimizer_of, out_activation
+from .recipe import ACTIVATION_NAMES, family_of, optimizer_of, out_activation, schedule_of
 from .solvers import Descent
 
 SESSION = ("device", "callbacks", "processes")
@@ -173,6 +174,14 @@ def facts_of(est: Any, descent: Descent | None) -> dict[str, Any]:
         facts["feature_names_in_"] = est.feature_names_in_.tolist()
     if descent is not None:
         facts |= {"learning_rate": descent.learning_rate, "began": descent.began}
+        rates = descent.rates
+        if rates is not None and rates.plan.schedule == schedule_of(est._parameters()):
+            facts["rates"] = {
+                "base": float(rates.base),
+                "epochs": int(rates.plan.epochs),
+                "steps_per_epoch": rates.steps_per_epoch,
+                "plateau": None if rates.plateau is None else rates.plateau._asdict(),
+            }
     if hasattr(est, "preparation_"):
         facts["preparation"] = est.preparation_.to_json()
     binarizer = getattr(est, "_label_binarizer", None)
@@ -215,8 +224,10 @@ def load(cls: type[Any], path: str | os.PathLike[str], device: str | Device | No
         n_moments = sum(name.startswith("moment") for name in tensors)
         moments = tuple(put(tensors[f"moment{i + 1}"]) for i in range(n_moments))
         rate, began = facts["learning_rate"], facts["began"]
-        family = family_of(optimizer_of(est._parameters()))
-        est._optimizer = Descent(moments, values["step"], rate, began, family=family)
+        parameters = est._parameters()
+        family, schedule = family_of(optimizer_of(parameters)), schedule_of(parameters)
+        rates = rates_of(path, facts["rates"], schedule) if "rates" in facts else None
+        est._optimizer = Descent(moments, values["step"], rate, began, rates, family)
     if "best" in tensors:
         est._best = (put(tensors["best"]), put(tensors["best_running"]))
     return est
