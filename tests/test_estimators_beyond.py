@@ -388,6 +388,9 @@ def test_a_mix_of_arrays_is_refused(torch: Any) -> None:
         MLPRegressor().fit(X, VALUES)
     with pytest.raises(TypeError, match="expected both of one library"):
         MLPRegressor().fit(ROWS, y)
+    for one, other in (((X, y), (ROWS, VALUES)), ((ROWS, VALUES), (X, y))):
+        with pytest.raises(TypeError, match=r"X of validation_data is of .* of one library"):
+            MLPRegressor().fit(*one, validation_data=other)
     with pytest.raises(TypeError, match="expected NumPy arrays, or arrays that are on that"):
         MLPRegressor(device="cpu").fit(X, y)
     with pytest.raises(ValueError, match="must use the same namespace"):

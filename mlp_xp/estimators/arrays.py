@@ -129,13 +129,19 @@ def follow(name: str, value: Any, X: Any, place: Place, lenient: bool) -> npt.ND
     """
     if value is None:
         return None
-    if not same_place(X, value) and not lenient:
+    if not lenient:
+        check_together(name, value, X, place)
+    return to_host(value) if is_foreign(value) else value
+
+
+def check_together(name: str, value: Any, X: Any, place: Place) -> None:
+    """Raise TypeError for what is of another library than X, or on another device."""
+    if not same_place(X, value):
         kind = library(device_of(value).xp) if is_foreign(value) else type(value).__name__
         raise TypeError(
             f"X is an array of {library(place.home.xp)} on {place.home.name!r}, but {name} is of "
             f"{kind}: expected both of one library and on one device. Convert {name} first."
         )
-    return to_host(value) if is_foreign(value) else value
 
 
 class SparseRows:

@@ -38,7 +38,7 @@ from ..optimizers import OPTIMIZERS
 from ..schedules import SCHEDULES
 from ..training import CHUNK, Data, Step, stepper
 from ..types import Array, Layer, State
-from .arrays import HOST, Place, SparseRows, dtype_name, follow, place_of
+from .arrays import HOST, Place, SparseRows, check_together, dtype_name, follow, place_of
 from .data import (
     check_data,
     check_place,
@@ -496,6 +496,7 @@ class BaseMLP(Exportable, Shares):
                 f"between 0.0 and 1.0, but a {type(validation_data).__name__} was given."
             )
         X, y, w = (*validation_data, None)[:3]
+        check_together("X of validation_data", X, self.coefs_[0], place)
         lenient = bool(get_config()["array_api_dispatch"])
         y, w = (follow(name, v, X, place, lenient) for name, v in (("y", y), ("weights", w)))
         rows, y = check_data(self, X, y, place_of(X, self.device), False)
