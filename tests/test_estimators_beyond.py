@@ -374,6 +374,17 @@ def test_weights_are_taken_in_the_dtype_of_the_rows(backend: Backend) -> None:
             np.testing.assert_allclose(array, wanted, rtol=1e-3, atol=1e-3)
 
 
+def test_rows_in_float16_are_taken_in_float64(backend: Backend) -> None:
+    if "strict" in backend.name:
+        pytest.skip("the standard has no float16")
+    X, y = DIGITS.astype(np.float16), LABELS
+    reference = MLPClassifier(**FAST).fit(X, y)
+    est = MLPClassifier(**FAST).fit(backend.asarray(X), backend.asarray(y))
+    found = backend.get(est.predict_proba(backend.asarray(X)))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, reference.predict_proba(X), rtol=1e-6, atol=1e-8)
+
+
 def test_sparse_rows_are_trained_on_any_device(backend: Backend) -> None:
     from scipy.sparse import csr_array
 

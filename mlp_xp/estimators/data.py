@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import _check_n_features, _check_sample_weight, validate_data
 
-from ..checks import check_total, is_frame
+from ..checks import DTYPES, check_total, is_frame
 from ..exchange import is_foreign, library, plain, unmasked
 from ..hardware import Device
 from ..types import Array
@@ -200,7 +200,7 @@ def check_foreign(est: Any, X: Array, place: Place, reset: bool) -> Array:
     _check_n_features(est, np.empty((1, X.shape[1])), reset=reset)
     if reset:
         est.__dict__.pop("feature_names_in_", None)  # of the frame of another fit
-    if not xp.isdtype(X.dtype, "real floating"):
+    if dtype_name(X) not in DTYPES:
         X = xp.astype(X, xp.float64)
     if not bool(xp.all(xp.isfinite(X))):
         raise ValueError("Input X contains NaN or infinity.")
