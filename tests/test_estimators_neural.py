@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -346,6 +349,26 @@ def test_a_tensor_with_a_graph_or_in_bfloat16_is_a_tensor(torch: Any, layout: st
     if layout == "sequences":
         several = [torch.tensor(x, requires_grad=True) for x in X]
         np.testing.assert_allclose(est.fit(several, y).predict(several), expected, rtol=1e-4)
+
+
+def test_labels_of_torch_are_labels_where_scikit_learn_takes_arrays_of_any_library(
+    torch: Any,
+) -> None:
+    code = """
+import sklearn, torch
+from mlp_xp import NeuralClassifier
+
+X = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(20, 2)
+y = torch.arange(20) % 2
+est = NeuralClassifier("dense:4", epochs=2, random_state=0)
+expected = est.fit(X, y).predict_proba(X)
+with sklearn.config_context(array_api_dispatch=True):
+    found = est.fit(X, y, validation_data=(X, y)).predict_proba(X)
+    assert (found == expected).all()
+    assert 0 <= est.score(X, y) <= 1
+"""
+    environment = {**os.environ, "SCIPY_ARRAY_API": "1"}  # read when SciPy is imported
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_masked_steps_and_labels_are_refused() -> None:

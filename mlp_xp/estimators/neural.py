@@ -515,6 +515,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
 
     def _targets(self, y: Any, given: Rows) -> Targets:
         unmasked("y", y)
+        y = hosted(y)
         check_classification_targets(y)
         if type_of_target(y) == "multilabel-indicator":
             values = check_array(y, accept_sparse=False)
@@ -555,7 +556,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
         unmasked("y", y)
-        values: Host = np.asarray(y)
+        values: Host = np.asarray(hosted(y))
         check_consistent_length(given.table, values)
         return values
 
