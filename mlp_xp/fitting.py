@@ -436,6 +436,7 @@ def weighted_mean(
     losses: npt.NDArray[np.float64], share: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """Σ share · losses / Σ share over the batches, the last axis."""
+    losses = np.ascontiguousarray(losses)  # so that each network's are added up as if alone
     return np.asarray(np.sum(losses * share, axis=-1) / np.sum(share, axis=-1))
 
 

@@ -23,6 +23,7 @@ from mlp_xp import (
 )
 from mlp_xp.devices import device as find_device
 from mlp_xp.draws import Purpose, dropout_bits, permutation
+from mlp_xp.fitting import weighted_mean
 from mlp_xp.layers import BatchNorm, Dense, Flatten, LayerNorm, Reshape, Residual
 from mlp_xp.schedules import ReduceOnPlateau
 from mlp_xp.training import shuffled
@@ -155,6 +156,13 @@ def test_many_networks_at_once_equal_as_many_trainings(
             backend.get(together.predict(X))[k], backend.get(alone.predict(X))
         )
         np.testing.assert_allclose(together.evaluate(X, y).loss[k], alone.evaluate(X, y).loss)
+
+
+def test_the_loss_of_an_epoch_is_that_of_each_network_alone_to_the_bit(random: Random) -> None:
+    by_batch, share = random.normal(size=(300, 3)), np.array([10.0] * 299 + [7.0])
+    for together in (by_batch.T, np.ascontiguousarray(by_batch.T)):
+        alone = [weighted_mean(losses.copy(), share) for losses in together]
+        assert np.array_equal(weighted_mean(together, share), alone)
 
 
 def test_the_last_smaller_batch_counts(random: Random) -> None:
