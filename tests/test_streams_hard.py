@@ -295,6 +295,8 @@ def test_what_does_not_fit_the_model_is_said_before_training() -> None:
         stream(np.ma.masked_greater(X, 5), y)
     with pytest.raises(DataError, match=r"the targets have shape \(10,\), but X has 2,000"):
         stream(X, y[:10])
+    with pytest.raises(DataError, match=r"dtype object, but .* may be text, \.astype\(str\)"):
+        stream(X, np.array(["a", None] * (M // 2), object))
 
 
 def test_numbers_too_large_to_be_scaled_are_refused() -> None:
@@ -308,7 +310,13 @@ def test_numbers_too_large_to_be_scaled_are_refused() -> None:
 
 def test_estimators_and_all_else_name_what_takes_streams() -> None:
     pytest.importorskip("sklearn")
-    from mlp_xp import MLPClassifier, MLPRegressor, NeuralClassifier, check_gradients
+    from mlp_xp import (
+        MLPClassifier,
+        MLPRegressor,
+        NeuralClassifier,
+        NeuralRegressor,
+        check_gradients,
+    )
 
     with pytest.raises(TypeError, match="MLP and Sequential take it"):
         MLPClassifier().fit(arrays(), y)
@@ -318,7 +326,20 @@ def test_estimators_and_all_else_name_what_takes_streams() -> None:
         with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
             estimator.fit(X)
     for estimator in (MLPClassifier(), MLPRegressor()):
+        with pytest.raises(TypeError, match="MLP and Sequential take it"):
+            estimator.partial_fit(arrays())
+        with pytest.raises(ValueError, match="requires y to be passed, but the target y is None"):
+            estimator.partial_fit(X)
         with pytest.raises(ValueError, match="every is -1"):
             estimator.fit(X, y, every=-1)
+    fitted = [
+        MLPClassifier().partial_fit(X, y, classes=[0, 1, 2]),
+        MLPRegressor().partial_fit(X, y),
+    ]
+    for kind in (NeuralClassifier, NeuralRegressor):
+        fitted.append(kind("dense:3", epochs=1).fit(X, y))
+    for estimator in fitted:
+        with pytest.raises(TypeError, match="MLP and Sequential take it"):
+            estimator.score(arrays())
     with pytest.raises(TypeError, match="MLP and Sequential take it"):
         check_gradients(MLP(SIZES), arrays(), y)

@@ -254,7 +254,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
     def partial_fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: Any = None,
         classes: Any = None,
         *,
@@ -281,7 +281,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
                 "class_weight 'balanced' is not supported for partial_fit, which sees a part of "
                 "the examples only. Pass the weights: compute_class_weight('balanced', ...)."
             )
-        self._first_classes(y, classes)
+        if y is not None:  # else `_fit` says what is wrong
+            self._first_classes(y, classes)
         return self._fit(X, y, sample_weight, validation_data, once=True)
 
     # -- predicting --------------------------------------------------------------
@@ -320,7 +321,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
             return self.classes_[place.device.get(chosen)]
         return xp.take(self.classes_, chosen)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy of predict(X) with respect to y."""
         sample_weight = numbers("sample_weight", sample_weight)
         if not is_foreign(X):
@@ -435,7 +436,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped ba
 
     @available_if(lambda est: est._check_solver())  # type: ignore[untyped-decorator]  # scikit-learn's
     def partial_fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, validation_data: Any = None
     ) -> Self:
         """Update the model with a single epoch over the given examples.
 
@@ -456,7 +457,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]  # untyped ba
         """Values (n_samples,), or (n_samples, n_outputs)."""
         return self._answer(X, "predict", _values)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """R² of predict(X) with respect to y."""
         y, sample_weight = numbers("y", y), numbers("sample_weight", sample_weight)
         if not is_foreign(X):

@@ -573,7 +573,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
         P = self._asked(X, "predict_proba")
         return np.hstack([1 - P, P]) if self.model_.loss.kind == "binary" else P
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy of predict(X) with respect to y."""
         return float(super().score(X, y, numbers("sample_weight", sample_weight)))
 
@@ -611,7 +611,7 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
         """Values: (n_samples,), or (n_samples, n_outputs)."""
         return self._asked(X, "predict")
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """R² of predict(X) with respect to y."""
         weights = numbers("sample_weight", sample_weight)
         return float(super().score(X, numbers("y", y), weights))
