@@ -143,6 +143,8 @@ def _check_archive(path: Path, members: Iterable[zipfile.ZipInfo]) -> None:
 
 def decoded(where: str, labels: Rows) -> Rows:
     """Labels as text, which HDF5 keeps as bytes of UTF-8; others as they are."""
+    if labels.dtype.kind in "OT":  # text, or bytes, of lengths of their own
+        labels = np.asarray(labels.tolist())
     if labels.dtype.kind != "S":
         return labels
     try:

@@ -385,6 +385,68 @@ def test_a_model_for_a_stream_is_that_for_its_table() -> None:
     assert prepare(stream((X * 10).clip(0, 255).astype(np.uint8), y)).inputs.offset == 0
 
 
+def _hdf5_text(folder: Path, words: Any) -> tuple[Any, dict[str, Any]]:
+    import h5py
+
+    with h5py.File(folder / "d.h5", "w") as file:
+        file["X"] = X
+        file.create_dataset("y", data=words.astype(object), dtype=h5py.string_dtype())
+    return folder / "d.h5", {"target": "y"}
+
+
+def _zarr_text(folder: Path, words: Any) -> tuple[Any, dict[str, Any]]:
+    import zarr
+
+    group = zarr.open_group(folder / "d.zarr", mode="w")
+    group.create_array("X", shape=X.shape, dtype=X.dtype, chunks=(100, N))[:] = X
+    group.create_array("y", shape=(M,), dtype=str, chunks=(300,))[:] = words
+    return folder / "d.zarr", {"target": "y"}
+
+
+TEXTS: dict[str, tuple[str, Callable[[Path, Any], tuple[Any, dict[str, Any]]]]] = {
+    "hdf5": ("h5py", _hdf5_text),
+    "zarr": ("zarr", _zarr_text),
+    "a column of pandas": ("pandas", lambda _, words: (X, {"target": _series(words)})),
+    "objects": ("numpy", lambda _, words: (X, {"target": words.astype(object)})),
+    "NumPy's text of any length": ("numpy", lambda _, words: (X, {"target": words.astype("T")})),
+}
+
+
+def _series(words: Any) -> Any:
+    import pandas
+
+    return pandas.Series(words)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_labels_are_text_of_any_length(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    library, made = TEXTS[kind]
+    need(request, library)
+    words = np.array(["süß", "no", "perhaps"])[y]
+    source, arguments = made(tmp_path, words)
+    data, plain = (stream(*of, memory="10MB") for of in ((source, *arguments.values()), (X, words)))
+    assert data.found.labels == ("no", "perhaps", "süß")
+    make = {"hidden": (4,), "seed": 0}
+    model, other = (model_for(of, **make).fit(of, epochs=1, **QUIET) for of in (data, plain))
+    same(model, other)
+    assert np.array_equal(
+        np.concatenate(list(model.predict(data))), other.predict(X, layout="rows")
+    )
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", ">i4"])
+def test_numbers_are_of_either_byte_order(dtype: str, tmp_path: Path) -> None:
+    for name, array in (("X", X.astype(dtype)), ("y", y.astype(">i8")), ("w", w.astype(">f4"))):
+        np.save(tmp_path / f"{name}.npy", array)
+    target, weight = tmp_path / "y.npy", tmp_path / "w.npy"
+    data = stream(tmp_path / "X.npy", target, weight=weight, memory=MEMORY)
+    model = MLP(SIZES).fit(data, epochs=1, batch_size=64, **QUIET)
+    other = stream(X.astype(dtype[1:]), y, weight=w, memory=MEMORY)
+    same(model, MLP(SIZES).fit(other, epochs=1, batch_size=64, **QUIET))
+
+
 def test_columns_of_a_later_stream_are_found_by_the_names_of_training(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     path, options = _parquet(tmp_path)

@@ -70,6 +70,11 @@ class DaskArray:
     """A Dask array, computed block by block."""
 
     def __init__(self, array: Any) -> None:
+        if not hasattr(array, "chunks"):
+            raise DataError(
+                "a column of a Dask data frame does not know its number of rows: name it as the "
+                "target of its frame, or call its to_dask_array(lengths=True) first."
+            )
         self.array, self.shape, self.dtype = array, tuple(array.shape), array.dtype
         if any(math.isnan(n) for n in self.shape):
             raise DataError(
@@ -112,7 +117,7 @@ class Arrays(Source):
                     f"{name}: the targets have shape {tuple(y.shape)}, but expected ({m},) or "
                     f"({m}, n_targets)."
                 )
-            if y.dtype.kind not in "biufUST":
+            if not _is_text(y.dtype):
                 _numbers(name, "the targets", y.dtype)
         if weights is not None:
             _numbers(name, "the weights", weights.dtype)
@@ -213,12 +218,18 @@ def _chunk_rows(array: Any) -> int:
     return int(chunks[0]) if chunks else 1
 
 
+def _is_text(dtype: np.dtype[Any]) -> bool:
+    """Whether it is of text; that of HDF5, where lengths differ, is of objects, and says it."""
+    said: Any = dtype.metadata or {}
+    return dtype.kind in "UST" or said.get("vlen") in (str, bytes)
+
+
 def _numbers(name: str, what: str, dtype: Any) -> np.dtype[Any]:
     found: np.dtype[Any] = np.dtype(dtype)
     if found.kind not in "biuf":
         raise DataError(
             f"{name}: {what} have dtype {found}, but expected numbers. Write them as such; labels "
-            "may be text."
+            "may be text, .astype(str)."
         )
     return found
 

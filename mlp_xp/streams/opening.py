@@ -143,6 +143,11 @@ def _tables(
 def _array(given: Any) -> Any:
     """Targets or weights beside an array: an array, or that of a .npy file."""
     unmasked("an array beside it", given)
+    if hasattr(given, "to_numpy"):  # a column of a data frame
+        given = given.to_numpy()
+    if isinstance(given, np.ndarray) and given.dtype.kind == "O":
+        text = all(isinstance(label, str) for label in given.flat)
+        return given.astype(str) if text else given
     if given is None or (hasattr(given, "shape") and hasattr(given, "dtype")):
         return given
     if isinstance(given, str | os.PathLike):

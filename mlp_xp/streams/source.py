@@ -137,7 +137,7 @@ def not_finite(source: Source, rows: Rows, start: int) -> DataError | None:
     if rows.dtype.kind != "f":
         return None
     with np.errstate(all="ignore"):  # one sum finds nearly all: where it is finite, so are they
-        if np.isfinite(np.sum(rows, dtype=rows.dtype)):
+        if np.isfinite(np.sum(rows)):
             return None
     bad = ~np.isfinite(rows)
     if not bad.any():
