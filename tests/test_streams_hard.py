@@ -202,6 +202,7 @@ def test_a_bad_cell_is_named_with_file_column_and_row(
         (["text"] * 300, r"h\.parquet, column 'b' holds text \(string\).*load_table"),
         (np.zeros(300, "M8[s]"), r"column 'b' holds timestamp"),
         ([{"a": 1}] * 300, r"column 'b' holds struct"),
+        ([[[1, 2]]] * 300, r"column 'b' holds list<.*list<"),
     ]
     for cells, message in cases:
         path = table_of(tmp_path, a=good, b=cells, y=np.arange(300) % 2)
@@ -215,6 +216,8 @@ def test_a_bad_cell_is_named_with_file_column_and_row(
         stream(path, "y", memory=2_000)
     with pytest.raises(DataError, match="has no column 'z'"):
         stream(path, "z")
+    with pytest.raises(DataError, match="'a' is named in features and in drop"):
+        stream(path, "y", features=["a"], drop="a")
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     with pytest.raises(DataError, match="cannot be read"):
@@ -222,6 +225,29 @@ def test_a_bad_cell_is_named_with_file_column_and_row(
     path.write_bytes(whole[:200] + bytes(100) + whole[300:])
     with pytest.raises(DataError, match=r"h\.parquet, row group 0, cannot be read"):
         _ = stream(path, "y").found
+
+
+def test_files_of_one_table_have_the_same_columns(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    need(request, "pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
+    first = pyarrow.table({"a": np.arange(300.0), "b": np.arange(300), "y": np.arange(300) % 2})
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    pyarrow.parquet.write_table(first, tmp_path / "a.parquet")
+    other = tmp_path / "deep" / "er" / "other.parquet"
+    everything = str(tmp_path / "**" / "*.parquet")
+    fields = [field.with_nullable(False) for field in first.schema]
+    pyarrow.parquet.write_table(first.cast(pyarrow.schema(fields)), other)
+    assert stream(everything, "y").m == 600
+    pyarrow.parquet.write_table(first.set_column(1, "b", [np.arange(300.0)]), other)
+    with pytest.raises(DataError, match=r"column 'b' holds double, but int64 in .*a\.parquet"):
+        stream(everything, "y")
+    pyarrow.parquet.write_table(first.select(["b", "a", "y"]), other)
+    with pytest.raises(DataError, match=r"has other columns than .*: expected the same, 'a', 'b'"):
+        stream(everything, "y")
 
 
 def test_a_file_that_lies_or_changes_is_refused(tmp_path: Path) -> None:

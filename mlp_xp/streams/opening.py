@@ -64,7 +64,7 @@ def _opened(
     if isinstance(source, str | os.PathLike):
         path = Path(source)
         if glob.has_magic(str(source)) and not path.exists():
-            source = [Path(name) for name in sorted(glob.glob(str(source)))]
+            source = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]
             if not source:
                 raise DataError(f"no file is named {path}.")
         else:

@@ -37,6 +37,9 @@ def chosen(
         if column not in names:
             raise DataError(f"{name} has no column {column!r}; its columns are {listed(names)}.")
     check_targets(name, target, drop)
+    for column in features or ():
+        if column in drop:
+            raise DataError(f"{name}: {column!r} is named in features and in drop: choose one.")
     others = [c for c in names if c not in target and c not in drop and c not in beside]
     found = tuple(others if features is None else features)
     if not found:
@@ -84,11 +87,7 @@ class Parquet(Source):
                 raise unreadable(str(path), "as Parquet", error) from error
             if schema is None:
                 schema = found
-            elif not found.equals(schema):
-                raise DataError(
-                    f"{path} has other columns than {paths[0]}: expected the same names and kinds, "
-                    f"{listed(schema.names)}, but it has {listed(found.names)}."
-                )
+            _check_alike(paths[0], schema, path, found)
             if min(rows, default=0) < 0:
                 raise DataError(f"{path} announces a row group of {min(rows)} rows.")
             self.groups += [(i, j) for j, n in enumerate(rows) if n]
@@ -227,14 +226,29 @@ def _held(group: Any, used: set[str | None]) -> int:
     return total
 
 
+def _check_alike(first: Path, schema: Any, path: Path, found: Any) -> None:
+    """Raise `DataError` where a file has not the columns of the first, in name, order and kind."""
+    if found.names != schema.names:
+        raise DataError(
+            f"{path} has other columns than {first}: expected the same, {listed(schema.names)}, "
+            f"but it has {listed(found.names)}."
+        )
+    for column, kind, other in zip(schema.names, schema.types, found.types, strict=True):
+        if other != kind:
+            raise DataError(
+                f"{path}, column {column!r} holds {other}, but {kind} in {first}: expected the "
+                "same kind in all files. Write it anew with that."
+            )
+
+
 def _dtype(name: str, column: str, kind: Any) -> np.dtype[Any]:
     """The dtype of a column's numbers; `DataError` for what holds none."""
     from pyarrow import types
 
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _dtype(name, column, kind.value_type)
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
-        found: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    cell = kind.value_type if lists else kind
+    if types.is_integer(cell) or types.is_floating(cell) or types.is_boolean(cell):
+        found: np.dtype[Any] = np.dtype(cell.to_pandas_dtype())
         return found
     text = types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
     what = f"text ({kind})" if text else f"{kind}"
