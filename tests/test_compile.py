@@ -233,6 +233,21 @@ def test_sums_in_parts_are_written_where_they_belong(axis: int, target: Any) -> 
         np.testing.assert_allclose(mine, theirs, **tolerance("float64", 8192))
 
 
+@pytest.mark.parametrize("n", [5, LONG + 1])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_sum_that_is_wanted_in_two_places_is_made_once(n: int, axis: int, target: Any) -> None:
+    def formula(xp: Any, x: Any) -> list[Any]:
+        total = xp.sum(x * x, axis=axis, keepdims=True)
+        return [xp.concat([xp.sum(x, axis=axis, keepdims=True), total], axis=axis), x / total]
+
+    x = np.random.default_rng(0).normal(size=(2, n) if axis else (n, 2))
+    program, _ = Function(formula, "float64", target=target).program([x])
+    for mine, theirs in zip(_poisoned(program), formula(np, x), strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", n))
+    loops = [item for item in program.fusion.items if isinstance(item, Loop)]
+    assert sum(len(loop.sums) for loop in loops) == 2
+
+
 def test_of_several_copies_of_a_view_that_of_the_most_steps_is_read(target: Any) -> None:
     def formula(xp: Any, x: Any) -> list[Any]:
         turned = xp.matrix_transpose(x)
