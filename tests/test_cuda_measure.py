@@ -105,6 +105,26 @@ def test_the_score_of_constant_targets_and_of_scores_that_are_no_numbers(cupy: A
         assert float(found[1]) == right / 4
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_r2_of_equal_targets_is_0_or_1_whatever_they_weigh(
+    cupy: Any, random: np.random.Generator, dtype: str, weighted: bool
+) -> None:
+    """Their mean is not always theirs to the last bit, so that the spread is more than 0."""
+    from mlp_xp.fast.cupy_kernels import KERNELS
+
+    for value in (0.1, -7.3, 1e5, 0.0):
+        for m in (3, 100, 777):
+            T, weights = np.full((1, m), value, dtype), None
+            if weighted:
+                weights = random.uniform(0.1, 1, m).astype(dtype)
+                T[0, 1], weights[1] = 5.0, 0.0
+            for S, expected in ((T, 1.0), (T + 1, 0.0)):
+                given = [None if a is None else cupy.asarray(a) for a in (S, T, weights, None)]
+                _, score = KERNELS.measure(cupy, LOSSES["squared_error"], *given)
+                assert float(score) == expected
+
+
 def test_a_loss_that_cannot_be_traced_is_measured_by_the_formula(cupy: Any) -> None:
     from mlp_xp.fast.cupy_kernels import KERNELS
     from mlp_xp.fast.launches import KernelWarning

@@ -77,20 +77,38 @@ def measure(dtype: str, loss: Loss, labelled: bool, weighted: bool) -> Source:
 
 
 def explained(dtype: str, loss: Loss, weighted: bool) -> Source:
-    """R² of each output, a block each: two passes, for no digits to cancel."""
+    """R² of each output, a block each: two passes, for no digits to cancel.
+
+    Targets that are all equal are known by the least and the largest of those that weigh
+    something: their mean is not always theirs to the last bit.
+    """
     lines = list[str]()
     prediction = Writer().write(trace(loss.predict, *leaves("s", dtype=dtype)), lines)
     weight = "weights[k * heavy + j]" if weighted else "1"
     loop = f"""
   for (I j = threadIdx.x; j < m; j += blockDim.x) {{
     const T w = {weight}, t = targets[j * example];"""
+    (least, lower), (most, higher) = REDUCTIONS["min"], REDUCTIONS["max"]
     body = f"""
-  __shared__ T scratch[256];
+  __shared__ T scratch[256], lows[256], highs[256];
   const I k = blockIdx.y, r = blockIdx.x;
+  const int i = threadIdx.x;
   const T* scores = S + (k * n + r) * m;
   const T* targets = T_ + k * network + r * unit;
-  T all = 0, sum = 0, spread = 0, error = 0;{loop}
+  T all = 0, sum = 0, spread = 0, error = 0;
+  T low = {least}, high = {most};{loop}
     all += w; sum += w * t;
+    if (!(w > (T)0)) continue;
+    low = {lower.format("low", "t")};
+    high = {higher.format("high", "t")};
+  }}
+  lows[i] = low;
+  highs[i] = high;
+  for (int half = blockDim.x / 2; half > 0; half /= 2) {{
+    __syncthreads();
+    if (i >= half) continue;
+    lows[i] = {lower.format("lows[i]", "lows[i + half]")};
+    highs[i] = {higher.format("highs[i]", "highs[i + half]")};
   }}
   all = total(all, scratch);
   const T centre = total(sum, scratch) / all;{loop}
@@ -101,8 +119,9 @@ def explained(dtype: str, loss: Loss, weighted: bool) -> Source:
   }}
   spread = total(spread, scratch) / all;
   error = total(error, scratch) / all;
-  const T R2 = spread < (T)tiny ? (T)(error == 0) : 1 - error / spread;
-  if (threadIdx.x == 0) found[k * n + r] = R2;"""
+  if (i > 0) return;
+  const bool equal = lows[0] == highs[0] || spread < (T)tiny;
+  found[k * n + r] = equal ? (T)(error == 0) : 1 - error / spread;"""
     parameters = (
         "const T* S, const T* T_, const T* weights, T* found, "
         "I n, I m, I network, I unit, I example, I heavy, double tiny"
