@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import test_fast_paths as paths
 
-from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS, Activation, Loss
+from mlp_xp import ACTIVATIONS, LOSSES, MLP, OPTIMIZERS, Activation, Loss, Sequential
 from mlp_xp.draws import dropout_bits
+from mlp_xp.layers import Dense
 from mlp_xp.optimizers import Momentum
 from mlp_xp.schedules import ReduceOnPlateau
 from mlp_xp.training import Data, Step
@@ -389,6 +390,27 @@ def test_other_data_can_take_the_place_of_a_steps_own(cupy: Any) -> None:
     step.data = other
     fresh = walk(model, other, state, CupyStep(model._recipe, model.device, other))
     np.testing.assert_array_equal(walk(model, other, state, step)[-1].theta, fresh[-1].theta)
+
+
+@pytest.mark.parametrize("network", ["dense", "traced"])
+def test_a_batch_of_millions_is_launched_in_grids_that_a_device_takes(
+    cupy: Any, network: str
+) -> None:
+    """Of blocks there may be 2³¹ - 1 along x, and 65535 along y and z."""
+    from mlp_xp.fast.launches import Launch
+    from mlp_xp.training import stepper
+
+    m, settings = 65535 * 32 + 1, {"loss": "squared_error", "device": "cuda"}
+    if network == "dense":
+        model: Any = MLP((1, 1, 1), residual=True, **settings)
+    else:
+        model = Sequential(1, [Dense(1)], **settings)
+    rows = cupy.zeros((1, 1), model.dtype)
+    step: Any = stepper(model._recipe, model.device, Data(rows, rows))
+    step._begin(model._run.state)
+    launches = [call for call in step.kind(step, m, True).calls if isinstance(call, Launch)]
+    assert "gather" in {launch.name for launch in launches}
+    assert all(max(launch.launch[2:4]) <= 65535 for launch in launches)
 
 
 @pytest.mark.parametrize("size", [1, 4, 15, 16, 17, 1000])

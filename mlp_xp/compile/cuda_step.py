@@ -147,7 +147,7 @@ class TracedProgram:
             self.replayable = False
         else:
             arguments: tuple[Any, ...] = (X, data.rows, step.inbox, first, n_in, m)
-            tiles = (blocks(n_in, 32), blocks(m, 32), networks)
+            tiles = (blocks(n_in, 32) * blocks(m, 32), networks)
             self.calls.append(Launch(cuda.gather(self.dtype), tiles, (THREADS,), *arguments))
         labelled, n = data.targets.ndim == 1, step.now.shape[-1] - 1
         width = 1 if labelled else n_out

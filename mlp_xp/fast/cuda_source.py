@@ -47,10 +47,11 @@ MAX_SCALARS = 8
 
 def gather(dtype: str) -> Source:
     """m of the batch's examples, from its `first`, as columns (n, m); a block turns 32 of 32
-    features."""
+    features. All blocks of a network lie along x, where there may be 2³¹; elsewhere 65535."""
     body = """
   __shared__ T turned[32][33];
-  const I k = blockIdx.z, i0 = blockIdx.x * (I)32, j0 = blockIdx.y * (I)32;
+  const I k = blockIdx.y, across = (n + 31) / 32, block = blockIdx.x;
+  const I i0 = block % across * 32, j0 = block / across * 32;
   const int x = threadIdx.x % 32, y = threadIdx.x / 32;
   const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start + first;
   for (int q = y; q < 32; q += blockDim.x / 32)

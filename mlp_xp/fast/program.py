@@ -125,7 +125,7 @@ class Program(Products):
             self.replayable = False
         elif not whole:
             arguments: tuple[Any, ...] = (self.X, data.rows, step.inbox, 0, n_in, m)
-            tiles = (blocks(n_in, 32), blocks(m, 32), networks)
+            tiles = (blocks(n_in, 32) * blocks(m, 32), networks)
             self.calls.append(Launch(cuda.gather(self.dtype), tiles, (THREADS,), *arguments))
         if data.weights is not None:
             arguments = (data.weights, step.inbox, self.weight, m)
