@@ -115,6 +115,34 @@ def test_a_step_of_everything_equals_the_specification(
 
 
 @pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("seed", [3, [3, 4]])
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_large_products_of_rows_and_columns_are_right(
+    cupy: Any, precision: str, seed: Any, batch_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matrix of one line lies like its transpose."""
+    from mlp_xp.fast import choice
+
+    monkeypatch.setattr(choice, "SMALL", 0.0)
+    random = np.random.default_rng(0)
+    X, y = random.normal(size=(1, 48)), random.normal(size=48)
+    found = []
+    for name in ("cpu", "cuda"):
+        model = MLP(
+            (1, 5, 1, 6, 1),
+            loss="squared_error",
+            optimizer="sgd",
+            activation="tanh",
+            precision=precision,
+            seed=seed,
+            device=name,
+        )
+        model.fit(X, y, epochs=2, batch_size=batch_size, progress=False)
+        found.append(np.array(model.history["loss"]))
+    np.testing.assert_allclose(*found, rtol=0.01 if on_a_card("cupy") else 1e-4)
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
 def test_training_on_the_device_is_replayed_and_follows_that_on_the_cpu(
     cupy: Any, precision: str
 ) -> None:

@@ -130,6 +130,7 @@ class Products:
             half, launch = in_bfloat16(matrix, pitch)
             self.halves[matrix.data.ptr] = half
             self.calls.append(launch)
+        half = half.reshape(matrix.shape)  # a row lies like a column, and may have been made as one
         return transposed(half) if turned else half
 
     def multiply(
