@@ -143,6 +143,19 @@ def test_large_products_of_rows_and_columns_are_right(
 
 
 @pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("n_out", [32, 33])
+def test_a_predictor_of_any_number_of_outputs_is_the_models(
+    cupy: Any, precision: str, n_out: int
+) -> None:
+    """More than a tile has rows are products of cuBLAS, whose operands are at the precision."""
+    X = np.random.default_rng(0).normal(size=(6, 5)).astype("float32")
+    model = MLP((6, 8, n_out), device="cuda", precision=precision)
+    found = model.predictor(5)(cupy.asarray(X)).get()
+    within = 0.01 if on_a_card("cupy") else 1e-6
+    np.testing.assert_allclose(found, model.predict_proba(X).get(), rtol=0, atol=within)
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
 def test_training_on_the_device_is_replayed_and_follows_that_on_the_cpu(
     cupy: Any, precision: str
 ) -> None:

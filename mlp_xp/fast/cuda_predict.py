@@ -48,12 +48,10 @@ class Plan:
         self.calls: list[Callable[[], object]] = []
         self.first: Callable[[Array], object]
         A = rows if lies == "rows" else rows.T
+        whole = _whole(recipe.network.sizes, self.m, self.K)
         for number, layer in enumerate(layers):
-            n, inner = layer.W.shape[-2:]
-            out = cupy.empty((*self.leading, n, self.m), self.dtype)
-            whole = ours(n, inner, self.m, self.K)
-            whole = whole and (number < len(layers) - 1 or n <= cuda.WIDEST)
-            S = None if whole else cupy.empty_like(out)
+            out = cupy.empty((*self.leading, layer.W.shape[-2], self.m), self.dtype)
+            S = None if whole[number] else cupy.empty_like(out)
             launch = self._launch(number, layer, A, out, S, lies if number == 0 else "columns")
             if S is None and number == 0:
                 self.first = _reading(launch)
@@ -123,6 +121,12 @@ class Plan:
             return False
 
 
+def _whole(sizes: Sequence[int], m: int, K: int) -> list[bool]:
+    """Of each layer, whether product and all after it are one kernel, for m examples."""
+    small = [ours(n, inner, m, K) for inner, n in pairwise(sizes)]
+    return [*small[:-1], small[-1] and sizes[-1] <= cuda.WIDEST]
+
+
 class _Own(threading.local):
     """What a predictor has for each thread: others may predict at the same time."""
 
@@ -155,9 +159,8 @@ def predictor(
     if network.normalization != "none" or network.residual or batch_size is None:
         return None
     K = layers[0].W.shape[0] if layers[0].W.ndim == 3 else 1
-    small = all(ours(n, inner, batch_size, K) for inner, n in pairwise(network.sizes))
-    if recipe.precision == "bfloat16" and not small:  # cuBLAS would want operands in bfloat16
-        return None
+    if recipe.precision == "bfloat16" and not all(_whole(network.sizes, batch_size, K)):
+        return None  # cuBLAS would want operands in bfloat16
     home, dtype = layers[0].W.device, layers[0].W.dtype
     own = _Own()
 
