@@ -50,8 +50,8 @@ def gather(dtype: str) -> Source:
     features. All blocks of a network lie along x, where there may be 2³¹; elsewhere 65535."""
     body = """
   __shared__ T turned[32][33];
-  const I k = blockIdx.y, across = (n + 31) / 32, block = blockIdx.x;
-  const I i0 = block % across * 32, j0 = block / across * 32;
+  const unsigned across = (n + 31) / 32, block = blockIdx.x;
+  const I k = blockIdx.y, i0 = block % across * (I)32, j0 = block / across * (I)32;
   const int x = threadIdx.x % 32, y = threadIdx.x / 32;
   const I* const order = (const I*)inbox->order + k * inbox->pitch + inbox->start + first;
   for (int q = y; q < 32; q += blockDim.x / 32)
