@@ -42,7 +42,7 @@ make_root() {
         --implementation cp --python-version "${version#python}" \
         --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
         --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
-        --target "$root/packages" 'numpy>=2' 'array-api-compat>=1.12' 'safetensors>=0.4' \
+        --target "$root/packages" 'numpy>=2.1' 'array-api-compat>=1.12' 'safetensors>=0.4' \
         'threadpoolctl>=3' 'tqdm>=4.60' 'pytest>=8' 'array-api-strict>=2.4' 'hypothesis>=6'
     # what tests start as sys.executable
     cat > "$root/python" <<END

@@ -14,7 +14,6 @@ import numpy.typing as npt
 from .hardware import Device, DeviceUnavailable
 from .kernels import SPEC
 from .pickling import portable
-from .types import Namespace
 
 LOOKED_AT = 1 << 20  # numbers that are looked at together
 
@@ -25,19 +24,6 @@ class DeviceStatus(NamedTuple):
     name: str
     available: bool
     detail: str
-
-
-def _numpy_namespace() -> Namespace:
-    """NumPy itself, which follows the standard from 2.1 on; its wrapper for 2.0.
-
-    The wrapper imports all of NumPy, numpy.testing and numpy.f2py included, which takes
-    half as long again as NumPy.
-    """
-    if hasattr(np, "astype"):
-        return np
-    import array_api_compat.numpy as xp
-
-    return xp
 
 
 def _numpy_stepper(*arguments: Any) -> Any:
@@ -98,7 +84,7 @@ def _numpy_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _cpu() -> Device:
     return Device(
         "cpu",
-        _numpy_namespace(),
+        np,
         SPEC,
         np.asarray,
         np.asarray,
