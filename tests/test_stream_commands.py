@@ -246,6 +246,14 @@ def test_predictions_of_blocks_are_those_of_arrays(
             )
 
 
+def test_labels_beside_examples_are_no_predictions(run: Run) -> None:  # noqa: F811
+    trained(run, "--labels", "y.npy", data="X.npy")
+    argv = ("predict", "model.safetensors", "X.npy")
+    expected = run(*argv).out
+    assert run(*argv, "--labels", "y.npy").out == expected
+    assert run(*argv, "--labels", "y.npy", "--memory", "200kB").out == expected
+
+
 def test_predictions_that_fail_in_the_middle_leave_no_file(run: Run) -> None:  # noqa: F811
     trained(run, "--labels", "y.npy", data="X.npy")
     broken = X.copy()

@@ -138,7 +138,7 @@ def _predict_stream(
                     titles += map(str, _classes(prepared, part.shape[1]))
                 _check_names(titles, names, args.no_header)
                 header = [] if args.no_header else [titles]
-            columns: list[Any] = [] if raw.targets is None else [raw.targets]
+            columns: list[Any] = [raw.targets] if names else []
             columns += [column for part in parts for column in part.T]
             yield from _csv(header, columns)
             header = []
