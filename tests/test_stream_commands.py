@@ -288,6 +288,11 @@ REFUSED: dict[str, tuple[tuple[object, ...], int, str]] = {
         2,
         "--labels is for a .npy file of examples, but t.parquet is none: see --target",
     ),
+    "a folder of other data": (
+        ("train", "--data", "t.parquet", *only("word"), "--data-dir", "."),
+        2,
+        "--data-dir is the folder of fashion-mnist, not of t.parquet: leave it out",
+    ),
     "words": (
         ("train", "--data", "t.parquet", "--target", "amount"),
         1,

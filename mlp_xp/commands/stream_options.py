@@ -64,6 +64,8 @@ def stream_of(
         usage_error(f"--memory reads a file block by block, but {source} is none: leave it out.")
     if args.missing:
         usage_error("--missing names a word for gaps, but with --memory a table may have none.")
+    if args.data_dir:
+        usage_error(f"--data-dir is the folder of fashion-mnist, not of {source}: leave it out.")
     in_file = Path(source).suffix.lower() == ".npy"
     if args.labels and not in_file:
         usage_error(f"--labels is for a .npy file of examples, but {source} is none: see --target.")
