@@ -30,7 +30,9 @@ WIDE = 256  # columns from which on short lines could be filled up to more than 
 SAMPLE = 1 << 16  # bytes that show how numbers are written; all of a longer header
 LONGEST = 1 << 26  # bytes of a header
 FIELD = 2**31 - 1  # characters of a cell: pandas knows no limit
-DECIMAL_COMMA, DECIMAL_POINT = (re.compile(rf"[-+]?\d+{mark}\d+") for mark in (",", r"\."))
+DECIMAL_COMMA, DECIMAL_POINT = (
+    re.compile(rf"[-+]?\d*{mark}\d+(e[-+]?\d+)?", re.I) for mark in (",", r"\.")
+)
 FIRST_LINE = re.compile(r'(?:(?<![^,;\t|])"[^"]*"|[^\r\n])*')  # whose quotes may hold line ends
 NAMED_SEPARATOR = re.compile(rf'"?sep=([{SEPARATORS}])"?(\r\n?|\n)', re.I)  # Excel's first line
 LEADING_ZEROS = r"[-+]?0\d+"
@@ -367,7 +369,10 @@ def _decimal(head: str, separator: str) -> str:
     """The mark in numbers: a comma where cells show it, and none shows a point."""
     if separator == ",":
         return "."
-    cells = {cell.strip() for cell in re.split(rf"[\r\n{re.escape(separator)}]", head)}
+    header = FIRST_LINE.match(head)
+    assert header is not None  # it matches nothing, too
+    below = re.split(rf"[\r\n{re.escape(separator)}]", head[header.end() :])
+    cells = {cell.strip(' "') for cell in below}
     commas = any(DECIMAL_COMMA.fullmatch(cell) for cell in cells)
     return "," if commas and not any(map(DECIMAL_POINT.fullmatch, cells)) else "."
 

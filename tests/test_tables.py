@@ -108,6 +108,7 @@ def written(frame: Any, how: str) -> bytes:
         "csv": {},
         "csv.gz": {},
         "semicolon.csv": {"sep": ";", "decimal": ","},
+        "quoted.semicolon.csv": {"sep": ";", "decimal": ",", "quoting": 1},
         "tsv": {"sep": "\t"},
         "bom.csv": {"encoding": "utf-8-sig"},
         "utf16.csv": {"encoding": "utf-16", "sep": "\t"},
@@ -119,8 +120,8 @@ def written(frame: Any, how: str) -> bytes:
 
 
 FILES = (
-    *("csv", "csv.gz", "semicolon.csv", "tsv", "bom.csv", "utf16.csv", "quoted.csv", "crlf.csv"),
-    *("parquet", "feather"),
+    *("csv", "csv.gz", "semicolon.csv", "quoted.semicolon.csv", "tsv", "bom.csv", "utf16.csv"),
+    *("quoted.csv", "crlf.csv", "parquet", "feather"),
 )
 
 
@@ -203,6 +204,19 @@ def test_a_name_may_hold_separators_and_the_end_of_a_line(tmp_path: Path) -> Non
     data = load_table(path, "y")
     assert list(data.X.columns) == ["price,\nEUR", "in, all, of, it"]
     assert data.X.to_numpy().tolist() == [[1.5, 2.0], [2.5, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("content", "cells"),
+    [("400.5;x\n1,5;2\n", [1.5, 2.0]), ("a\tb\n1.2e-05\t1,2\n", ["1.2e-05", "1,2"])],
+)
+def test_cells_alone_show_how_numbers_are_written(
+    content: str, cells: list[Any], tmp_path: Path
+) -> None:
+    """Of a header of wave lengths nothing follows; numbers with exponents have marks, too."""
+    (tmp_path / "d.csv").write_text(content)
+    found = load_table(tmp_path / "d.csv").X.iloc[0].tolist()
+    assert found == [float(cells[0]), cells[1]]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
