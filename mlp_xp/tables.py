@@ -255,15 +255,12 @@ def _csv(
         raise DataError(f"{name}: {said}. Is a quote left open?") from None
     if frame.iloc[:, -1].isna().any():  # pandas fills up what is too short
         _check_cells(written)
-    if options["skipinitialspace"]:  # of which those at the end are the other half
-        for column in frame.select_dtypes(["object", "string"]):
-            if column not in copied:  # whose very characters are wanted
-                frame[column] = frame[column].map(_stripped)
+    frame = _unpadded(frame, copied, options)
     for column in labels:
         if column in frame and _are_whole(frame[column]):
             found = _parsed(file, options | {"usecols": [column], "dtype": str})[column].str.strip()
             if found.str.fullmatch(LEADING_ZEROS).any():
-                frame[column] = found
+                frame[column] = found.where(frame[column].notna())
     return frame
 
 
@@ -272,8 +269,32 @@ def _are_whole(values: Any) -> bool:
     return values.dtype.kind in "iuf" and bool((values.dropna() % 1 == 0).all())
 
 
-def _stripped(cell: Any) -> Any:
-    return cell.strip() if isinstance(cell, str) else cell
+def _unpadded(frame: Frame, copied: Sequence[str], options: Mapping[str, Any]) -> Frame:
+    """The same without blanks around words: where there were any, the rest is read again.
+
+    So NA is a gap, and 1.5 beside it a number, wherever blanks stand.
+
+    copied  columns whose very characters are wanted
+    """
+    import pandas
+
+    kept = {name: options[name] for name in ("na_values", "dtype", "decimal")}
+    found = {}
+    for column in frame.select_dtypes(["object", "string"]).columns.difference(copied):
+        cells = _stripped(frame[column])
+        if not cells.equals(frame[column]):
+            text = io.StringIO(cells.to_csv(index=False), newline="")
+            found[column] = pandas.read_csv(text, low_memory=False, **kept)[column]
+    return frame.assign(**found) if found else frame
+
+
+def _stripped(column: Any) -> Any:
+    """Its words without the blanks around them."""
+    import pandas
+
+    if isinstance(column.dtype, pandas.StringDtype):
+        return column.str.strip()
+    return column.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
 
 
 def _check_short(written: _Csv) -> None:

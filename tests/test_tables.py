@@ -237,7 +237,7 @@ def test_a_header_may_be_longer_than_a_sample(encoding: str, end: str, tmp_path:
 
 def test_a_cell_may_be_long(tmp_path: Path) -> None:
     """Also where lines are counted, because their last cells are empty."""
-    path, text = tmp_path / "d.csv", "word " * 50_000
+    path, text = tmp_path / "d.csv", "word " * 50_000 + "end"
     path.write_text(f"x,y\n{text},1\nshort,\n", encoding="utf-8")
     assert load_table(path).X.x.tolist() == [text, "short"]
 
@@ -393,6 +393,29 @@ def test_blanks_round_a_separator_are_of_no_cell(tmp_path: Path) -> None:
     data = load_table(tmp_path / "t.csv", "y")
     assert set(data.y.tolist()) == {"yes", "no"}
     assert [data.X[name].dtype.kind for name in ("a", "b")] == ["i", "f"]
+
+
+@pytest.mark.parametrize(
+    "line", ["{} , {} , {} , {} ", "{} ,{} ,{} ,{} ", "{},{},{},{}", " {}, {}, {}, {}"]
+)
+@pytest.mark.parametrize("order", ["abcy", "ybca"])
+def test_blanks_are_of_no_cell_wherever_they_stand(line: str, order: str, tmp_path: Path) -> None:
+    cells = {
+        "a": [1.5, "   ", 3.5, 4.0] * 3,
+        "b": [True, "  False", "NA ", True] * 3,
+        "c": ["red   ", "blue", "  red", "N/A"] * 3,
+        "y": ["01 ", "02", "NA ", " 10"] * 3,
+    }
+    table = zip(*(cells[name] for name in order), strict=True)
+    lines = [line.format(*order), *(line.format(*row) for row in table)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    data = load_table(tmp_path / "t.csv", "y")
+    assert data.y is not None
+    assert data.y.tolist() == ["01", "02", "10"] * 3
+    found = data.X.astype(object).where(data.X.notna(), None)
+    assert found["a"].tolist() == [1.5, None, 4.0] * 3
+    assert found["b"].tolist() == [True, False, True] * 3
+    assert found["c"].tolist() == ["red", "blue", None] * 3
 
 
 # -- what columns become -------------------------------------------------------------
