@@ -193,9 +193,12 @@ def named_numbers(argument: str, X: Any, names: Sequence[str]) -> Rows:
 
     Needs no library but the frame's own.
     """
-    found = [str(name) for name in getattr(X, "column_names", None) or X.columns]
+    columns = list(getattr(X, "column_names", None) or X.columns)
+    found = [str(column) for column in columns]
     _check_named(argument, found, names)
-    chosen = X.select(list(names)) if hasattr(X, "select") else X[list(names)]
+    own = dict(zip(found, columns, strict=True))  # which may be no text
+    sought = [own[name] for name in names]
+    chosen = X.select(sought) if hasattr(X, "column_names") else X[sought]
     if hasattr(chosen, "to_pandas") and not hasattr(chosen, "to_numpy"):
         chosen = chosen.to_pandas()  # an Arrow table
     rows: Rows = np.asarray(chosen.to_numpy())

@@ -134,13 +134,13 @@ class Preparation:
 
         Y  targets, where the rows are to be trained on: see `Columns.rows`
         """
-        if self.missing and (self.table is not None or names_of(X)):
+        known = set(self.features)
+        named = names_of(X) or (known and known <= set(map(str, _columns(X))))  # 0 is "0"
+        if self.missing and (self.table is not None or named):
             X = without(as_pandas(argument, X), self.missing)
         if self.table is not None:
             return self.table.rows(argument, X, None if Y is None else self.columns_of(Y))
-        if not self.features or not names_of(X):
-            return X
-        return named_numbers(argument, X, self.features)
+        return named_numbers(argument, X, self.features) if self.features and named else X
 
     def finding(self, names: tuple[str, ...], loss: str | None) -> Preparation:
         """The same of a model that was trained on columns of these names, to find them again.
@@ -264,9 +264,14 @@ def _texts(values: Any) -> tuple[str, ...]:
 
 def names_of(X: Any) -> tuple[str, ...]:
     """The names of a data frame's columns; () where there are none, or some are no text."""
-    found: Any = getattr(X, "column_names", None)
-    names = tuple(getattr(X, "columns", ()) if found is None else found)
+    names = _columns(X)
     return names if all(isinstance(name, str) for name in names) else ()
+
+
+def _columns(X: Any) -> tuple[Any, ...]:
+    """What a data frame's columns are called, text or not."""
+    found: Any = getattr(X, "column_names", None)
+    return tuple(getattr(X, "columns", ()) if found is None else found)
 
 
 AS_GIVEN = Preparation(loss="")  # of a model that takes what it is given

@@ -737,6 +737,21 @@ def test_a_table_of_numbers_alone_is_known_by_name_too() -> None:
         model.predict(frame.assign(b=frame["b"].where(frame.index != 1)))
 
 
+@pytest.mark.parametrize(
+    "names", [(0, 1, 2), (1.5, "b", None), (("a", "x"), ("a", "y"), ("b", ""))]
+)
+def test_columns_whose_names_are_no_text_are_found_by_name(names: tuple[Any, ...]) -> None:
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({i: rng.normal(size=90) * 10**i for i in range(3)})
+    frame = frame.set_axis(
+        pandas.MultiIndex.from_tuples(names) if isinstance(names[0], tuple) else names, axis=1
+    )
+    data = load_table(frame, str(frame.columns[2]))
+    model = model_for(data, (8,)).fit(data.X, data.y, epochs=2, progress=False)
+    for order in ([1, 0], [2, 1, 0]):
+        np.testing.assert_array_equal(model.predict(frame.iloc[:, order]), model.predict(data.X))
+
+
 # -- files ---------------------------------------------------------------------------
 
 TASKS: dict[str, tuple[str, tuple[object, ...]]] = {
