@@ -161,12 +161,12 @@ def preparation(path: Path, stored: Any, dtype: str, kind: str) -> Preparation:
             raise refusal(path, field("classes"), found.classes, "labels of one kind")
     for name in ("inputs", "outputs"):
         scale = getattr(found, name)
-        if not _usable(scale, dtype):
+        if not usable(scale, dtype):
             raise refusal(path, field(name), tuple(scale), f"{dtype} numbers to scale by")
     return found
 
 
-def _usable(scale: Scale, dtype: str) -> bool:
+def usable(scale: Scale, dtype: str) -> bool:
     """Whether a scale is of finite numbers, and divides by none that is as good as 0."""
     try:
         with np.errstate(all="ignore"):

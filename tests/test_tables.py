@@ -585,6 +585,28 @@ def test_targets_that_float32_cannot_tell_apart_are_refused() -> None:
     assert model_for(hours).dtype == "float32"
 
 
+@pytest.mark.parametrize("size", [1e-47, 1e45])
+@pytest.mark.parametrize("what", ["column 'a'", "target 'y'"])
+def test_numbers_that_no_file_of_the_dtype_could_scale_are_refused(
+    size: float, what: str, command: Callable[..., Any]
+) -> None:
+    """Such as moments of inertia of molecules, in kg m²."""
+    a = np.random.default_rng(0).normal(size=60)
+    table = pandas.DataFrame({"a": a, "y": 2 * a})
+    table[what[-2]] *= size
+    table.to_csv("t.csv", index=False)
+    options = ("--data", "t.csv", "--target", "y", "--no-progress", "--hidden", "8")
+    code, _, err = command("train", *options)
+    assert code == 1
+    assert f"t.csv, {what}: its numbers are " in err
+    assert "which float32 does not hold" in err
+    assert not Path("model.safetensors").exists()
+    assert command("train", *options, "--dtype", "float64")[0] == 0
+    code, out, _ = command("evaluate", "model.safetensors", "t.csv")
+    assert code == 0
+    assert "R² 0.9" in out
+
+
 # -- at predict ----------------------------------------------------------------------
 
 

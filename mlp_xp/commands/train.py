@@ -32,6 +32,7 @@ from ..losses import LOSSES
 from ..model import Model
 from ..preparation import Examples, default_loss, divide, divide_stream, model_for, prepare
 from ..prepared import NUMBERS, Preparation
+from ..readers import DataError
 from ..report import counted, described
 from ..schedules import SCHEDULES, ReduceOnPlateau
 from ..scoring import balance, fingerprint, judge, measure
@@ -277,6 +278,8 @@ def _made(
         elif args.shape is not None:
             raise ValueError("--shape says how an example lies for --layers: add that, or leave it")
         return model_for(data, options["hidden"], found=prepared, **arguments)
+    except DataError:
+        raise
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         usage_error(error)
 
