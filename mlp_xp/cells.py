@@ -18,6 +18,10 @@ Series: TypeAlias = Any  # a column of a pandas.DataFrame
 Frame: TypeAlias = Any  # a pandas.DataFrame
 Rows: TypeAlias = npt.NDArray[Any]
 
+NO_NUMBER = (
+    "is no number, but the column held numbers in training. Correct it, or leave the row out"
+)
+
 
 class TableError(ValueError):
     """A column that is not what it was, or what it is taken for."""
@@ -78,11 +82,11 @@ def without(frame: Frame, missing: Sequence[str]) -> Frame:
     return frame
 
 
-def is_number(cell: str) -> bool:
-    """Whether text spells a number."""
+def is_number(cell: Any) -> bool:
+    """Whether a cell is a number, or text that spells one; a gap may be one, too."""
     try:
-        float(cell)
-    except ValueError:
+        float("nan" if cell is None else cell)
+    except (TypeError, ValueError):
         return False
     return True
 
@@ -105,8 +109,7 @@ def numbers(argument: str, name: str, column: Series) -> Rows:
         values = pandas.to_numeric(plain, errors="coerce").to_numpy(np.float64, na_value=np.nan)
         bad = np.isnan(values) & ~gaps(column)
         if bad.any():
-            why = "is no number, but the column held numbers in training"
-            raise _fault(argument, name, column, bad, f"{why}. Correct it, or leave the row out")
+            raise _fault(argument, name, column, bad, NO_NUMBER)
     if np.isinf(values).any():
         why = "is infinite, but expected finite numbers and gaps"
         raise _fault(argument, name, column, np.isinf(values), why)
@@ -174,7 +177,7 @@ def named(argument: str, X: Any, names: Sequence[str]) -> Frame:
     if len(frame) == 0:
         raise TableError(f"{argument} has columns, but no rows: there are no examples.")
     frame = frame.iloc[:, [found.index(name) for name in names]]
-    return frame.set_axis(list(names), axis=1).reset_index(drop=True)
+    return frame.set_axis(list(names), axis=1)
 
 
 def _check_named(argument: str, found: Sequence[str], names: Sequence[str]) -> None:
@@ -186,6 +189,15 @@ def _check_named(argument: str, found: Sequence[str], names: Sequence[str]) -> N
                 f"{argument} {how} {name!r}, which the model was trained on: expected the columns "
                 f"{listed(names)} in any order, but found {listed(found)}."
             )
+
+
+def check_numbers(argument: str, X: Any, names: Sequence[str]) -> None:
+    """Raise TableError for the first cell of the named columns that is no finite number."""
+    frame = named(argument, X, names)
+    for name in names:
+        empty = np.isnan(numbers(argument, name, frame[name]))
+        if empty.any():
+            raise no_gap(argument, row_of(frame[name], int(empty.argmax())), name, "a number")
 
 
 def named_numbers(argument: str, X: Any, names: Sequence[str]) -> Rows:
@@ -207,10 +219,12 @@ def named_numbers(argument: str, X: Any, names: Sequence[str]) -> Rows:
             rows = np.where(chosen.isna(), np.nan, rows)
         try:
             rows = rows.astype(np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError):
+            bad = ~np.vectorize(is_number, [bool])(rows)
+            row, column = np.argwhere(bad)[0]
             raise TableError(
-                f"{argument} holds what is no number ({error}), but its columns held numbers in "
-                "training."
+                f"{argument}, row {row + 1}, column {names[column]!r}: "
+                f"{shown(rows[row, column])} {NO_NUMBER}."
             ) from None
     if rows.dtype.kind == "f" and np.isnan(rows).any():
         row, column = np.argwhere(np.isnan(rows))[0]

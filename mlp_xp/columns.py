@@ -410,7 +410,7 @@ class Columns:
         Y  (m, n_outputs) targets, where the rows are to be trained on: then a word is coded by
            the targets of other rows alone
         """
-        frame = named(argument, X, [column.name for column in self.used])
+        frame = named(argument, X, [column.name for column in self.used]).reset_index(drop=True)
         found: dict[str, Rows] = {}
         for kind in (Number, Words, Coded, Date):
             group = [column for column in self.used if isinstance(column, kind)]

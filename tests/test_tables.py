@@ -6,6 +6,7 @@ import datetime
 import gzip
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -757,6 +758,40 @@ def test_a_table_of_numbers_alone_is_known_by_name_too() -> None:
         model.predict(frame.rename(columns={"b": "B"}))
     with pytest.raises(TableError, match="row 2, column 'b' is empty, but the column had no gap"):
         model.predict(frame.assign(b=frame["b"].where(frame.index != 1)))
+    for word in ("oops", None):
+        typed = frame.astype(object)
+        typed.loc[1, "b"], typed.loc[3, "c"] = word, "4O"
+        place = "row 4, column 'c': '4O'" if word is None else "row 2, column 'b': 'oops'"
+        for other in (typed, polars.from_dict(typed.to_dict("list"), strict=False)):
+            with pytest.raises(TableError, match=f"X, {place} is no number"):
+                model.predict(other)
+
+
+@pytest.mark.parametrize("words", [[], ["u", "v"]])
+@pytest.mark.parametrize(("cell", "why"), [("oops", "no number"), ("", "empty"), ("inf", "infin")])
+def test_the_row_of_a_fault_is_that_of_the_file(
+    words: list[str], cell: str, why: str, command: Callable[..., Any]
+) -> None:
+    """Though rows above it have no target, and are left out."""
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame({"a": rng.normal(size=60), "y": ["p", "q"] * 30})
+    frame["w"] = rng.choice(words, 60) if words else rng.normal(size=60)
+    frame.to_csv("t.csv", index=False)
+    assert command("train", "--data", "t.csv", "--target", "y", "--epochs", "1")[0] == 0
+    frame = frame.astype(object)
+    frame.loc[[0, 2], "y"] = ""
+    frame.loc[5, "a"] = cell
+    frame.to_csv("bad.csv", index=False)
+    trials = [
+        ("predict", "model.safetensors", "bad.csv"),
+        ("evaluate", "model.safetensors", "bad.csv"),
+    ]
+    if why == "infin":
+        trials.append(("train", "--data", "bad.csv", "--target", "y"))
+    for argv in trials:
+        code, _, err = command(*argv)
+        assert code == 1
+        assert re.search(f"bad.csv, row 6, column 'a'(: '{cell}')? is {why}", err), err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from .. import report
+from ..cells import check_numbers
 from ..columns import EMPTY
 from ..data import BUILT_IN, VARIABLE, Dataset, Request, load
 from ..devices import device as find_device
@@ -183,6 +184,8 @@ def read_data(
             rows = f"{n:,} row{'s hold words' if n > 1 else ' holds a word'}"
             first = "a gap" if word is None else repr(word)
             warn(f"column {name!r}: {rows} that training did not meet, such as {first}")
+    elif data.table is not None and prepared.features:
+        check_numbers(data.name, data.X, prepared.features)
     return data
 
 
