@@ -247,8 +247,8 @@ def _csv(
         _check_short(written)
     try:
         frame = _parsed(file, options)
-    except UnicodeDecodeError as error:
-        raise _encoding(name, error) from None
+    except UnicodeDecodeError as error:  # which counts from the beginning of a cell
+        raise _encoding(name, _undecoded(written) or error) from None
     except (pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
         _check_cells(written)
         said = str(error).strip().removeprefix("Error tokenizing data. C error: ")
@@ -346,6 +346,16 @@ def _head(file: _File, encoding: str) -> str:
         if len(beginning) >= SAMPLE and error.start > len(beginning) - 4:
             return beginning[: error.start].decode(encoding)
         raise _encoding(name, error) from None
+
+
+def _undecoded(written: _Csv) -> UnicodeDecodeError | None:
+    """The error of the first byte that is none of the file's encoding."""
+    with written.file.open() as content:
+        try:
+            content.read().decode(written.encoding)
+        except UnicodeDecodeError as error:
+            return error
+    return None
 
 
 def _encoding(name: str, error: UnicodeDecodeError) -> DataError:

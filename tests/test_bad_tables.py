@@ -91,7 +91,12 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         Y,
         r"not UTF-8 \(byte 2 is 0xf6\): convert it",
     ),
-    "latin-1 below": ("t.csv", b"a,y\n" + b"x,1\n" * 30000 + b"\xe9,0\n", Y, "not UTF-8 .*iconv"),
+    "latin-1 below": (
+        "t.csv",
+        b"a,y\n" + b"x,1\n" * 30000 + b"\xe9,0\n",
+        Y,
+        r"not UTF-8 \(byte 120004 is 0xe9\): .*iconv",
+    ),
     # -- lines
     "too long": ("t.csv", GOOD + "1,2,3\n", Y, "t.csv, line 22: 3 cells, but the header names 2"),
     "too short": (
