@@ -380,6 +380,34 @@ def test_forks_during_a_training_do_not_stop_it(native: str) -> None:
     assert float(done.stdout.split()[0]) < 1e-2  # products on one thread are rounded otherwise
 
 
+TO_THE_END = """
+import atexit, sys, threading
+import numpy as np
+from mlp_xp import MLP, stream
+
+X, y = np.random.default_rng(0).normal(size=(2000, 6)), np.arange(2000) % 3
+
+def train():
+    if len(sys.argv) > 2:
+        threading.main_thread().join()
+    for data, more in ((X, {"Y": y, "layout": "rows"}), (stream(X, y, memory=50_000), {})):
+        model = MLP((6, 8, 3), seed=[0, 1]).fit(data, epochs=2, progress=False, **more)
+        print(model.epochs_trained, flush=True)
+
+atexit.register(train) if sys.argv[1] == "atexit" else threading.Thread(target=train).start()
+"""
+
+
+@pytest.mark.parametrize("where", [["atexit"], ["thread", "alone"]])
+def test_what_the_main_thread_leaves_behind_trains_to_its_end(
+    where: list[str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", TO_THE_END, *where]
+    known = {**os.environ, "MLP_XP_CACHE": str(tmp_path), "MLP_XP_NATIVE": "compile"}
+    done = subprocess.run(command, env=known, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n2\n", "")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_child_of_a_fork_waits_for_no_property_of_another_thread() -> None:

@@ -22,6 +22,7 @@ ORDER = [
     "extras",
     "meant",
     "cached",
+    "begun",
     "types",
     "pickling",
     "guard",

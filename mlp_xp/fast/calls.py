@@ -7,13 +7,13 @@ tables as a call of Python's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..begun import Begun
 from . import blas, c_source, native
 
 Buffer = npt.NDArray[Any]
@@ -66,11 +66,15 @@ def _compiled(dtype: str, bodies: Sequence[str]) -> dict[Any, int]:
         new.sort(key=lambda body: (-len(body), body))  # units of about as much
         n_units = min(MOST_UNITS, -(-len(new) // LEAST_UNIT))
         units = [new[i::n_units] for i in range(n_units)]
-        with ThreadPoolExecutor(n_units) as pool:
-            libraries = pool.map(lambda unit: native.library(c_source.unit(dtype, unit)), units)
+        sources = [c_source.unit(dtype, unit) for unit in units]
+        libraries = [Begun("compile", partial(native.library, source)) for source in sources]
+        for library in libraries:
+            library.wait()
         for unit, library in zip(units, libraries, strict=True):
             for body in unit:
-                _known[dtype, body] = native.entry(library, c_source.kernel_name(dtype, body))
+                _known[dtype, body] = native.entry(
+                    library.result(), c_source.kernel_name(dtype, body)
+                )
     return {body: _known[dtype, body] for body in bodies}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar, cast
+
+from ..begun import Begun
 
 T = TypeVar("T")
 
@@ -26,21 +28,21 @@ def ahead(
     The item after the next is begun when the next is asked for: what makes them may write them
     into two buffers by turns.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="stream")
+    make = partial(next, items, END)
+    coming = Begun("stream", make)
     try:
-        coming = pool.submit(next, items, END)
         while True:
-            while not wait([coming], PATIENCE).done:
+            while not coming.wait(PATIENCE):
                 check()
             item = coming.result()
             if item is END:
                 return
-            coming = pool.submit(next, items, END)
+            coming = Begun("stream", make)
             yield cast(T, item)
     finally:
         if stop is not None:
             stop.set()
-        pool.shutdown(cancel_futures=True)
+        coming.wait()
 
 
 __all__ = ["ahead"]
