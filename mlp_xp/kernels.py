@@ -224,7 +224,7 @@ def weighted_mean(xp: Namespace, values: Array, weights: Array | None) -> Array:
     return xp.sum(share * values, axis=-1)
 
 
-def _ends(xp: Namespace, T: Array, weights: Array | None) -> tuple[Array, Array]:
+def ends(xp: Namespace, T: Array, weights: Array | None) -> tuple[Array, Array]:
     """The least and the largest of those that weigh something, along the last axis."""
     if weights is None:
         return xp.min(T, axis=-1), xp.max(T, axis=-1)
@@ -260,7 +260,7 @@ def measure(
         centre = weighted_mean(xp, T, weights)[..., None]
         spread = weighted_mean(xp, (T - centre) * (T - centre), weights)
         error = weighted_mean(xp, (T - prediction) * (T - prediction), weights)
-        low, high = _ends(xp, T, weights)
+        low, high = ends(xp, T, weights)
         equal = (low == high) | (spread < float(xp.finfo(spread.dtype).smallest_normal))
         R2 = 1 - error / xp.where(equal, xp.ones_like(spread), spread)
         return J, xp.mean(xp.where(equal, xp.astype(error == 0, R2.dtype), R2), axis=-1)

@@ -330,10 +330,17 @@ def test_every_backend_trains_on_a_stream(backend: Backend) -> None:
     assert found == pytest.approx(model.evaluate(X[:400], y[:400], layout="rows"), rel=1e-4)
 
 
-def test_r2_of_a_stream_whose_targets_are_all_equal_is_that_of_arrays() -> None:
-    model, rows = MLP((3, 4, 1), loss="squared_error"), X[:50, :3]
-    found = model.evaluate(stream(rows, np.ones(50)))
-    assert found == pytest.approx(model.evaluate(rows, np.ones(50), layout="rows"), rel=1e-5)
+@pytest.mark.parametrize("value", [1.0, 0.1, 7.7, 1000.1])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_r2_of_a_stream_whose_targets_are_all_equal_is_that_of_arrays(
+    dtype: str, value: float
+) -> None:
+    """Their mean is not always theirs to the last bit, so that the spread is more than 0."""
+    model, rows = MLP((3, 4, 1), loss="squared_error", dtype=dtype), X[:50, :3]
+    targets, weights = np.full(50, value), np.linspace(0, 1, 50)
+    targets[0] += 1  # weighs nothing
+    found = model.evaluate(stream(rows, targets, weight=weights))
+    assert found == pytest.approx(model.evaluate(rows, targets, weights, layout="rows"), rel=1e-5)
     assert found.score == 0
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..hardware import Device
-from ..kernels import weighted_mean
+from ..kernels import ends, weighted_mean
 from ..training import Data, Recipe, Score, encode, objective
 from ..types import Array, State
 
@@ -18,7 +18,8 @@ Numbers = npt.NDArray[np.float64]
 class Judge:
     """What `training.evaluate` says of all examples at once, merged block by block in float64.
 
-    For numbers R² takes the mean and spread of all targets: Chan's formula, with weights.
+    For numbers R² takes the mean and spread of all targets: Chan's formula, with weights. Those
+    that are all equal are known by their least and their largest.
     """
 
     def __init__(self, recipe: Recipe, device: Device, state: State) -> None:
@@ -29,6 +30,8 @@ class Judge:
         self.error: Any = 0.0
         self.centre: Any = 0.0
         self.spread: Any = 0.0
+        self.low: Any = np.inf
+        self.high: Any = -np.inf
 
     def add(self, S: Array, data: Data) -> None:
         """Take in the scores (…, n_out, m) of some examples."""
@@ -62,6 +65,8 @@ class Judge:
         between = moved * moved * (before / self.total)
         self._merge("spread", n, spread + between)
         self._merge("centre", n, get(centre))
+        low, high = map(get, ends(xp, T, by_output))
+        self.low, self.high = np.minimum(self.low, low), np.maximum(self.high, high)
 
     def _merge(self, name: str, n: float, value: Any) -> None:
         """The mean of all that came, of which n have this mean."""
@@ -78,7 +83,8 @@ class Judge:
         loss = self.loss + self._get(objective(recipe, xp, theta, zero, recipe.l2))
         if recipe.loss.kind not in ("real", "count"):
             return Score(loss, self.right)
-        equal = self.spread < float(np.finfo(np.float32).tiny)
+        tiny = float(np.finfo(np.float32).tiny)
+        equal = (self.low == self.high) | (self.spread < tiny)
         R2 = 1 - self.error / np.where(equal, 1, self.spread)
         return Score(loss, np.mean(np.where(equal, self.error == 0, R2), axis=-1))
 
