@@ -152,6 +152,7 @@ def by_target(truth: Numbers, predicted: Numbers, names: Sequence[str]) -> list[
     error = predicted.astype(np.float64) - truth
     squares, sizes = np.sum(error * error, axis=0), np.sum(np.abs(error), axis=0)
     spread = np.sum((truth - truth.mean(axis=0, dtype=np.float64)) ** 2, axis=0)
+    spread[truth.min(axis=0) == truth.max(axis=0)] = 0  # whatever their mean has been rounded to
     return targets(squares, sizes, spread, len(error), names)
 
 

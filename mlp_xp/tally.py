@@ -103,7 +103,8 @@ class Tally:
         model, (loss, score) = self.model, map(float, self.judge.score())
         found: dict[str, Any] = {"examples": self.m, "loss": loss}
         if model.loss.kind in NUMBERS:
-            (squares, sizes), spread = self.errors, self.targets.squares
+            (squares, sizes), told = self.errors, self.targets
+            spread = np.where(told.low == told.high, 0, told.squares)
             n = self.m * len(squares)
             found |= {"r2": score, "rmse": float(np.sqrt(squares.sum() / n))}
             found |= {"mae": float(sizes.sum() / n)}

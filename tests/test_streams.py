@@ -344,6 +344,16 @@ def test_r2_of_a_stream_whose_targets_are_all_equal_is_that_of_arrays(
     assert found.score == 0
 
 
+def test_a_target_of_a_stream_that_is_the_same_throughout_has_no_r2() -> None:
+    from mlp_xp.scoring import measured
+
+    model, targets = MLP((3, 4, 2), loss="squared_error"), np.full((50, 2), 7.7)
+    targets[:, 1] = range(50)
+    told = measured(model, stream(X[:50, :3], targets))["targets"]
+    assert told[0]["r2"] is None
+    assert told[1]["r2"] < 0
+
+
 def test_parts_of_a_split_have_every_row_once() -> None:
     data = arrays()
     left, held = data.split(0.2, seed=1)
