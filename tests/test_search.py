@@ -173,6 +173,17 @@ def test_the_line_of_train_takes_names_that_begin_with_a_dash(run: Run) -> None:
     assert run(*shlex.split(line[1]), "--no-progress").code == 0
 
 
+def test_the_line_of_train_has_all_digits_of_a_number(run: Run) -> None:
+    options = ("--learning-rate", 0.0123456789, "--l2", 0.00123456789, "--clip-norm", 0.123456789)
+    out = run("search", "--trials", 1, *OPTIONS, *options).out
+    line = re.search(r"the same by hand: mlp-xp (.*)", out)
+    assert line is not None
+    assert run(*shlex.split(line[1]), "--out", "other", "--no-progress").code == 0
+    one, other = MLP.load("model.safetensors"), MLP.load("other")
+    for name, W in one.parameters.items():
+        np.testing.assert_array_equal(W, other.parameters[name])
+
+
 def test_a_table_with_words_and_gaps_is_searched(run: Run) -> None:
     draws = np.random.default_rng(0)
     color = draws.choice(["red", "green", "blue"], 120)

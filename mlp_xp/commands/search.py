@@ -219,7 +219,7 @@ def _train_command(args: Arguments, task: Task, found: Search) -> str | None:
             words += [option, ",".join(map(str, value)) or "none"]
         else:
             for one in value if isinstance(value, list) else [value]:
-                text = f"{one:g}" if isinstance(one, float) else str(one)
+                text = repr(one).removesuffix(".0") if isinstance(one, float) else str(one)
                 words += [f"{option}={text}"] if text.startswith("-") else [option, text]
     return shlex.join(words)
 
