@@ -31,6 +31,7 @@ Layout: TypeAlias = Literal["rows", "columns"]  # which of a table's lines are i
 
 DTYPES = ("float32", "float64")
 
+MOST_DROPPED = 1 - 2**-16  # the largest rate of dropout, in the 16 bits that it is drawn in
 LARGE = 2**26  # bytes of targets or weights that one thread of the host is left to look at
 
 
@@ -94,7 +95,7 @@ def dropout(value: Any) -> float:
     if round(rate * 2**16) == 2**16:
         raise ValueError(
             f"dropout is {value}, which rounded to 16 bits drops everything: expected at most "
-            f"{1 - 2**-16}."
+            f"{MOST_DROPPED}."
         )
     return rate
 

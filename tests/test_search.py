@@ -359,6 +359,19 @@ def test_limits_hold() -> None:
         assert not row["usual"]
 
 
+def test_limits_may_be_numpys_or_one_choice_alone(tmp_path: Path) -> None:
+    space = {"width": np.array([4, 8]), "batch_size": np.array([64, 128]), "residual": True}
+    for trials in (1, 2):
+        found = search(
+            trials=trials, space=space, epochs=1, storage=tmp_path / "s.db", progress=False
+        )
+    assert {row["options"]["batch_size"] for row in found.trials} <= {64, 128}
+    with pytest.raises(ValueError, match="width is 5, but expected two ends, LOW and HIGH"):
+        search(space={"width": 5}, storage=None)
+    with pytest.raises(TypeError, match=r"space is 'width=4\.\.8', but expected limits"):
+        search(space="width=4..8", storage=None)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("argv", "part"),
     [
@@ -366,7 +379,9 @@ def test_limits_hold() -> None:
         (("--space", "depth"), "--space depth: expected NAME=LOW..HIGH"),
         (("--space", "depth=3..1"), "depth is 3, 1, but expected rising whole numbers"),
         (("--space", "depth=1.5..2"), "depth is 1.5, 2"),
-        (("--space", "dropout=0..2"), "expected rising numbers of at least 0 and at most 1"),
+        (("--space", "dropout=0..2"), "rising finite numbers of at least 0 and at most 0.99"),
+        (("--space", "dropout=0.9..1"), "dropout is 0.9, 1.0, but expected rising finite numbers"),
+        (("--space", "rate_factor=1..inf"), "rate_factor is 1.0, inf, but expected rising finite"),
         (("--space", "activation=relu,tan"), "activation is relu, tan, but expected some of"),
         (("--space", "width=8..9", "--hidden", "8"), "width is fixed by hidden and has limits"),
         (("--dropout", "1.5"), "dropout is 1.5"),

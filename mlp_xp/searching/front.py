@@ -285,6 +285,10 @@ def search(
     extra [search]; `Interrupted`, a KeyboardInterrupt, at Ctrl-C, after which the study has all
     trials that ended, and the same call goes on.
     """
+    if not isinstance(space or {}, Mapping):
+        raise TypeError(
+            f"space is {space!r}, but expected limits by names, such as {{'width': (16, 128)}}."
+        )
     wanted = Wanted(
         trials=trials,
         layers=layers,

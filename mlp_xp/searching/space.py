@@ -9,11 +9,14 @@ rows of `TRAINING`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ..activations import ACTIVATIONS
+from ..checks import MOST_DROPPED
 from ..network import AXES
 from ..optimizers import OPTIMIZERS
 
@@ -85,7 +88,8 @@ class Dimension:
 
     def limited(self, given: Any) -> Dimension:
         """The same within what is given: a pair of ends, or a list of choices."""
-        values = tuple(given)
+        several = given if isinstance(given, Iterable) else (given,)
+        values = tuple(one.item() if isinstance(one, np.generic) else one for one in several)
         if self.choices:
             known = self.allowed or self.choices
             wrong = [value for value in values if value not in known]
@@ -98,10 +102,10 @@ class Dimension:
                 f"{self.name} is {_said(values)}, but expected two ends, LOW and HIGH."
             )
         low, high = values
-        kind = "whole numbers" if self.whole else "numbers"
+        kind = "whole numbers" if self.whole else "finite numbers"
         if self.whole and not all(isinstance(value, int) for value in values):
             raise ValueError(f"{self.name} is {_said(values)}, but expected whole numbers.")
-        if not self.least <= low <= high <= self.most:
+        if not self.least <= low <= high <= self.most or math.isinf(high):
             upto = "" if math.isinf(self.most) else f" and at most {self.most:g}{self.why}"
             raise ValueError(
                 f"{self.name} is {_said(values)}, but expected rising {kind} of at least "
@@ -160,7 +164,7 @@ TRAINING: tuple[Dimension, ...] = (
 )
 ACTIVATION = Dimension("activation", ("relu", "gelu", "silu", "tanh"), allowed=tuple(ACTIVATIONS))
 NORMALIZATION = Dimension("normalization", ("none", *AXES))
-DROPOUT = Dimension("dropout", low=0.0, high=0.6, step=0.05, most=1.0)
+DROPOUT = Dimension("dropout", low=0.0, high=0.6, step=0.05, most=MOST_DROPPED)
 DENSE: tuple[Dimension, ...] = (
     Dimension("depth", low=1, high=3, fixed_by="hidden"),
     Dimension("width", low=16, high=512, log=True, fixed_by="hidden", least=1, when=_hidden),
