@@ -372,6 +372,14 @@ def test_limits_may_be_numpys_or_one_choice_alone(tmp_path: Path) -> None:
         search(space="width=4..8", storage=None)  # type: ignore[arg-type]
 
 
+def test_one_name_is_kept_as_text() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": np.arange(40) % 7, "same": 1})
+    y = np.arange(40) % 2
+    found = search(frame, y, keep="same", trials=1, epochs=1, storage=None, progress=False)
+    assert found.model.network.sizes[0] == 2
+
+
 @pytest.mark.parametrize(
     ("argv", "part"),
     [

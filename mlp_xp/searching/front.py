@@ -35,7 +35,7 @@ from ..extras import missing
 from ..fingerprint import Fingerprint
 from ..model import Model
 from ..preparation import Examples
-from ..readers import DataError, Rows
+from ..readers import DataError, Rows, names_in
 from ..scoring import judge
 from ..tables import of_frame
 from ..tally import numbers_of
@@ -252,7 +252,7 @@ def search(
     early_stopping: int | None = None,
     scale: str = "auto",
     scale_target: bool = True,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     device: str = "cpu",
     progress: bool = True,
     **fixed: Any,
@@ -306,11 +306,10 @@ def search(
         early_stopping=early_stopping,
         scale=scale,
         scale_target=scale_target,
-        keep=tuple(keep),
+        keep=names_in("keep", keep),
         device=device,
     )
-    names = (target,) if isinstance(target, str) else tuple(target)
-    task = Task(_dataset(data, y, names, layout, layers), wanted)
+    task = Task(_dataset(data, y, names_in("target", target), layout, layers), wanted)
     task.check()
 
     def say(text: str) -> None:
