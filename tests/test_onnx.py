@@ -329,6 +329,15 @@ def test_a_sequence_without_a_step_is_what_the_model_says(
             same(run, model, X)
 
 
+def test_no_rows_have_no_answers(run: Runtime) -> None:
+    """But for recurrent layers, of which onnxruntime 1.32 ends the process then."""
+    for shape, layers, lengths in STACKS:
+        model = Sequential(shape, layers, lengths=lengths)
+        if not any(isinstance(layer, Elman | GRU | LSTM) for layer in layers):
+            X = np.zeros((0, model.network.sizes[0]), np.float32)
+            assert run(model.to_onnx(), X=X)["probabilities"].shape == (0, 3)
+
+
 def test_many_networks_are_one_graph(run: Runtime, random: np.random.Generator) -> None:
     layers = [Conv1d(4, 3, padding="same"), BatchNorm(), Active("relu"), GRU(3), Dense(3)]
     model = randomised(Sequential((2, 5), layers, seed=[0, 1, 2], lengths=True), random)

@@ -10,6 +10,7 @@ kind of your own becomes exportable by a row of its own: `KINDS[MyLayer] = my_ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -212,7 +213,7 @@ def _residual(g: Graph, at: Place, A: str) -> str:
         if len(shape) == 1:
             S = g("Gemm", A, g.parameter(P, at.name("P")), transB=1)
         else:
-            flat = reshaped(g, A, (shape[0], -1))
+            flat = reshaped(g, A, (shape[0], math.prod(shape[1:])))
             S = reshaped(g, g("MatMul", g.parameter(P, at.name("P")), flat), out)
     return g("Add", F, S)
 
