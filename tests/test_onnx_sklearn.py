@@ -49,6 +49,7 @@ def labels(random: np.random.Generator) -> dict[str, Any]:
         "numbers": random.integers(0, 3, M) + 5,
         "two numbers": random.integers(0, 2, M) - 1,
         "floats": random.integers(0, 3, M).astype(float),
+        "large numbers": random.integers(0, 3, M).astype(np.uint64) + np.uint64(2**63),
         "booleans": random.integers(0, 2, M) == 1,
         "several": random.integers(0, 2, (M, 3)),
         "one class": np.full(M, 7),

@@ -25,6 +25,7 @@ TYPES = {
     "float64": "DoubleTensorType",
     "int64": "Int64TensorType",
     "str": "StringTensorType",
+    "uint64": "UInt64TensorType",
 }
 
 
