@@ -37,8 +37,9 @@ class Exportable:
         Returns
         -------
         An `onnx.ModelProto`: X in, `label` and `probabilities` of classes out, or `variable`
-        (n_samples, n_outputs) of numbers. X lies as in `fit`; lists of sequences come padded with
-        zeros, with their `lengths` (n_samples,) as an input of its own.
+        (n_samples, n_outputs) of numbers. X lies as in `fit`, images with the axis of their
+        channels; lists of sequences come padded with zeros, with their `lengths` (n_samples,) as
+        an input of its own.
         """
         from .deploy import to_onnx
 
