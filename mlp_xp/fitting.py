@@ -328,6 +328,7 @@ def train(
         keeper.note(run, run.state, rates, best, over)
     if best is not None and np.isfinite(best.loss).any():
         run.state = run.state._replace(theta=best.state.theta, running=best.state.running)
+    interrupts.check()  # what came after the last step stops whoever trains in a loop
 
 
 def check_batches(recipe: Recipe, batch_size: int, stacklevel: int = 3) -> None:

@@ -318,6 +318,20 @@ def test_ctrl_c_waits_for_the_end_of_the_step(random: Random) -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_after_the_last_step_is_not_lost(random: Random) -> None:
+    X, y = blobs(random)
+    model = MLP((4, 8, 3))
+
+    def press(_: MLP, epoch: Epoch) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, y, epochs=1, callbacks=press, early_stopping=True, progress=False)
+    straight = MLP((4, 8, 3)).fit(X, y, epochs=1, early_stopping=True, progress=False)
+    np.testing.assert_array_equal(model.parameters["W1"], straight.parameters["W1"])
+
+
 def test_the_progress_bar_can_be_seen_and_turned_off(
     random: Random, capsys: pytest.CaptureFixture[str]
 ) -> None:
