@@ -373,8 +373,8 @@ class _Lock:
         self.ours.add(self.key)
 
     def release(self) -> None:
+        self.ours.discard(self.key)  # first: Ctrl-C may come while the file is closed
         self.file.close()
-        self.ours.discard(self.key)
 
 
 def _in_use(folder: Path, whose: str) -> str:

@@ -30,7 +30,7 @@ from mlp_xp import (
     storage,
 )
 from mlp_xp import Activation as Row
-from mlp_xp.checkpoints import NAME, CheckpointError, CheckpointWarning
+from mlp_xp.checkpoints import NAME, CheckpointError, CheckpointWarning, _Lock
 from mlp_xp.checkpoints_models import ModelKeeper
 from mlp_xp.compile import step
 from mlp_xp.devices import circumstances
@@ -637,6 +637,21 @@ def test_ctrl_c_leaves_a_checkpoint_of_the_last_whole_epoch(
     assert model.steps_trained == pressed[0] + 1
     assert names(tmp_path) == ["epoch-5.safetensors"]
     assert_same(fitted(dense(activation="pressing")(), tmp_path), straight)
+
+
+def test_ctrl_c_while_a_folder_is_released_leaves_it_free(tmp_path: Path) -> None:
+    lock = _Lock(tmp_path)
+    file = lock.file
+
+    class Pressed:
+        def close(self) -> None:
+            file.close()
+            raise KeyboardInterrupt
+
+    lock.file = Pressed()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        lock.release()
+    _Lock(tmp_path).release()
 
 
 def test_a_training_that_diverges_does_so_again(tmp_path: Path) -> None:
