@@ -52,9 +52,13 @@ def library_of(value: Any) -> str:
 
 
 def plain(value: Array) -> Array:
-    """A tensor without its graph, and in float32 where NumPy does not have its dtype."""
+    """A tensor without its graph, and in float32 where NumPy does not have its dtype.
+
+    A view that PyTorch negates when it is read, such as z.conj().imag, says nothing of that in
+    DLPack: it is copied.
+    """
     if hasattr(value, "detach"):  # PyTorch
-        value = value.detach()
+        value = value.detach().resolve_neg()
     if str(value.dtype).endswith("bfloat16"):
         value = value.float() if hasattr(value, "float") else value.astype("float32")
     return value

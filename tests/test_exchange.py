@@ -147,6 +147,14 @@ def test_a_tensor_with_a_graph_or_in_bfloat16_is_a_tensor(torch: Any) -> None:
     np.testing.assert_array_equal(found.numpy(), model.predict_proba(rounded.float().numpy()))
 
 
+def test_a_tensor_that_is_negated_when_it_is_read_is_taken_as_it_reads(torch: Any) -> None:
+    given = torch.complex(torch.tensor(ROWS), torch.tensor(-ROWS)).conj().imag
+    assert given.is_neg()
+    model = MLP((4, 3), loss="squared_error")
+    expected = model.scores(ROWS, layout="rows")
+    np.testing.assert_array_equal(model.scores(given, layout="rows").numpy(), expected)
+
+
 def test_jax_in_bfloat16_is_taken_too(request: pytest.FixtureRequest) -> None:
     jax = need(request, "jax")
     X = jax.numpy.asarray(ROWS, jax.numpy.bfloat16)
