@@ -315,6 +315,16 @@ def test_a_module_with_hooks_is_refused(torch: Any) -> None:
             from_torch(module)
 
 
+def test_a_forward_pass_that_a_module_was_given_is_refused(torch: Any) -> None:
+    nn = torch.nn
+    for inside in (False, True):
+        module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+        changed = module[1] if inside else module
+        changed.forward = lambda X: -X
+        with pytest.raises(NotExportable, match="has a forward pass of its own, which may change"):
+            from_torch(module)
+
+
 def test_what_is_no_module_is_refused(torch: Any) -> None:
     with pytest.raises(TypeError, match="from_torch got a list"):
         from_torch([])

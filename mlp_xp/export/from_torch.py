@@ -303,10 +303,12 @@ def modules_of(module: Any) -> list[Any]:
 
 
 def _check_hooks(module: Any) -> None:
-    if module._forward_pre_hooks or module._forward_hooks:
+    hooks = module._forward_pre_hooks or module._forward_hooks
+    if hooks or "forward" in vars(module):
+        what = "hooks" if hooks else "a forward pass of its own"
         raise refused(
             module,
-            "has hooks, which may change what it takes or gives",
+            f"has {what}, which may change what it takes or gives",
             "expected none. Remove them first.",
         )
 
