@@ -260,6 +260,14 @@ def wrong(nn: Any) -> dict[str, tuple[list[Any], Any]]:
         "count_include_pad=False": ([nn.AvgPool1d(2, None, 1, count_include_pad=False)], (3, 5)),
         "AdaptiveAvgPool1d.* output_size": ([nn.AdaptiveAvgPool1d(2)], (3, 5)),
         r"Linear.* follows examples of \(3, 5\).*nn.Flatten": ([nn.Linear(5, 2)], (3, 5)),
+        r"Linear\(in_features=24.* does not take examples of \(3,\)": (
+            [nn.Linear(8, 3), nn.Flatten(), nn.Linear(24, 3)],
+            None,
+        ),
+        r"BatchNorm1d\(2.* does not take examples of \(4,\)": (
+            [nn.BatchNorm1d(2), nn.Linear(4, 2)],
+            4,
+        ),
         "start_dim=2": ([nn.Flatten(2)], (3, 5)),
         "ConstantPad1d.* has zeros that no": (
             [nn.ConstantPad1d((0, 1), 0.0), nn.Conv1d(3, 2, 3)],
@@ -282,7 +290,7 @@ def wrong(nn: Any) -> dict[str, tuple[list[Any], Any]]:
     }
 
 
-@pytest.mark.parametrize("number", range(19))
+@pytest.mark.parametrize("number", range(21))
 def test_what_has_no_layer_here_is_named(torch: Any, number: int) -> None:
     message, (modules, shape) = list(wrong(torch.nn).items())[number]
     with pytest.raises(ValueError, match=message):

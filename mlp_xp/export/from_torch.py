@@ -327,11 +327,23 @@ def pieces_of(modules: Sequence[Any], shape: Shape) -> list[Piece]:
             pieces = [_padded(pad, pieces, shape), *pieces[1:]]
             pad = None
         for piece in pieces:
+            _check_fit(module, piece, shape)
             found.append(piece)
             shape = piece.kind.out_shape(shape)
     if pad is not None:
         raise refused(pad, "stands at the end", "expected a convolution after it.")
     return found
+
+
+def _check_fit(module: Any, piece: Piece, shape: Shape) -> None:
+    """Refuse a module whose parameters are not for such examples."""
+    needed = {p.name: p.shape for p in piece.kind.parameters(shape)}
+    if any(array.shape != needed.get(name) for name, array in piece.P.items()):
+        raise refused(
+            module,
+            f"does not take examples of {shape}, which come to it here",
+            "expected modules that fit each other. shape=(…) says what one example is.",
+        )
 
 
 def _pads(module: Any) -> bool:
