@@ -11,6 +11,7 @@ from ..checks import Layout
 from ..extras import missing
 from ..model import Model
 from ..prepared import as_labels
+from ..report import counted
 from .display import Display, ink, model_of
 
 Host: TypeAlias = npt.NDArray[Any]
@@ -60,8 +61,8 @@ class ConfusionDisplay(Display):
         found = model_of(model)
         if found.loss.kind not in ("multiclass", "binary") or found.leading:
             raise ValueError(
-                f"A confusion matrix is of one classifier, but the model has {len(found.seeds)} "
-                f"networks and a loss for {found.loss.kind} targets."
+                "A confusion matrix is of one classifier, but the model has "
+                f"{counted(len(found.seeds), 'networks')} and a loss for {found.loss.kind} targets."
             )
         truth, called, labels = answers(model, X, Y, layout)
         matrix = _sklearn().confusion_matrix(
