@@ -416,8 +416,13 @@ def test_what_is_loaded_trains_as_it_did(tmp_path: Path) -> None:
     est.model_.save(tmp_path / "old.safetensors", {"estimator": described})
     old = NeuralClassifier.load(tmp_path / "old.safetensors")
     assert (old.epochs, old.batch_size, old.loss) == (30, None, "cross_entropy")
-    for wrong in ({"epochs": 0}, {"schedule": "never"}, {"callbacks": 1}, {"loss": "huber"}, 5):
-        told = {**described, "training": wrong}
+    trained = ({"epochs": 0}, {"schedule": "never"}, {"callbacks": 1}, {"loss": "huber"}, 5)
+    for wrong in (
+        *({"training": training} for training in trained),
+        *({"n_features": n} for n in ("64", 0, None)),
+        *({"names": names} for names in (["a", 1], [["a"]], 5)),
+    ):
+        told = {**described, **wrong}
         est.model_.save(tmp_path / "wrong.safetensors", {"estimator": told})
         with pytest.raises(ModelFileError, match="describes an estimator that this mlp_xp cannot"):
             NeuralClassifier.load(tmp_path / "wrong.safetensors")

@@ -41,6 +41,7 @@ from ..layers.text import layers_of
 from ..losses import LOSSES, Loss
 from ..optimizers import Optimizer
 from ..prepared import Preparation, as_labels
+from ..readers import names_in
 from ..schedules import SCHEDULES, Schedule
 from ..sequential import Sequential
 from ..storage import ModelFileError
@@ -411,9 +412,9 @@ class BaseNeural(Exportable, Shares):
         )
         est._check_training()
         est.model_, est._others, est._looks = model, {}, tuple(described["looks"])
-        est.n_features_in_, est.history_ = described["n_features"], model.history
-        est.n_iter_ = model.epochs_trained
-        names = described.get("names")
+        est.n_features_in_ = checks.integer("its n_features", described["n_features"], 1)
+        est.n_iter_, est.history_ = model.epochs_trained, model.history
+        names = names_in("its names", described.get("names"))
         if names:
             est.feature_names_in_ = np.array(names, dtype=object)
         est._name_classes(model)
