@@ -21,7 +21,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
 from ..guard import ASKING, TRAINING
-from . import native
+from . import native, quota
 from .blas import libraries, of_scipy
 
 # Multiplications of the largest product below which a step of NumPy's calls runs on one
@@ -29,7 +29,6 @@ from .blas import libraries, of_scipy
 # batch 32 (2.5 million), 1544 and 2216 for 64-[128]×8-10, batch 256 (4.2); 573 and 476 for
 # 784-100-10, batch 200 (16).
 SMALL = 8_000_000
-MANY = 1 << 20  # threads: more than any library has
 PATIENCE = 5.0  # seconds that a fork waits for a step of another thread
 
 
@@ -66,7 +65,7 @@ def _libraries(
 def _lower(libraries: list[_Library]) -> tuple[Lowered, int]:
     """One thread for all: how those are set that had more, with their numbers; and the least."""
     lowered: Lowered = []
-    allowed = MANY
+    allowed = quota.MANY
     for library, set_ in libraries:
         count = library.num_threads or 1
         if count > 1:
@@ -176,10 +175,10 @@ class Alone:
     """
 
     def __enter__(self) -> int:
-        """The number of threads that it had."""
+        """The number of threads that it had, or that there are processors for."""
         allowed = HELD.enter()
         self.own, least = _lower(_libraries()[1])
-        return min(allowed, least)
+        return min(allowed, least, quota.processors())
 
     def __exit__(self, *error: object) -> None:
         for set_, count in self.own:
