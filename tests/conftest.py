@@ -30,7 +30,7 @@ import numpy as np
 import pytest
 
 from mlp_xp.devices import device as find_device
-from mlp_xp.fast import native
+from mlp_xp.fast import native, quota
 from mlp_xp.hardware import Device
 from mlp_xp.kernels import SPEC
 
@@ -161,6 +161,14 @@ def _torch(torch: Any) -> Backend:
 def _cupy(cupy: Any) -> Backend:
     device = find_device("cuda")
     return Backend("cupy", device.xp, cupy.asarray, device.get, device)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def any_number_of_threads() -> Iterator[None]:
+    """Tests ask for threads that the container they run in may have no processors for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quota, "processors", lambda: quota.MANY)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mlp_xp.fast import native, quota
+from mlp_xp.fast.quota import processors  # before `any_number_of_threads`
 from mlp_xp.fast.threads import Shared
 
 V2, V1 = "0::/pod/box\n", "9:memory:/pod/box\n4:cpu,cpuacct:/pod/box\n0::/\n"
+
+
+def v1(folder: str, allowed: int, period: int) -> dict[str, str]:
+    names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    numbers = (allowed, period)
+    return {f"{folder}/{name}": f"{n}\n" for name, n in zip(names, numbers, strict=True)}
 
 
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[str, str]) -> int:
@@ -21,7 +29,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[
         path.write_text(text)
     monkeypatch.setattr(quota, "GROUPS", tmp_path / "groups")
     monkeypatch.setattr(quota, "OWN", tmp_path / "own")
-    return quota.processors.__wrapped__()
+    return processors.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -32,9 +40,9 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[
         (V2, {"pod/box/cpu.max": "400000 100000\n", "pod/cpu.max": "300000 100000\n"}, 3),
         ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),  # a container sees its own as the topmost
         ("0::/../other\n", {"cpu.max": "50000 100000\n"}, 1),
-        (V1, {"cpu/pod/box/cpu.cfs_quota_us": "200000", "cpu/pod/box/cpu.cfs_period_us": "50000"}, 4),
-        (V1, {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
-        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, quota.MANY),
+        (V1, v1("cpu/pod/box", 200_000, 50_000), 4),
+        (V1, v1("cpu", 100_000, 100_000), 1),
+        (V1, v1("cpu", -1, 100_000), quota.MANY),
         (V2, {"pod/box/cpu.max": "max 100000\n"}, quota.MANY),
         (V2, {"pod/box/cpu.max": "what is this?\n"}, quota.MANY),
         (V2, {}, quota.MANY),
@@ -51,7 +59,7 @@ def test_without_control_groups_there_is_no_quota(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quota, "OWN", tmp_path / "none")
-    assert quota.processors.__wrapped__() == quota.MANY
+    assert processors.__wrapped__() == quota.MANY
 
 
 def test_steps_take_no_more_threads_than_there_are_processors(
@@ -59,9 +67,9 @@ def test_steps_take_no_more_threads_than_there_are_processors(
 ) -> None:
     if not native.available():
         pytest.skip("nothing is compiled here")
+    blas = SimpleNamespace(enter=lambda: 4, leave=lambda: None)
+    monkeypatch.setattr("mlp_xp.fast.threads.HELD", blas)
     for granted, expected in ((1, 1), (2, 2), (quota.MANY, 4)):
-        monkeypatch.setattr("mlp_xp.fast.threads.HELD.allowed", 4)
-        monkeypatch.setattr("mlp_xp.fast.threads.HELD.enter", lambda: 4)
         monkeypatch.setattr(quota, "processors", lambda granted=granted: granted)
         with Shared() as allowed:
             assert (allowed, native.threads()) == (expected, expected)
