@@ -175,7 +175,7 @@ def test_training_without_held_out_examples_says_so(run: Run) -> None:
 
 QUICK = ("train", "--hidden", "16", "--epochs", "5", "--no-progress")
 SEEN = re.compile(
-    r"accuracy .* on 1,797 examples of digits, of which 1,438 were used in training\n"
+    r"accuracy .* on 1,797 examples of digits, of which 1,438 equal rows of the training\n"
 )
 
 
@@ -213,9 +213,9 @@ def test_a_score_of_rows_trained_on_is_said_to_be_one_beside_the_score_of_the_ot
     first, second, third, *_ = found.out.splitlines(keepends=True)
     assert SEEN.fullmatch(first)
     assert (
-        second == f"accuracy {told['accuracy']:.4g}, loss {told['loss']:.4g} on 359 that were not\n"
+        second == f"accuracy {told['accuracy']:.4g}, loss {told['loss']:.4g} on 359 that do not\n"
     )
-    assert third == "of the 359 that were not used in training:\n"
+    assert third == "of the 359 that equal no row of the training:\n"
     document = run("evaluate", "model.safetensors", "digits", "--json").document
     assert (document["examples"], document["trained_on"], document["looked_up"]) == (
         1797,
@@ -251,9 +251,9 @@ def test_a_held_out_row_that_equals_one_trained_on_counts_as_used(run: Run) -> N
     used = np.isin(held % 80, kept % 80)
     assert used.any()
     found = run(*QUICK, "--data", "d.npz")
-    said = f", on 20 examples, of which {used.sum()} were used in training\n"
+    said = f", on 20 examples, of which {used.sum()} equal rows of the training\n"
     assert said in found.out
-    assert f" on {(~used).sum()} that were not\nof the" in found.out
+    assert f" on {(~used).sum()} that do not\nof the" in found.out
     document = run("evaluate", "model.safetensors", "d.npz", "--held-out", "--json").document
     assert (document["trained_on"], document["unseen"]["examples"]) == (used.sum(), (~used).sum())
 
@@ -349,7 +349,7 @@ def test_a_choice_that_comes_with_resuming_is_said_to_be_late(run: Run) -> None:
     found = run("train", "--resume", "m", "--epochs", 1, "--early-stopping", 2)
     assert "it was trained on the examples to choose by before: it may stop late" in found.out
     assert "1,294 examples to train on, 144 to choose by, 359 held out" in found.out
-    assert "were used in training" not in found.out  # nothing of what is held out
+    assert "rows of the training" not in found.out  # nothing of what is held out
 
 
 def test_a_resumed_model_remembers_all_it_was_ever_trained_on(run: Run) -> None:
@@ -360,8 +360,8 @@ def test_a_resumed_model_remembers_all_it_was_ever_trained_on(run: Run) -> None:
     run(*QUICK, "--data", "a.csv", "--target", "kind", "--held-out", 0)
     run("train", "--resume", "model.safetensors", "--data", "b.csv", "--epochs", 1)
     found = run("evaluate", "model.safetensors", "both.csv")
-    assert " on 120 examples of both.csv, of which 120 were used in training\n" in found.out
-    assert "that were not" not in found.out
+    assert " on 120 examples of both.csv, of which 120 equal rows of the training\n" in found.out
+    assert "that do not" not in found.out
 
 
 def test_of_many_rows_a_sample_is_looked_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -373,8 +373,9 @@ def test_of_many_rows_a_sample_is_looked_up(run: Run, monkeypatch: pytest.Monkey
     assert 400 < known < 600
     assert (known - unseen["examples"], n) == (400, round(400 / known * 1797))
     assert n == pytest.approx(1438, abs=5 * 1797 * np.sqrt(0.8 * 0.2 / known))
-    assert f", of which about {n:,} were used in training ({known} were looked up)" in found.out
-    assert f" on {unseen['examples']} that were not\n--held-out measures" in found.out
+    said = f", of which about {n:,} equal rows of the training ({known} were looked up)"
+    assert said in found.out
+    assert f" on {unseen['examples']} that do not\n--held-out measures" in found.out
     X, y = all_digits()
     digits = np.load(ROOT / "mlp_xp" / "datasets" / "digits.npz")["X"]
     model = MLP.load("model.safetensors")
@@ -390,7 +391,8 @@ def test_a_small_sample_without_a_hit_is_no_proof(
     monkeypatch.setattr("mlp_xp.fingerprint.MOST", 20)
     run(*QUICK)
     found = run("evaluate", "model.safetensors", "digits", "--held-out")
-    assert re.search(r"of which about 0 were used in training \(\d were looked up\)\n", found.out)
+    said = r"of which about 0 equal rows of the training \(\d were looked up\)\n"
+    assert re.search(said, found.out)
     monkeypatch.setattr("mlp_xp.fingerprint.MOST", 1)
     run(*QUICK)
     found = run("evaluate", "model.safetensors", "digits", "--held-out")

@@ -200,8 +200,8 @@ def test_one_example_is_said_as_one(run: Run) -> None:
     assert " on 1 example of one.csv\n" in run("evaluate", "model.safetensors", "one.csv").out
     Path("one.csv").write_text("\n".join(["x,y", rows[0], rows[1], "5,a"]) + "\n")
     out = run("evaluate", "model.safetensors", "one.csv").out
-    assert " on 3 examples of one.csv, of which 2 were used in training\n" in out
-    assert " on 1 that was not\nof the 1 that was not used in training:\n" in out
+    assert " on 3 examples of one.csv, of which 2 equal rows of the training\n" in out
+    assert " on 1 that does not\nof the 1 that equals no row of the training:\n" in out
     written = run("predict", "model.safetensors", "one.csv", "--out", "p.csv").out
     assert written == "3 predictions written to p.csv\n"
     Path("one.csv").write_text("\n".join(["x", "0.3"]) + "\n")

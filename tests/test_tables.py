@@ -994,7 +994,7 @@ def test_the_words_that_are_gaps_travel_with_the_model(
     found = pandas.read_csv(io.StringIO(told), header=None)
     np.testing.assert_allclose(found[[1, 2]], expected, rtol=1e-6)
     out = command("evaluate", "model.safetensors", name)[1]
-    assert "on 60 examples of " + name + ", of which 48 were used in training" in out
+    assert "on 60 examples of " + name + ", of which 48 equal rows of the training" in out
 
 
 def test_a_gap_in_whole_numbers_that_had_none_is_called_one(tmp_path: Path) -> None:

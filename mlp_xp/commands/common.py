@@ -216,7 +216,7 @@ def probabilities(model: Model, rows: Any) -> Rows:
 
 
 def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -> None:
-    """What a score of `judge` is made of, of the examples not used in training if it can be.
+    """What a score of `judge` is made of, of examples that training has not met if it can be.
 
     most  classes from which on it is too long to be said; None: never
     """
@@ -230,10 +230,8 @@ def say_parts(args: Arguments, found: dict[str, Any], most: int | None = None) -
     else:
         return
     if flattered:
-        say(
-            args,
-            f"of the {part['examples']:,} that {_were(part['examples'])} not used in training:",
-        )
+        n = part["examples"]
+        say(args, f"of the {n:,} that {_equal(n)} no row of the training:")
     say(args, "\n".join(lines))
 
 
@@ -243,10 +241,13 @@ def said_of(found: dict[str, Any]) -> str:
     if seen is None:
         return " that may have been used in training: the model's file does not say"
     if known == found["examples"]:
-        return f", of which {seen:,} {_were(seen)} used in training" if seen else ""
+        return f", of which {seen:,} {_equal(seen)} rows of the training" if seen else ""
     if seen or known < ENOUGH:
-        used, looked_up = (f"{n:,} {_were(n)}" for n in (seen, known))
-        return f", of which about {used} used in training ({looked_up} looked up)"
+        were = "was" if known == 1 else "were"
+        return (
+            f", of which about {seen:,} {_equal(seen)} rows of the training ({known:,} {were} "
+            "looked up)"
+        )
     return ""
 
 
@@ -255,11 +256,12 @@ def say_unseen(args: Arguments, found: dict[str, Any]) -> None:
     unseen = found["unseen"]
     if found["trained_on"] and unseen:
         n = unseen["examples"]
-        say(args, f"{described(unseen)} on {n:,} that {_were(n)} not")
+        say(args, f"{described(unseen)} on {n:,} that {'does' if n == 1 else 'do'} not")
 
 
-def _were(n: int) -> str:
-    return "was" if n == 1 else "were"
+def _equal(n: int) -> str:
+    """A row of few different numbers may equal one that was trained on, and be another."""
+    return "equals" if n == 1 else "equal"
 
 
 def kept_split(model: Model) -> dict[str, Any] | None:

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate(args: Arguments) -> Document:
     """Measure on all examples, on the data's own test set, or on what training held out.
 
-    Where some of them were used in training, also on those that were not.
+    Where some of them equal rows of the training, also on those that do not.
     """
     check_memory(args)
     model, prepared = open_model(args.model, args.device)
