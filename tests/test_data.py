@@ -343,6 +343,13 @@ def test_numbers_come_back_in_their_own_units() -> None:
         ([0, 1], "cross_entropy"),
         ([0.5, 1.0] * 9, "squared_error"),
         (range(60), "squared_error"),
+        ([*range(47)] * 3, "cross_entropy"),
+        ([*range(1, 27)] * 3, "cross_entropy"),
+        ([*range(9), *range(10, 25)] * 3, "cross_entropy"),  # letters of signs, but for J and Z
+        ([3.0, 5.0, 8.0, 2000.0] * 3, "cross_entropy"),
+        ([*range(20, 61)] * 3, "squared_error"),  # ages
+        ([*range(12), 14, 17, 21, 40] * 3, "squared_error"),  # counts
+        ([*range(1970, 1990)] * 3, "squared_error"),
         ([[1, 0], [0, 1]], "cross_entropy"),
         ([[1, 1], [0, 1]], "multilabel"),
         ([[1, 2], [0, 1]], "squared_error"),

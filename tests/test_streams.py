@@ -400,6 +400,9 @@ def test_a_model_for_a_stream_is_that_for_its_table() -> None:
     assert found_ == pytest.approx(all_, rel=1e-4)
     assert all_.score > 0.9
     assert prepare(stream((X * 10).clip(0, 255).astype(np.uint8), y)).inputs.offset == 0
+    for first, loss in ((0, "cross_entropy"), (20, "squared_error")):  # classes, ages
+        labels = first + np.arange(len(X)) % 40
+        assert {prepare(stream(X, labels)).loss, prepare(Dataset("d", X, labels)).loss} == {loss}
 
 
 def _hdf5_text(folder: Path, words: Any) -> tuple[Any, dict[str, Any]]:
