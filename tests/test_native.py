@@ -642,6 +642,22 @@ def test_the_blas_is_on_one_thread_whoever_trained_first(library: Any) -> None:
     assert (found, library.num_threads) == ([1], 2)
 
 
+def test_what_an_epoch_is_watched_by_wakes_no_threads_of_the_blas(library: Any) -> None:
+    """They would spin on the cores that the next steps want."""
+    found = []
+
+    def f(xp: Any, Z: Any) -> Any:
+        found.append(library.num_threads)
+        return Z
+
+    library.set_num_threads(2)
+    X, y = np.random.default_rng(0).standard_normal((4, 30)), np.arange(30) % 2
+    watched = Activation(f=f, slope=lambda xp, A: xp.ones_like(A))
+    model = MLP((4, 5, 2), activation=watched, seed=0)
+    model.fit(X, y, epochs=2, validation_data=(X, y), progress=False)
+    assert set(found) == {1}
+
+
 def test_a_blas_with_a_number_a_thread_is_set_in_every_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -37,6 +37,7 @@ from ..guard import training
 from ..hardware import Device
 from ..network import forward, split
 from ..optimizers import Optimizer
+from ..passes import MUCH
 from ..schedules import Schedule
 from ..training import (
     CHUNK,
@@ -54,10 +55,6 @@ from .objective import share_of_gradient
 from .recipe import family_of
 
 AUTO_BATCH = 200
-# Multiplications of what is watched, from which on the BLAS has all its threads for it. They spin
-# for milliseconds when they are done, on cores that the next steps want: of the digits, 180 of
-# which are watched, a step took 154 µs in the place of 108.
-MUCH = 1 << 30
 MINIMISER_CHUNK = 2048  # examples in one gradient of L-BFGS: their activations stay in cache
 
 
