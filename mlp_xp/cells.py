@@ -119,15 +119,17 @@ def numbers(argument: str, name: str, column: Series) -> Rows:
 def words(column: Series, known: Sequence[str | None] = ()) -> Rows:
     """A column as text, None where it has gaps; 3.0 is the word '3'.
 
-    known  words that a number may stand for: whoever read the file made 1 of '01'
+    known  words that a number may stand for: whoever read the file made 1 of '01'; or one with
+           blanks around it, which some readers keep
     """
     import pandas
 
     codes, different = pandas.factorize(column)
     meant = _by_number(known) if column.dtype.kind in "iuf" else {}
     texts = [(cell, word(cell)) for cell in different.tolist()]
-    told = [text if text in known else meant.get(cell, text) for cell, text in texts]
-    cells = np.array([*told, None], object)
+    told = [(text, meant.get(cell, text), text.strip()) for cell, text in texts]
+    found_again = [next((one for one in of if one in known), of[0]) for of in told]
+    cells = np.array([*found_again, None], object)
     found: Rows = cells[codes]  # a gap's code is -1
     return found
 

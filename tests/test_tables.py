@@ -388,6 +388,21 @@ def test_words_with_blanks_behind_are_the_same_words_later(command: Callable[...
     assert "did not meet" not in err
 
 
+def test_words_with_blanks_around_them_are_found_again_whoever_read_them(tmp_path: Path) -> None:
+    lines = [f"{('red ', 'blue')[i % 2]},{('yes', 'no')[i % 2]}" for i in range(40)]
+    (tmp_path / "blanks.csv").write_text("\n".join(["colour,y", *lines]))
+    data = load_table(tmp_path / "blanks.csv", "y")
+    model = model_for(data, (4,)).fit(data.X, data.y, epochs=1, progress=False)
+    frame = pandas.read_csv(tmp_path / "blanks.csv")
+    assert set(frame.colour) == {"red ", "blue"}  # as pandas reads them
+    assert np.array_equal(model.predict_proba(frame), model.predict_proba(data.X))
+    mixed = pandas.DataFrame({"colour": ["red ", "red", "blue"] * 9, "y": [0, 1, 0] * 9})
+    both = load_table(mixed, "y")
+    assert prepare(both).table.columns[0].values == ("blue", "red", "red ")
+    apart = prepare(both).table.rows("X", both.X)[:3]
+    assert apart.tolist() == [[0, 0, 1], [0, 1, 0], [1, 0, 0]]
+
+
 def test_blanks_round_a_separator_are_of_no_cell(tmp_path: Path) -> None:
     rows = [f"{i} , {('yes', 'no ')[i % 2]}{' ' * (i % 3)}, 1.5 " for i in range(12)]
     (tmp_path / "t.csv").write_text("\n".join(["a , y , b", *rows]))
