@@ -168,6 +168,13 @@ def test_an_estimator_knows_other_names_too(option: str, name: str, ours: str) -
         MLPClassifier(**{option: name}).fit(X, X[:, 0] > 0)
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "mse"])
+def test_an_estimator_means_no_name_that_it_refuses(loss: str) -> None:
+    with pytest.raises(ValueError, match=r"'loss' parameter of MLPClassifier .*") as refused:
+        MLPClassifier(loss=loss).fit([[0.0], [1.0]], [0, 1])
+    assert "mean" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [

@@ -21,6 +21,7 @@ from sklearn import get_config
 from sklearn.exceptions import NotFittedError
 from sklearn.utils._param_validation import (
     InvalidParameterError,
+    StrOptions,
     validate_parameter_constraints,
 )
 from sklearn.utils.validation import check_is_fitted
@@ -142,7 +143,9 @@ class BaseMLP(Exportable, Shares):
             for name, table in NAMES.items():
                 value = getattr(self, name, None)
                 if isinstance(value, str) and f"The {name!r} parameter" in str(error):
-                    raise InvalidParameterError(f"{error}{meant(table, value)}") from None
+                    choices = [c.options for c in constraints[name] if isinstance(c, StrOptions)]
+                    known = [row for row in table if row in set().union(*choices)]
+                    raise InvalidParameterError(f"{error}{meant(known, value)}") from None
             raise
 
     def fit(
