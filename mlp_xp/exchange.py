@@ -81,9 +81,21 @@ def as_numpy(value: Any) -> npt.NDArray[Any]:
         return np.asarray(value)
 
 
-def hosted(value: Any) -> Any:
-    """A foreign array that lies on the host as NumPy's; anything else as it is."""
-    return as_numpy(value) if is_foreign(value) and on_host(value) else value
+def hosted(argument: str, value: Any) -> Any:
+    """A foreign array that lies on the host as NumPy's; TypeError for one that does not.
+
+    What is no array of another library is left as it is.
+    """
+    if not is_foreign(value):
+        return value
+    if on_host(value):
+        return as_numpy(value)
+    raise TypeError(
+        f"{argument} is a {type(value).__module__}.{type(value).__name__} that lies on a GPU, and "
+        "nothing is copied between devices unasked: expected an array of the host, whatever the "
+        f"device of the model. Bring it there first, {argument}.get() of CuPy, {argument}.cpu() of "
+        "PyTorch."
+    )
 
 
 def unmasked(argument: str, value: Any) -> None:

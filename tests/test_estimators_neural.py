@@ -371,6 +371,23 @@ with sklearn.config_context(array_api_dispatch=True):
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_arrays_on_a_gpu_are_refused_in_words(cupy: Any, device: str) -> None:
+    X, y = digits()
+    est = NeuralClassifier("dense:3", device=device, **QUICK).fit(X, y)
+    asked = {
+        "X": lambda: est.predict(cupy.asarray(X)),
+        "y": lambda: est.score(X, cupy.asarray(y)),
+        "sample_weight": lambda: est.fit(X, y, cupy.ones(len(y))),
+    }
+    for argument, ask in asked.items():
+        with pytest.raises(TypeError, match=rf"{argument} is a cupy.*on a GPU.*{argument}.get\(\)"):
+            ask()
+    steps = [cupy.ones((2, 1)), cupy.ones((3, 1))]
+    with pytest.raises(TypeError, match=r"X\[0\] is a cupy"):
+        NeuralRegressor([GRU(2)], layout="sequences", **QUICK).fit(steps, [0, 1])
+
+
 def test_masked_steps_and_labels_are_refused() -> None:
     X, y = ragged()
     est = NeuralClassifier([GRU(3)], layout="sequences", **QUICK)

@@ -55,7 +55,7 @@ def rows_of(est: Any, X: Any, reset: bool, like: Rows | None = None) -> Rows:
     if layout in ("sequences", "tokens") and _ragged(X):
         _check_feature_names(est, X, reset=reset)
         return _padded(est, X, layout, reset, like)
-    X = hosted(numbers("X", X))
+    X = hosted("X", numbers("X", X))
     ndim = getattr(X, "ndim", 2)
     if layout == "features" and ndim > 2:
         others = ", ".join(repr(name) for name in LAYOUTS if name != "features")
@@ -156,7 +156,7 @@ def _padded(est: Any, X: Any, layout: str, reset: bool, like: Rows | None) -> Ro
     one = "(time,)" if layout == "tokens" else "(time, features)"
     for i, sequence in enumerate(X):
         unmasked(f"X[{i}]", sequence)
-    found = [np.asarray(hosted(sequence)) for sequence in X]
+    found = [np.asarray(hosted(f"X[{i}]", sequence)) for i, sequence in enumerate(X)]
     for i, sequence in enumerate(found):
         if sequence.ndim != n_axes or sequence.dtype.kind not in "biuf" or sequence.size == 0:
             raise ValueError(

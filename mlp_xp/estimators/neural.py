@@ -203,7 +203,8 @@ class BaseNeural(Exportable, Shares):
     ) -> Self:
         table, weights, validation = given.table, None, None
         if sample_weight is not None:
-            weights = _check_sample_weight(numbers("sample_weight", sample_weight), table)
+            given_weights = hosted("sample_weight", numbers("sample_weight", sample_weight))
+            weights = _check_sample_weight(given_weights, table)
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
                 raise ValueError(
@@ -516,7 +517,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
 
     def _targets(self, y: Any, given: Rows) -> Targets:
         unmasked("y", y)
-        y = hosted(y)
+        y = hosted("y", y)
         check_classification_targets(y)
         if type_of_target(y) == "multilabel-indicator":
             values = check_array(y, accept_sparse=False)
@@ -557,7 +558,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
         unmasked("y", y)
-        values: Host = np.asarray(hosted(y))
+        values: Host = np.asarray(hosted("y", y))
         check_consistent_length(given.table, values)
         return values
 
@@ -576,7 +577,9 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy of predict(X) with respect to y."""
-        return float(super().score(X, y, numbers("sample_weight", sample_weight)))
+        y = hosted("y", y)
+        weights = hosted("sample_weight", numbers("sample_weight", sample_weight))
+        return float(super().score(X, y, weights))
 
 
 class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # untyped base
@@ -601,7 +604,7 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
         values = check_array(
-            hosted(numbers("y", y)), ensure_2d=False, dtype="numeric", input_name="y"
+            hosted("y", numbers("y", y)), ensure_2d=False, dtype="numeric", input_name="y"
         )
         if values.ndim == 2 and values.shape[1] == 1:
             values = column_or_1d(values, warn=True)
@@ -614,8 +617,8 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """R² of predict(X) with respect to y."""
-        weights = numbers("sample_weight", sample_weight)
-        return float(super().score(X, numbers("y", y), weights))
+        weights = hosted("sample_weight", numbers("sample_weight", sample_weight))
+        return float(super().score(X, hosted("y", numbers("y", y)), weights))
 
 
 __all__ = ["NeuralClassifier", "NeuralRegressor"]
