@@ -37,6 +37,7 @@ from mlp_xp.layers import (
     GlobalAvgPool,
     MaxPool,
 )
+from mlp_xp.losses import LOSSES
 from mlp_xp.schedules import Cosine, Schedule, WarmUp
 from mlp_xp.storage import ModelFileError
 
@@ -240,6 +241,24 @@ def test_kinds_of_targets() -> None:
     assert one.score(X, y) > 0.8
     several = NeuralRegressor("dense:30", **QUICK).fit(X, np.stack([y, -y], axis=1))
     assert several.predict(X).shape == (600, 2)
+
+
+LOSSES_OF_OTHERS = [
+    (NeuralClassifier, "squared_error", "real", "columns of 0 and 1"),
+    (NeuralClassifier, "binary_cross_entropy", "binary", "columns of 0 and 1"),
+    (NeuralRegressor, "cross_entropy", "multiclass", "numbers"),
+    (NeuralRegressor, "multilabel", "multilabel", "numbers"),
+    (NeuralRegressor, LOSSES["multilabel"], "multilabel", "numbers"),
+]
+
+
+@pytest.mark.parametrize(("kind", "loss", "takes", "found"), LOSSES_OF_OTHERS)
+def test_a_loss_for_other_targets_is_refused_before_training(
+    kind: Any, loss: Any, takes: str, found: str
+) -> None:
+    X, y = digits()
+    with pytest.raises(ValueError, match=f"takes {takes} targets, but y holds {found}"):
+        kind("dense:3", loss=loss, **QUICK).fit(X, np.eye(10)[y])
 
 
 def test_stopping_watches_examples_that_are_not_trained_on() -> None:

@@ -40,7 +40,7 @@ from ..layers.stack import resolve
 from ..layers.text import layers_of
 from ..losses import LOSSES, Loss
 from ..optimizers import Optimizer
-from ..prepared import Preparation, as_labels
+from ..prepared import NUMBERS, Preparation, as_labels
 from ..readers import names_in
 from ..schedules import SCHEDULES, Schedule
 from ..sequential import Sequential
@@ -50,14 +50,13 @@ from .layouts import INSIDE, LAYOUTS, Rows, rows_of
 from .shares import Shares, generator
 
 Host = npt.NDArray[Any]
-NAMES = {"auto": "auto", **{name: name for name in LOSSES}}
 
 
 class Targets(NamedTuple):
     """y as the network learns it, its loss, and what its classes are called."""
 
     values: Host
-    loss: str | Loss
+    loss: Loss
     n_outputs: int
     classes: tuple[Any, ...] | None
 
@@ -442,12 +441,21 @@ class BaseNeural(Exportable, Shares):
 
     # -- of the classes
 
-    def _loss(self, usual: str) -> str | Loss:
-        """The loss that was asked for; "auto" is the usual one of such targets."""
+    def _loss(self, usual: str, kinds: tuple[str, ...], targets: str) -> Loss:
+        """The loss that was asked for; "auto" is the usual one of such targets.
+
+        kinds    of losses that they may have
+        targets  what they are, in words
+        """
         choice = self.loss
-        if isinstance(choice, Loss):
-            return choice
-        return usual if choice == "auto" else str(checks.choose("loss", NAMES, choice))
+        if not isinstance(choice, Loss):
+            choice = checks.choose("loss", {"auto": LOSSES[usual], **LOSSES}, choice)
+        if choice.kind not in kinds:
+            raise ValueError(
+                f"loss {self.loss!r} takes {choice.kind} targets, but y holds {targets}. "
+                "'auto' chooses by the targets."
+            )
+        return choice
 
     def _targets(self, y: Any, given: Rows) -> Targets:
         raise NotImplementedError
@@ -523,7 +531,8 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
             values = check_array(y, accept_sparse=False)
             check_consistent_length(given.table, values)
             self.classes_ = np.arange(values.shape[1])
-            return Targets(values, self._loss("multilabel"), values.shape[1], None)
+            loss = self._loss("multilabel", ("multilabel", "multiclass"), "columns of 0 and 1")
+            return Targets(values, loss, values.shape[1], None)
         labels = column_or_1d(y, warn=True)
         check_consistent_length(given.table, labels)
         if labels.dtype.kind in "Mm":
@@ -538,18 +547,13 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
                 "Classifier can't train when only one class is present: y holds only "
                 f"{classes[0]!r}."
             )
-        loss = self._loss("cross_entropy")
-        kind = loss.kind if isinstance(loss, Loss) else LOSSES[loss].kind
-        if kind not in ("multiclass", "binary") or (kind == "binary" and len(classes) > 2):
-            raise ValueError(
-                f"loss {self.loss!r} takes {kind} targets, but y holds {len(classes)} classes. "
-                "'auto' chooses by the targets."
-            )
-        return Targets(labels, loss, 1 if kind == "binary" else len(classes), classes)
+        kinds = ("multiclass", "binary") if len(classes) == 2 else ("multiclass",)
+        loss = self._loss("cross_entropy", kinds, f"{len(classes)} classes")
+        return Targets(labels, loss, 1 if loss.kind == "binary" else len(classes), classes)
 
     @classmethod
     def _takes(cls, model: Sequential) -> bool:
-        return model.loss.kind not in ("real", "count")
+        return model.loss.kind not in NUMBERS
 
     def _name_classes(self, model: Sequential) -> None:
         classes = None if model.preparation is None else model.preparation.classes
@@ -596,11 +600,11 @@ class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # unty
     def _targets(self, y: Any, given: Rows) -> Targets:
         values = self._known_targets(y, given)
         n_outputs = 1 if values.ndim == 1 else values.shape[1]
-        return Targets(values, self._loss("squared_error"), n_outputs, None)
+        return Targets(values, self._loss("squared_error", NUMBERS, "numbers"), n_outputs, None)
 
     @classmethod
     def _takes(cls, model: Sequential) -> bool:
-        return model.loss.kind in ("real", "count")
+        return model.loss.kind in NUMBERS
 
     def _known_targets(self, y: Any, given: Rows) -> Host:
         values = check_array(
