@@ -243,6 +243,21 @@ def test_kinds_of_targets() -> None:
     assert several.predict(X).shape == (600, 2)
 
 
+def test_one_hot_rows_are_scored_as_labels_are(tmp_path: Path) -> None:
+    X, y = digits()
+    rows = np.eye(10)[y]
+    est = NeuralClassifier("dense:30", loss="cross_entropy", **QUICK).fit(X, rows)
+    est.save(tmp_path / "est.safetensors")
+    for one in (est, NeuralClassifier.load(tmp_path / "est.safetensors")):
+        assert one.score(X, rows) == one.score(X, y) == np.mean(one.predict(X) == y)
+    weights = np.arange(len(y))
+    assert est.score(X, rows, weights) == est.score(X, y, weights)
+    assert np.isfinite(cross_val_score(est, X, rows, cv=2)).all()
+    for wrong in (1 - rows, rows[:, :9]):
+        with pytest.raises(ValueError, match="expected labels, or rows of 10 of which one is 1"):
+            est.score(X, wrong)
+
+
 LOSSES_OF_OTHERS = [
     (NeuralClassifier, "squared_error", "real", "columns of 0 and 1"),
     (NeuralClassifier, "binary_cross_entropy", "binary", "columns of 0 and 1"),

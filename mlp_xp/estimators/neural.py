@@ -508,7 +508,8 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
         "tokens"          (n_samples, time) of whole numbers, or a list of lists, for Embedding
     shape : of one example in the order of `layout`, where X is a table (n_samples, n_features),
         as scikit-learn's scalers and pipelines want it: (28, 28, 1)
-    loss : name or `Loss`; "auto" is cross_entropy, of several labels multilabel
+    loss : name or `Loss`; "auto" is cross_entropy, of several labels multilabel. With
+        "cross_entropy" rows of 0 and 1 are one-hot, and answered with the classes' numbers
     epochs, batch_size, schedule, processes, callbacks, progress : as in `Sequential.fit`
     optimizer, learning_rate, l2, weight_decay, clip_norm, label_smoothing, density,
         initializer, dtype, precision, device : as in `Sequential`
@@ -580,10 +581,26 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
         return np.hstack([1 - P, P]) if self.model_.loss.kind == "binary" else P
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Accuracy of predict(X) with respect to y."""
+        """Accuracy of predict(X) with respect to y; one-hot where it was fitted to such."""
+        check_is_fitted(self, "model_")
         y = hosted("y", y)
         weights = hosted("sample_weight", numbers("sample_weight", sample_weight))
+        if self._one_hot() and type_of_target(y) == "multilabel-indicator":
+            n, rows = len(self.classes_), np.asarray(y)
+            if rows.shape[1] != n or np.any(rows.sum(axis=1) != 1):
+                raise ValueError(
+                    f"y has shape {rows.shape}, but expected labels, or rows of {n} of which one "
+                    "is 1: it was fitted to such."
+                )
+            y = self.classes_[rows.argmax(axis=1)]
         return float(super().score(X, y, weights))
+
+    def _one_hot(self) -> bool:
+        """Whether it was fitted to one-hot rows: then classes have numbers and no labels."""
+        prepared = self.model_.preparation
+        return self.model_.loss.kind == "multiclass" and (
+            prepared is None or prepared.classes is None
+        )
 
 
 class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # untyped base
