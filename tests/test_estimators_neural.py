@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from mlp_xp import NeuralClassifier, NeuralRegressor, Sequential
+from mlp_xp import MLPClassifier, NeuralClassifier, NeuralRegressor, Sequential
 from mlp_xp.cli import main
 from mlp_xp.layers import (
     GRU,
@@ -43,6 +43,7 @@ from mlp_xp.storage import ModelFileError
 
 CONVOLUTIONS = [Conv2d(8, 3), Activation("relu"), MaxPool(2)]
 QUICK = {"epochs": 3, "random_state": 0}
+TABLE = np.eye(2)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -390,7 +391,7 @@ def test_labels_of_torch_are_labels_where_scikit_learn_takes_arrays_of_any_libra
 ) -> None:
     code = """
 import sklearn, torch
-from mlp_xp import NeuralClassifier
+from mlp_xp import MLPClassifier, NeuralClassifier
 
 X = torch.linspace(-1, 1, 40, dtype=torch.float64).reshape(20, 2)
 y = torch.arange(20) % 2
@@ -430,9 +431,15 @@ def test_masked_steps_and_labels_are_refused() -> None:
         est.fit(masked, y)
     est.fit([*X[:-1], np.ma.array(X[-1])], y)
     hidden = np.ma.array(y, mask=y == "up")
-    for fit in (lambda: est.fit(X, hidden), lambda: est.fit(X, y, validation_data=(X, hidden))):
+    asked = (
+        lambda: est.fit(X, hidden),
+        lambda: est.fit(X, y, validation_data=(X, hidden)),
+        lambda: est.score(X, hidden),
+        lambda: MLPClassifier(max_iter=300, tol=1).fit(TABLE, [0, 1]).score(TABLE, hidden[:2]),
+    )
+    for ask in asked:
         with pytest.raises(TypeError, match="y is a masked array"):
-            fit()
+            ask()
 
 
 def test_dates_are_no_names_of_classes() -> None:

@@ -20,7 +20,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
-from ..exchange import is_foreign
+from ..exchange import is_foreign, unmasked
 from ..fitting import Callback
 from ..hardware import Device
 from ..losses import Kind, Loss
@@ -323,6 +323,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):  # type: ignore[misc]  # untyped 
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy of predict(X) with respect to y."""
+        unmasked("y", y)
         sample_weight = numbers("sample_weight", sample_weight)
         if not is_foreign(X):
             return float(super().score(X, y, sample_weight))

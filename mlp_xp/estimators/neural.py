@@ -583,6 +583,7 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy of predict(X) with respect to y; one-hot where it was fitted to such."""
         check_is_fitted(self, "model_")
+        unmasked("y", y)
         y = hosted("y", y)
         weights = hosted("sample_weight", numbers("sample_weight", sample_weight))
         if self._one_hot() and type_of_target(y) == "multilabel-indicator":
