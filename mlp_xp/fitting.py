@@ -380,7 +380,7 @@ def one_epoch(
     for piece in pieces(order.shape[-1], batch_size):
         rate = rate_at(len(losses))
         if isinstance(rate, np.ndarray):
-            rate = device.xp.astype(device.put(rate[:, None]), run.state.theta.dtype)
+            rate = device.put(rate[:, None])
         bits = bits_at(run.state.step, piece.stop - piece.start)
         run.state = step(run.state, index[..., piece], bits, rate)
         losses.append(run.state.loss if waits else device.get(run.state.loss))

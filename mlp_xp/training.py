@@ -130,7 +130,8 @@ def train_step(
 ) -> State:
     """The state after one update on one batch.
 
-    rate  overrides the optimiser's own; an array (n_networks, 1) gives each network its own
+    rate  overrides the optimiser's own; an array (n_networks, 1) gives each network its own, in
+          float64: what comes of it is then rounded once, as of a number
 
     Reads nothing back: `state.loss` is an array that may still be on its way.
     """
@@ -143,17 +144,22 @@ def train_step(
         g = kernels.clip_norm(xp, g, recipe.clip_norm)
     rate = optimizer.rate if rate is None else rate
     step = state.step + 1
+    scalars = tuple(rounded(xp, scalar, g) for scalar in optimizer.scalars(rate, step))
     shrink = None
     if optimizer.weight_decay != 0:
-        shrink = rate * optimizer.weight_decay * recipe.decayed
-    theta, moments = kernels.update(
-        xp, optimizer, state.theta, g, state.moments, optimizer.scalars(rate, step), shrink
-    )
+        shrink = rounded(xp, rate * optimizer.weight_decay, g) * recipe.decayed
+    theta, moments = kernels.update(xp, optimizer, state.theta, g, state.moments, scalars, shrink)
     running = state.running
     if network.n_statistics > 0:
         newest = network.batch_statistics(xp, memories, m, running)
         running = (1 - RUNNING_SHARE) * running + RUNNING_SHARE * newest
     return State(theta, moments, running, step, J)
+
+
+def rounded(xp: Namespace, scalar: Any, g: Array) -> Any:
+    """A scalar, or an array of one a network in the dtype of g."""
+    alone = isinstance(scalar, int | float) or scalar.dtype == g.dtype
+    return scalar if alone else xp.astype(scalar, g.dtype)
 
 
 class Data(NamedTuple):

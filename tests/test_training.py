@@ -158,6 +158,22 @@ def test_many_networks_at_once_equal_as_many_trainings(
         np.testing.assert_allclose(together.evaluate(X, y).loss[k], alone.evaluate(X, y).loss)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_rate_for_each_network_is_rounded_as_one_for_all(
+    backend: Backend, optimizer: str, random: Random
+) -> None:
+    X, y = blobs(random)
+    settings: dict[str, Any] = {"optimizer": optimizer, "weight_decay": 0.01, "seed": [0, 1]}
+    one = MLP((4, 8, 3), learning_rate=0.0123, device=backend.device, **settings)
+    each = MLP((4, 8, 3), learning_rate=0.0123, device=backend.device, **settings)
+    one.fit(X, y, epochs=3, batch_size=16, progress=False)
+    each.fit(
+        X, y, epochs=3, batch_size=16, progress=False, schedule=ReduceOnPlateau(patience=10)
+    )  # never drops
+    for name, value in one.parameters.items():
+        np.testing.assert_array_equal(backend.get(each.parameters[name]), backend.get(value))
+
+
 def test_the_loss_of_an_epoch_is_that_of_each_network_alone_to_the_bit(random: Random) -> None:
     by_batch, share = random.normal(size=(300, 3)), np.array([10.0] * 299 + [7.0])
     for together in (by_batch.T, np.ascontiguousarray(by_batch.T)):
