@@ -149,7 +149,7 @@ def _trained(training: Document) -> list[str]:
     ]
     optimizer = training["optimizer"] or {}
     rate = optimizer.get("rate")
-    parts = [f"{optimizer.get('name')}" + (f" at rate {rate:g}" if rate else "")]
+    parts = [(optimizer.get("name") or "own") + (f" at rate {rate:g}" if rate else "")]
     if training.get("schedule"):
         parts.append(f"schedule {training['schedule']}")
     if training.get("early_stopping"):

@@ -125,6 +125,14 @@ def test_functions_of_the_users_own_are_said_to_be() -> None:
     own = (lambda xp, Z: Z, lambda xp, Z: xp.ones_like(Z))
     assert describe(MLP((4, 5, 3), activation=own))["layers"][0]["activation"] == "own"
 
+    class Mine(Adam):
+        """The same by another name."""
+
+    model = MLP((4, 5, 3), optimizer=Mine()).fit(
+        np.eye(4), [0, 1] * 2, layout="rows", progress=False
+    )
+    assert "own at rate 0.001" in model.summary()
+
 
 # -- what goes in and out -------------------------------------------------------------
 
