@@ -966,6 +966,25 @@ def test_gaps_in_arrays_are_refused_where_they_stand() -> None:
                 search(X, y, **args)
 
 
+def test_masked_and_complex_numbers_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    y = np.arange(30) % 2
+    args: dict[str, Any] = {"layout": "rows", "trials": 1, "storage": None, **SHORT}
+    with pytest.raises(TypeError, match="X is a masked array"):
+        search(np.ma.masked_greater(X, 0), y, **args)
+    with pytest.raises(TypeError, match="y is a masked array"):
+        search(X, np.ma.masked_greater(y, 0), **args)
+    with pytest.raises(DataError, match="y has dtype complex128, but expected numbers"):
+        search(X, y + 0j, **args)
+
+
+def test_arrays_on_a_gpu_are_refused_in_words(cupy: Any) -> None:
+    X, y = cupy.ones((30, 2)), np.arange(30) % 2
+    for given in ((X, y), (X.get(), cupy.asarray(y))):
+        with pytest.raises(TypeError, match=r"is a cupy.* lies on a GPU.*\.get\(\) of CuPy"):
+            search(*given, layout="rows", trials=1, storage=None, **SHORT)
+
+
 def test_columns_that_have_numbers_for_names_are_searched_too() -> None:
     X = np.random.default_rng(0).normal(size=(600, 2))
     frame, y = pandas.DataFrame(X), np.array(["a", "b"] * 300)

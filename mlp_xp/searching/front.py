@@ -31,6 +31,7 @@ from .. import checks
 from ..data import Dataset, Request, finite_numbers, load
 from ..defaults import DEFAULT_SCHEDULE
 from ..description import NOTED, SCORED
+from ..exchange import hosted, unmasked
 from ..extras import missing
 from ..fingerprint import Fingerprint
 from ..model import Model
@@ -321,8 +322,9 @@ def search(
 
 def _targets(y: Any) -> Rows:
     """Targets as an array without gaps: as text a gap would be one more class."""
-    found = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else y)
-    if found.dtype.kind == "f":
+    unmasked("y", y)
+    found = np.asarray(y.to_numpy() if hasattr(y, "to_numpy") else hosted("y", y))
+    if found.dtype.kind in "fc":
         return finite_numbers("y", found)
     if found.dtype != object:
         return found
@@ -354,7 +356,8 @@ def _dataset(
     if checks.is_frame(data):
         frame = of_frame("X", data)
         return Dataset("X", frame, labels, features=tuple(map(str, frame.columns)), table=frame)
-    X = finite_numbers("X", np.asarray(data))
+    unmasked("X", data)
+    X = finite_numbers("X", np.asarray(hosted("X", data)))
     if lies is None and X.ndim == 2 and X.shape[0] == X.shape[1]:
         raise ValueError(
             f"X has shape {X.shape}, which does not show which way it lies: say layout='rows' or "
