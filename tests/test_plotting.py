@@ -386,6 +386,23 @@ def test_a_confusion_matrix_is_scikit_learns(mpl: Any, models: dict[str, Any]) -
     assert f"{right} of 60 right" in display.alt
 
 
+def test_a_neural_estimators_confusion_takes_one_hot_rows_where_it_was_fitted_to_such(
+    mpl: Any,
+) -> None:
+    rows = np.eye(3, dtype=int)[Y]
+    neural = NeuralClassifier("dense:3", loss="cross_entropy", epochs=2, random_state=0)
+    neural.fit(X, rows)
+    expected = ConfusionDisplay.from_model(neural, X, Y).matrix
+    np.testing.assert_array_equal(ConfusionDisplay.from_model(neural, X, rows).matrix, expected)
+
+
+def test_a_confusion_of_masked_labels_is_refused(mpl: Any, models: dict[str, Any]) -> None:
+    hidden = np.ma.masked_equal(Y, 1)
+    for name in ("mlp", "classifier", "neural"):
+        with pytest.raises(TypeError, match="Y is a masked array"):
+            ConfusionDisplay.from_model(models[name], X, hidden)
+
+
 def test_a_confusion_of_two_classes_has_one_output(mpl: Any) -> None:
     model = MLP((16, 1), loss="binary_cross_entropy")
     display = ConfusionDisplay.from_model(model, X, Y > 0, layout="rows")

@@ -583,25 +583,24 @@ class NeuralClassifier(ClassifierMixin, BaseNeural):  # type: ignore[misc]  # un
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Accuracy of predict(X) with respect to y; one-hot where it was fitted to such."""
         check_is_fitted(self, "model_")
-        unmasked("y", y)
-        y = hosted("y", y)
         weights = hosted("sample_weight", numbers("sample_weight", sample_weight))
-        if self._one_hot() and type_of_target(y) == "multilabel-indicator":
-            n, rows = len(self.classes_), np.asarray(y)
-            if rows.shape[1] != n or np.any(rows.sum(axis=1) != 1):
-                raise ValueError(
-                    f"y has shape {rows.shape}, but expected labels, or rows of {n} of which one "
-                    "is 1: it was fitted to such."
-                )
-            y = self.classes_[rows.argmax(axis=1)]
-        return float(super().score(X, y, weights))
+        return float(super().score(X, self._labels(y), weights))
 
-    def _one_hot(self) -> bool:
-        """Whether it was fitted to one-hot rows: then classes have numbers and no labels."""
-        prepared = self.model_.preparation
-        return self.model_.loss.kind == "multiclass" and (
-            prepared is None or prepared.classes is None
-        )
+    def _labels(self, y: Any) -> Any:
+        """One-hot rows as the numbers of their classes, where it was fitted to such."""
+        unmasked("y", y)
+        y, prepared = hosted("y", y), self.model_.preparation
+        numbered = prepared is None or prepared.classes is None
+        one_hot = numbered and self.model_.loss.kind == "multiclass"
+        if not one_hot or type_of_target(y) != "multilabel-indicator":
+            return y
+        n, rows = len(self.classes_), np.asarray(y)
+        if rows.shape[1] != n or np.any(rows.sum(axis=1) != 1):
+            raise ValueError(
+                f"y has shape {rows.shape}, but expected labels, or rows of {n} of which one "
+                "is 1: it was fitted to such."
+            )
+        return self.classes_[rows.argmax(axis=1)]
 
 
 class NeuralRegressor(RegressorMixin, BaseNeural):  # type: ignore[misc]  # untyped base

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..checks import Layout
+from ..exchange import unmasked
 from ..extras import missing
 from ..model import Model
 from ..prepared import as_labels
@@ -113,7 +114,9 @@ def answers(model: Any, X: Any, Y: Any, layout: Layout | None) -> tuple[Host, Ho
             )
         from ..estimators.arrays import to_host
 
-        return to_host(Y), to_host(model.predict(X)), to_host(model.classes_)
+        unmasked("Y", Y)
+        labels = getattr(model, "_labels", np.asarray)  # a neural one may know one-hot rows
+        return labels(to_host(Y)), to_host(model.predict(X)), to_host(model.classes_)
     with model.device.active():
         data = model._data(X, Y, None, layout)
         scores = model._scores_by(model._recipe, model._state(), data.rows)
