@@ -99,7 +99,14 @@ def hosted(argument: str, value: Any) -> Any:
 
 
 def unmasked(argument: str, value: Any) -> None:
-    """Raise TypeError for a masked array, what lies under whose mask would be taken for numbers."""
+    """Raise TypeError for a masked array, what lies under whose mask would be taken for numbers.
+
+    Or for a list of such: NumPy makes an array without a mask of it.
+    """
+    if isinstance(value, list | tuple):
+        for i, entry in enumerate(value):
+            if isinstance(entry, np.ma.MaskedArray):
+                unmasked(f"{argument}[{i}]", entry)
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise TypeError(
             f"{argument} is a masked array of which {int(np.ma.getmaskarray(value).sum())} entries "

@@ -330,3 +330,12 @@ def test_masked_numbers_are_refused_and_an_empty_mask_is_not() -> None:
     ):
         with pytest.raises(TypeError, match=r"X is a masked array of which \d+ .* X.filled\(0\)"):
             ask()
+    lines = list(masked)
+    model.predict(list(whole), layout="rows")
+    for ask in (
+        lambda: model.predict(lines, layout="rows"),
+        lambda: MLPClassifier().fit(lines, LABELS),
+        lambda: NeuralClassifier().fit(lines, LABELS),
+    ):
+        with pytest.raises(TypeError, match=r"X\[\d+\] is a masked array"):
+            ask()
