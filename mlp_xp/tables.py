@@ -339,20 +339,21 @@ def _head(file: _File, encoding: str) -> str:
         raise DataError(f"{name} is no table, but {strange}.")
     if b"\0" in beginning and encoding != "utf-16":
         raise DataError(f"{name} is no text: it holds bytes of 0. Expected a table in UTF-8.")
+    encoding = encoding.removesuffix("-sig")  # which counts from behind the mark
     try:
-        return beginning.decode(encoding)
+        head = beginning.decode(encoding)
     except UnicodeDecodeError as error:
-        # cut within a character
-        if len(beginning) >= SAMPLE and error.start > len(beginning) - 4:
-            return beginning[: error.start].decode(encoding)
-        raise _encoding(name, error) from None
+        if len(beginning) < SAMPLE or error.start < len(beginning) - 3:
+            raise _encoding(name, error) from None
+        head = beginning[: error.start].decode(encoding)  # cut within a character
+    return head.removeprefix("\ufeff")
 
 
 def _undecoded(written: _Csv) -> UnicodeDecodeError | None:
     """The error of the first byte that is none of the file's encoding."""
     with written.file.open() as content:
         try:
-            content.read().decode(written.encoding)
+            content.read().decode(written.encoding.removesuffix("-sig"))
         except UnicodeDecodeError as error:
             return error
     return None

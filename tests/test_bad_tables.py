@@ -97,6 +97,12 @@ BAD: dict[str, tuple[str, str | bytes, tuple[str, ...], str]] = {
         Y,
         r"not UTF-8 \(byte 120004 is 0xe9\): .*iconv",
     ),
+    "latin-1 behind a mark": (
+        "t.csv",
+        b"\xef\xbb\xbfa,y\n" + b"x,1\n" * 30000 + b"\xe9,0\n",
+        Y,
+        r"not UTF-8 \(byte 120007 is 0xe9\): .*iconv",
+    ),
     # -- lines
     "too long": ("t.csv", GOOD + "1,2,3\n", Y, "t.csv, line 22: 3 cells, but the header names 2"),
     "too short": (

@@ -236,6 +236,14 @@ def test_a_header_may_be_longer_than_a_sample(encoding: str, end: str, tmp_path:
     assert data.y.tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("shift", range(3))
+def test_a_sample_may_end_within_a_character(mark: str, shift: int, tmp_path: Path) -> None:
+    path, word = tmp_path / "d.csv", "€" * 9
+    path.write_text(f"{mark}x,y\n{'a' * shift}{word},0\n" + f"{word},1\n" * 3000, encoding="utf-8")
+    assert load_table(path).X.x.tolist() == ["a" * shift + word, *[word] * 3000]
+
+
 def test_a_cell_may_be_long(tmp_path: Path) -> None:
     """Also where lines are counted, because their last cells are empty."""
     path, text = tmp_path / "d.csv", "word " * 50_000 + "end"
