@@ -93,7 +93,7 @@ def numbers_left(frame: Frame, whole: Frame, columns: Sequence[str]) -> Frame:
     """
     import pandas
 
-    found = {}
+    frame = frame.copy(deep=False)
     for column in columns:
         inferred = pandas.api.types.infer_dtype(whole[column], skipna=True)
         if inferred not in ("string", "mixed", "mixed-integer"):
@@ -101,8 +101,8 @@ def numbers_left(frame: Frame, whole: Frame, columns: Sequence[str]) -> Frame:
         numbers = pandas.to_numeric(whole[column], errors="coerce")
         slips = numbers.isna() & whole[column].notna()
         if slips.any() and not slips[frame.index].any():
-            found[column] = numbers[frame.index]
-    return frame.assign(**found) if found else frame
+            frame[column] = numbers[frame.index]
+    return frame
 
 
 class _File(NamedTuple):
@@ -279,13 +279,13 @@ def _unpadded(frame: Frame, copied: Sequence[str], options: Mapping[str, Any]) -
     import pandas
 
     kept = {name: options[name] for name in ("na_values", "dtype", "decimal")}
-    found = {}
     for column in frame.select_dtypes(["object", "string"]).columns.difference(copied):
         cells = _stripped(frame[column])
         if not cells.equals(frame[column]):
-            text = io.StringIO(cells.to_csv(index=False), newline="")
-            found[column] = pandas.read_csv(text, low_memory=False, **kept)[column]
-    return frame.assign(**found) if found else frame
+            quoted = cells.to_csv(index=False, quoting=csv.QUOTE_ALL)  # cells may hold line ends
+            text = io.StringIO(quoted, newline="")
+            frame[column] = pandas.read_csv(text, low_memory=False, **kept)[column]
+    return frame
 
 
 def _stripped(column: Any) -> Any:

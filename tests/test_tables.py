@@ -270,11 +270,11 @@ def test_a_line_of_totals_without_a_target_makes_no_words_of_numbers(
     path = tmp_path / f"d.{how}"
     cells = [*map(str, range(9)), "Total"]
     frame = pandas.DataFrame(
-        {"a": cells, "b": [*cells[:8], "x", None], "y": [0, 1, 1] * 3 + [None]}
+        {"self": cells, "b": [*cells[:8], "x", None], "y": [0, 1, 1] * 3 + [None]}
     )
     path.write_bytes(written(frame, how))
     found = load_table(path, "y").X
-    assert found["a"].tolist() == list(range(9))
+    assert found["self"].tolist() == list(range(9))
     assert found["b"].tolist() == [*cells[:8], "x"]
 
 
@@ -440,6 +440,17 @@ def test_blanks_are_of_no_cell_wherever_they_stand(line: str, order: str, tmp_pa
     assert found["a"].tolist() == [1.5, None, 4.0] * 3
     assert found["b"].tolist() == [True, False, True] * 3
     assert found["c"].tolist() == ["red", "blue", None] * 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["note", "self"])
+def test_blanks_are_of_no_cell_whose_words_take_several_lines(
+    name: str, end: str, tmp_path: Path
+) -> None:
+    words = [f"red{end}wine", "white", f"a {end} b"]
+    rows = [f'"{word} ",{i}' for i, word in enumerate(words)]
+    (tmp_path / "t.csv").write_text("\n".join([f"{name},y", *rows]), newline="")
+    assert load_table(tmp_path / "t.csv", "y").X[name].tolist() == words
 
 
 # -- what columns become -------------------------------------------------------------
