@@ -427,6 +427,7 @@ TEXTS: dict[str, tuple[str, Callable[[Path, Any], tuple[Any, dict[str, Any]]]]] 
     "hdf5": ("h5py", _hdf5_text),
     "zarr": ("zarr", _zarr_text),
     "a column of pandas": ("pandas", lambda _, words: (X, {"target": _series(words)})),
+    "Arrow's": ("pyarrow", lambda _, words: (X, {"target": _arrow(words)})),
     "objects": ("numpy", lambda _, words: (X, {"target": words.astype(object)})),
     "NumPy's text of any length": ("numpy", lambda _, words: (X, {"target": words.astype("T")})),
 }
@@ -436,6 +437,12 @@ def _series(words: Any) -> Any:
     import pandas
 
     return pandas.Series(words)
+
+
+def _arrow(words: Any) -> Any:
+    import pyarrow
+
+    return pyarrow.array(words)
 
 
 @pytest.mark.parametrize("kind", TEXTS)

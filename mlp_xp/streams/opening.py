@@ -143,6 +143,8 @@ def _tables(
 def _array(given: Any) -> Any:
     """Targets or weights beside an array: an array, or that of a .npy file."""
     unmasked("an array beside it", given)
+    if hasattr(given, "to_pylist"):  # Arrow's, which `to_numpy` gives only where it need not copy
+        given = np.asarray(given)
     if hasattr(given, "to_numpy"):  # a column of a data frame
         given = given.to_numpy()
     if isinstance(given, np.ndarray) and given.dtype.kind == "O":
