@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from . import checks
 from .losses import LOSSES
-from .prepared import Preparation, Scale
+from .prepared import Preparation
 
 HEADER = ("config", "step", "epoch", "history", "metadata")
 MOST_STEPS = 2**62  # counted in 64 bits
@@ -161,17 +161,10 @@ def preparation(path: Path, stored: Any, dtype: str, kind: str) -> Preparation:
             raise refusal(path, field("classes"), found.classes, "labels of one kind")
     for name in ("inputs", "outputs"):
         scale = getattr(found, name)
-        if not usable(scale, dtype):
+        try:
+            usable = scale.fits(dtype)
+        except MISUSED:
+            usable = False
+        if not usable:
             raise refusal(path, field(name), tuple(scale), f"{dtype} numbers to scale by")
     return found
-
-
-def usable(scale: Scale, dtype: str) -> bool:
-    """Whether a scale is of finite numbers, and divides by none that is as good as 0."""
-    try:
-        with np.errstate(all="ignore"):
-            offset, divisor = (np.asarray(part, np.float64).astype(dtype) for part in scale)
-            parts = (offset, divisor, 1 / divisor)
-    except MISUSED:
-        return False
-    return all(bool(np.isfinite(part).all()) for part in parts)

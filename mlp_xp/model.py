@@ -255,7 +255,7 @@ class Model:
                 "or None."
             )
         if value is not None:
-            value.check(self.network.sizes, self.loss.kind)
+            value.check(self.network.sizes, self.dtype, self.loss.kind)
         self._prepared = AS_GIVEN if value is None else value
 
     # -- training ------------------------------------------------------------

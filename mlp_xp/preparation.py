@@ -17,7 +17,6 @@ from .cells import is_number, named_numbers
 from .columns import Columns
 from .data import Dataset
 from .draws import Purpose, permutation
-from .headers import usable
 from .losses import LOSSES
 from .mlp import MLP
 from .model import Model
@@ -305,20 +304,20 @@ def model_for(
 
         of = shape_for(layers, n_inputs, shape)
         model = Sequential(of, layers_of(layers, of, n_out, activation), **options)
-    model.preparation = found
     names = found.table.outputs if found.table else found.features
     _check_held(f"{data.name}, column", names, found.inputs, model.dtype)
     _check_held(f"{data.name}, target", found.target, found.outputs, model.dtype)
+    model.preparation = found
     _check_told_apart(data.name, found, model.dtype)
     return model
 
 
 def _check_held(where: str, names: Sequence[str], scale: Scale, dtype: str) -> None:
     """Raise DataError for numbers whose scale a dtype does not hold: no file could keep it."""
-    if usable(scale, dtype):
+    if scale.fits(dtype):
         return
     parts = zip(*np.broadcast_arrays(*(np.reshape(part, -1) for part in scale)), strict=True)
-    i, one = next((i, one) for i, one in enumerate(parts) if not usable(Scale(*one), dtype))
+    i, one = next((i, one) for i, one in enumerate(parts) if not Scale(*one).fits(dtype))
     name = repr(names[i]) if i < len(names) else i
     raise DataError(
         f"{where} {name}: its numbers are {one[0]:.3g} and {one[1]:.3g} more or less, which "

@@ -32,6 +32,13 @@ class Scale(NamedTuple):
     offset: Any
     divisor: Any
 
+    def fits(self, dtype: str) -> bool:
+        """Whether a dtype has its numbers, all finite, and divides by none that is as good as 0."""
+        with np.errstate(all="ignore"):
+            offset, divisor = (np.asarray(part, np.float64).astype(dtype) for part in self)
+            parts = (offset, divisor, 1 / divisor)
+        return all(bool(np.isfinite(part).all()) for part in parts)
+
     def on(self, device: Device, dtype: str) -> Callable[[Array], Array]:
         """The function of columns (…, n, m) of a dtype."""
         offset, divisor = (device.put(np.reshape(part, (-1, 1)).astype(dtype)) for part in self)
@@ -192,8 +199,11 @@ class Preparation:
         found = xp.take(device.put(classes), xp.reshape(numbers, (-1,)))
         return xp.reshape(found, numbers.shape)
 
-    def check(self, sizes: Sequence[int], kind: str) -> None:
-        """Raise ValueError if it is not for a network of these sizes and a loss of this kind."""
+    def check(self, sizes: Sequence[int], dtype: str, kind: str) -> None:
+        """Raise ValueError if it is not for a network of these sizes and a loss of this kind.
+
+        dtype  of the model: what it does not hold, no file of the model would
+        """
         if self.table is not None and len(self.table.outputs) != sizes[0]:
             raise ValueError(
                 f"its preparation makes {len(self.table.outputs)} numbers of a table's row, but "
@@ -201,14 +211,16 @@ class Preparation:
             )
         parts = {"features": (self.inputs, sizes[0]), "outputs": (self.outputs, sizes[-1])}
         for what, (scale, n) in parts.items():
-            offset, divisor = (np.asarray(part, np.float64) for part in scale)
-            found = {offset.size, divisor.size}
+            found = {np.size(part) for part in scale}
             if not found <= {1, n}:
                 raise ValueError(
                     f"its preparation scales {max(found)} {what}, but the network has {n}."
                 )
-            if not (np.isfinite(offset).all() and np.isfinite(divisor).all() and divisor.all()):
-                raise ValueError(f"its preparation scales {what} by 0 or what is not finite.")
+            if not scale.fits(dtype):
+                raise ValueError(
+                    f"its preparation scales {what} by 0 or what is not finite in {dtype}. Is "
+                    "their unit far too small or too large?"
+                )
         if self.outputs != NO_SCALE and kind != "real":
             raise ValueError(f"its preparation scales targets, but its loss is for {kind} ones.")
         n_classes = {"multiclass": sizes[-1], "binary": 2}.get(kind, 0)

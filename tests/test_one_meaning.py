@@ -385,6 +385,10 @@ def test_a_preparation_for_another_model_is_refused() -> None:
     wrong = {
         "scales 2 features, but the network has 3": Preparation("", Scale([1.0, 2], [1.0, 2])),
         "scales features by 0 or what is not": Preparation("", Scale(float("nan"), 1.0)),
+        "scales features by 0 or what is not finite in float32": Preparation("", Scale(0.0, 1e39)),
+        "scales outputs by 0 or what is not finite in float32": Preparation(
+            "", outputs=Scale(0.0, 1e-39)
+        ),
         "scales outputs by 0": Preparation("", NO_SCALE, Scale(0.0, [1.0, 0.0, 1.0])),
         "names 2 classes, but the network tells 3 apart": Preparation("", classes=(1, 2)),
         "in another order": Preparation("", classes=("b", "a", "c")),

@@ -223,7 +223,7 @@ def check_model(path: Path, est: Any, facts: Mapping[str, Any], tensors: Tensors
             est._check_deterministic(network)
         if "preparation" in facts:
             found = preparation(path, facts["preparation"], dtype, loss.kind)
-            found.check(sizes, loss.kind)
+            found.check(sizes, dtype, loss.kind)
     except ModelFileError:
         raise
     except MISUSED as error:
