@@ -141,8 +141,8 @@ class Preparation:
 
         Y  targets, where the rows are to be trained on: see `Columns.rows`
         """
-        known = set(self.features)
-        named = names_of(X) or (known and known <= set(map(str, _columns(X))))  # 0 is "0"
+        columns = _columns(X)
+        named = names_of(X) or (columns and set(self.features) <= set(map(str, columns)))  # 0: "0"
         if self.missing and (self.table is not None or named):
             X = without(as_pandas(argument, X), self.missing)
         if self.table is not None:
