@@ -374,6 +374,15 @@ def test_weights_are_taken_in_the_dtype_of_the_rows(backend: Backend) -> None:
             np.testing.assert_allclose(array, wanted, rtol=1e-3, atol=1e-3)
 
 
+def test_complex_rows_are_refused(backend: Backend) -> None:
+    X, y = backend.asarray(DIGITS), backend.asarray(LABELS)
+    est = MLPClassifier(**FAST).fit(X, y)
+    turned = backend.asarray(DIGITS * 1j)
+    for ask in (est.predict, lambda rows: MLPClassifier(**FAST).fit(rows, y)):
+        with pytest.raises(ValueError, match="Complex data not supported"):
+            ask(turned)
+
+
 def test_rows_in_float16_are_taken_in_float64(backend: Backend) -> None:
     if "strict" in backend.name:
         pytest.skip("the standard has no float16")

@@ -200,6 +200,11 @@ def check_foreign(est: Any, X: Array, place: Place, reset: bool) -> Array:
     _check_n_features(est, np.empty((1, X.shape[1])), reset=reset)
     if reset:
         est.__dict__.pop("feature_names_in_", None)  # of the frame of another fit
+    if xp.isdtype(X.dtype, "complex floating"):
+        raise ValueError(
+            f"Complex data not supported: X has dtype {dtype_name(X)}, but expected real numbers. "
+            "Pass the real and the imaginary parts as features, or the absolute values."
+        )
     if dtype_name(X) not in DTYPES:
         X = xp.astype(X, xp.float64)
     if not bool(xp.all(xp.isfinite(X))):
