@@ -401,10 +401,8 @@ def _decimal(head: str, separator: str) -> str:
     """The mark in numbers: a comma where cells show it, and none shows a point."""
     if separator == ",":
         return "."
-    header = FIRST_LINE.match(head)
-    assert header is not None  # it matches nothing, too
-    below = re.split(rf"[\r\n{re.escape(separator)}]", head[header.end() :])
-    cells = {cell.strip(' "') for cell in below}
+    lines = csv.reader(io.StringIO(head, newline=""), delimiter=separator, skipinitialspace=True)
+    cells = {cell.strip() for line in islice(lines, 1, None) for cell in line}
     commas = any(DECIMAL_COMMA.fullmatch(cell) for cell in cells)
     return "," if commas and not any(map(DECIMAL_POINT.fullmatch, cells)) else "."
 

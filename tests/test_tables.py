@@ -209,12 +209,16 @@ def test_a_name_may_hold_separators_and_the_end_of_a_line(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("content", "cells"),
-    [("400.5;x\n1,5;2\n", [1.5, 2.0]), ("a\tb\n1.2e-05\t1,2\n", ["1.2e-05", "1,2"])],
+    [
+        ("400.5;x\n1,5;2\n", [1.5, 2.0]),
+        ("a\tb\n1.2e-05\t1,2\n", ["1.2e-05", "1,2"]),
+        ('a;note\n1,5;"from 1;\n1.5"\n', [1.5, "from 1;\n1.5"]),
+    ],
 )
 def test_cells_alone_show_how_numbers_are_written(
     content: str, cells: list[Any], tmp_path: Path
 ) -> None:
-    """Of a header of wave lengths nothing follows; numbers with exponents have marks, too."""
+    """Of a header of wave lengths nothing follows, nor of parts of a cell; exponents have marks."""
     (tmp_path / "d.csv").write_text(content)
     found = load_table(tmp_path / "d.csv").X.iloc[0].tolist()
     assert found == [float(cells[0]), cells[1]]
