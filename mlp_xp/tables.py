@@ -27,7 +27,7 @@ STDIN = "-"
 SEPARATORS = ",;\t|"
 GAPS = ("?",)  # beside pandas's own: nothing, NA, N/A, NaN, null, None …
 WIDE = 256  # columns from which on short lines could be filled up to more than memory holds
-SAMPLE = 1 << 16  # bytes that show how numbers are written; all of a longer header
+SAMPLE = 1 << 16  # bytes that show how numbers are written, below the header if that is longer
 LONGEST = 1 << 26  # bytes of a header
 FIELD = 2**31 - 1  # characters of a cell: pandas knows no limit
 DECIMAL_COMMA, DECIMAL_POINT = (
@@ -124,7 +124,7 @@ def _file(name: str, source: str) -> _File:
     if source != STDIN:
         with open(source, "rb") as plain:
             head = plain.read(SAMPLE)
-            head += b"" if b"\n" in head else plain.readline(LONGEST)
+            head += b"" if b"\n" in head else plain.readline(LONGEST) + plain.read(SAMPLE)
         if head and not head.startswith(GZIP):
             return _File(name, head, lambda: open(source, "rb"), os.path.abspath(source))
     if source == STDIN and sys.stdin is None:
@@ -132,7 +132,7 @@ def _file(name: str, source: str) -> _File:
     given = sys.stdin.buffer.read() if source == STDIN else Path(source).read_bytes()
     content = unpacked(name, given)
     line = content.find(b"\n", 0, LONGEST) + 1
-    return _File(name, content[: max(SAMPLE, line)], lambda: io.BytesIO(content))
+    return _File(name, content[: line + SAMPLE], lambda: io.BytesIO(content))
 
 
 def _arrow(file: _File, kind: str) -> Frame:
@@ -401,8 +401,11 @@ def _decimal(head: str, separator: str) -> str:
     """The mark in numbers: a comma where cells show it, and none shows a point."""
     if separator == ",":
         return "."
-    lines = csv.reader(io.StringIO(head, newline=""), delimiter=separator, skipinitialspace=True)
-    cells = {cell.strip() for line in islice(lines, 1, None) for cell in line}
+    header = FIRST_LINE.match(head)
+    assert header is not None  # it matches nothing, too
+    below = io.StringIO(head[header.end() :][:SAMPLE], newline="")
+    lines = csv.reader(below, delimiter=separator, skipinitialspace=True)
+    cells = {cell.strip() for line in lines for cell in line}
     commas = any(DECIMAL_COMMA.fullmatch(cell) for cell in cells)
     return "," if commas and not any(map(DECIMAL_POINT.fullmatch, cells)) else "."
 

@@ -212,6 +212,7 @@ def test_a_name_may_hold_separators_and_the_end_of_a_line(tmp_path: Path) -> Non
     [
         ("400.5;x\n1,5;2\n", [1.5, 2.0]),
         ("a\tb\n1.2e-05\t1,2\n", ["1.2e-05", "1,2"]),
+        (f"{'a' * 70_000};b\n1,5;2\n", [1.5, 2.0]),
         ('a;note\n1,5;"from 1;\n1.5"\n', [1.5, "from 1;\n1.5"]),
     ],
 )
