@@ -42,7 +42,9 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, files: dict[
         ("0::/../other\n", {"cpu.max": "50000 100000\n"}, 1),
         (V1, v1("cpu/pod/box", 200_000, 50_000), 4),
         (V1, v1("cpu", 100_000, 100_000), 1),
+        (V1, v1("cpu,cpuacct/pod/box", 200_000, 100_000), 2),  # no link names it "cpu" alone
         (V1, v1("cpu", -1, 100_000), quota.MANY),
+        (V1, v1("cpu", 100_000, 0), quota.MANY),
         (V2, {"pod/box/cpu.max": "max 100000\n"}, quota.MANY),
         (V2, {"pod/box/cpu.max": "what is this?\n"}, quota.MANY),
         (V2, {}, quota.MANY),

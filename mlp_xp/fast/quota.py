@@ -8,7 +8,6 @@ still for the rest of a tenth of a second.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -31,21 +30,21 @@ def _folders() -> Iterator[Path]:
         for line in OWN.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers or "cpu" in controllers.split(","):
-                top = GROUPS / "cpu" if controllers else GROUPS
-                inside = top / path.lstrip("/")
-                yield from (
-                    inside,
-                    *takewhile(lambda folder: folder != GROUPS.parent, inside.parents),
-                )
+                for name in (
+                    ("cpu", controllers) if controllers else ("",)
+                ):  # a link to it, or its own
+                    inside = GROUPS / name / path.lstrip("/")
+                    yield inside
+                    yield from takewhile(lambda folder: folder != GROUPS.parent, inside.parents)
 
 
 def _granted(folder: Path) -> Iterator[int]:
     """Processors by the quota of a group, in microseconds of so many: version 2, then 1."""
     for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, ZeroDivisionError):
             quota, period = " ".join((folder / name).read_text() for name in names).split()
             if int(quota) > 0:
-                yield math.ceil(int(quota) / int(period))
+                yield -(-int(quota) // int(period))
 
 
 __all__ = ["MANY", "processors"]
