@@ -253,7 +253,7 @@ def batch_normalization(
 
 
 def _column(xp: Namespace, name: str, value: Array | float, X: Array) -> Array:
-    """A value for each feature as a column beside X (n_features, m); a number as ()."""
+    """A value for each feature as a column beside X (n_features, m), or (m,); a number as ()."""
     if isinstance(value, int | float):
         return xp.asarray(value, dtype=X.dtype, device=device(X))
     library(**{"X": X, name: value})
@@ -263,4 +263,6 @@ def _column(xp: Namespace, name: str, value: Array | float, X: Array) -> Array:
             f"{name} has shape {tuple(value.shape)}, but beside X {tuple(X.shape)} expected one "
             f"number, or one of each feature, ({n}, 1) or ({n},)."
         )
-    return xp.reshape(value, (-1, 1)) if value.ndim == 1 and X.ndim == 2 else value
+    if value.ndim == 0:
+        return value
+    return xp.reshape(value, (-1, 1) if X.ndim == 2 else (-1,))

@@ -286,6 +286,14 @@ def test_batch_normalization_by_the_batchs_own_moments_is_the_forward_pass(
     close(backend.get(same), backend.get(Y))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_feature_that_is_a_vector_stays_one(backend: Backend, shape: tuple[int, ...]) -> None:
+    X, one = backend.asarray(np.array([0.0, 1.0, 2.0, 5.0])), backend.asarray(np.ones(shape))
+    Y, cache = t.batch_norm_forward(X, one, one)
+    assert Y.shape == t.batch_normalization(X, one, one, one, one).shape == X.shape
+    assert t.batch_norm_backward(X, cache)[0].shape == X.shape
+
+
 def test_whole_numbers_are_normalised_as_the_same_numbers_in_floats(backend: Backend) -> None:
     X = np.array([[0, 1, 2, 5], [4, 5, 7, 7]])
     for f in (
