@@ -368,9 +368,10 @@ def update_parameters(
     parameters: Mapping[str, Array], grads: Mapping[str, Array], learning_rate: float
 ) -> Parameters:
     """W - rate dW and b - rate db, in a new dictionary. Third and fifth documents."""
-    xp = library(**parameters)
+    gradients = {f"d{name}": grads[f"d{name}"] for name in parameters}
+    xp = library(**parameters, **gradients)
     for name, value in parameters.items():
-        same_shape(f"d{name}", grads[f"d{name}"], name, value)
+        same_shape(f"d{name}", gradients[f"d{name}"], name, value)
     sgd = SGD(learning_rate)
     scalars = sgd.scalars(learning_rate, 1)
     return {

@@ -341,6 +341,7 @@ def test_what_is_no_array_is_refused_by_its_name(X: np.ndarray) -> None:
         (lambda: t.L_layer_model(X.tolist(), [[0, 1, 1, 0]], [5, 4, 1]), "X", "list"),
         (lambda: t.linear_forward(X, [[1.0] * 5], 0.0), "W", "list"),
         (lambda: t.batch_norm_forward(X, [1.0] * 5, 0.0), "gamma", "list"),
+        (lambda: t.update_parameters({"b1": X}, {"db1": X.tolist()}, 0.1), "db1", "list"),
     ):
         with pytest.raises(TypeError, match=rf"^{name} is of type {kind}, but expected an array"):
             call()
