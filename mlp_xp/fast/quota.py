@@ -30,9 +30,8 @@ def _folders() -> Iterator[Path]:
         for line in OWN.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers or "cpu" in controllers.split(","):
-                for name in (
-                    ("cpu", controllers) if controllers else ("",)
-                ):  # a link to it, or its own
+                # of version 1 where the controller is mounted, or a link to that
+                for name in {"cpu", controllers} if controllers else {""}:
                     inside = GROUPS / name / path.lstrip("/")
                     yield inside
                     yield from takewhile(lambda folder: folder != GROUPS.parent, inside.parents)
