@@ -400,13 +400,13 @@ def test_a_batch_of_millions_is_launched_in_grids_that_a_device_takes(
     from mlp_xp.fast.launches import Launch
     from mlp_xp.training import stepper
 
-    m, settings = 65535 * 32 + 1, {"loss": "squared_error", "device": "cuda"}
+    m, settings = 65535 * 32 + 4, {"loss": "squared_error", "device": "cuda"}
     if network == "dense":
         model: Any = MLP((1, 1, 1), residual=True, **settings)
     else:
-        model = Sequential(1, [Dense(1)], **settings)
-    rows = cupy.zeros((1, 1), model.dtype)
-    step: Any = stepper(model._recipe, model.device, Data(rows, rows))
+        model = Sequential(1, [Dense(2)], **settings)  # 16 bytes of parameters
+    data = Data(*(cupy.zeros((1, n), model.dtype) for n in (1, model.network.sizes[-1])))
+    step: Any = stepper(model._recipe, model.device, data)
     step._begin(model._run.state)
     launches = [call for call in step.kind(step, m, True).calls if isinstance(call, Launch)]
     assert "gather" in {launch.name for launch in launches}
