@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
+from .activations import Activation
 from .devices import device as find_device
 from .exchange import taken
 from .fitting import EarlyStopping
@@ -47,6 +48,20 @@ def choose(argument: str, table: Mapping[str, V], name: Any) -> V:
     raise ValueError(
         f"{argument} is {name!r}, but expected one of {', '.join(map(repr, table))}.{cure}"
     )
+
+
+def activation(choice: Any, table: Mapping[str, Activation]) -> Activation:
+    """A row by name, by itself, or of a pair of functions (f, slope), both of Z."""
+    if isinstance(choice, Activation):  # the table's own, not a clone: fast paths know it
+        return next((row for row in table.values() if row == choice), choice)
+    if isinstance(choice, tuple) and len(choice) == 2 and all(map(callable, choice)):
+        return Activation(*choice, slope_of="Z")
+    if callable(choice) or isinstance(choice, tuple):
+        raise ValueError(
+            f"activation is {choice!r}, but expected a name, an Activation, or a pair of functions "
+            "(f(xp, Z), slope(xp, Z))."
+        )
+    return choose("activation", table, choice)
 
 
 def integer(argument: str, value: Any, least: int) -> int:

@@ -130,22 +130,10 @@ class MLP(Model):
 
 def _activations(choice: Any, n_hidden: int) -> tuple[Activation, ...]:
     """One activation a hidden layer, from a name, an `Activation`, a pair, or a list of them."""
-
-    def row(value: Any) -> Activation:
-        if isinstance(value, Activation):
-            return value
-        if isinstance(value, tuple) and len(value) == 2 and all(map(callable, value)):
-            return Activation(*value, slope_of="Z")
-        if callable(value) or isinstance(value, tuple):
-            raise ValueError(
-                f"activation is {value!r}, but expected a name, an Activation, or a pair of "
-                "functions (f(xp, Z), slope(xp, Z))."
-            )
-        return checks.choose("activation", ACTIVATIONS, value)
-
     if isinstance(choice, list) or (type(choice) is tuple and not all(map(callable, choice))):
-        return tuple(row(value) for value in checks.per_layer("activation", choice, n_hidden))
-    return (row(choice),) * n_hidden
+        rows = checks.per_layer("activation", choice, n_hidden)
+        return tuple(checks.activation(row, ACTIVATIONS) for row in rows)
+    return (checks.activation(choice, ACTIVATIONS),) * n_hidden
 
 
 def _initializers(choice: Any, activations: Sequence[Activation]) -> list[Initializer]:

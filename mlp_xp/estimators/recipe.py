@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 
 from .. import checks
-from ..activations import ACTIVATIONS, Activation
+from ..activations import ACTIVATIONS
 from ..hardware import Device
 from ..kernels import PRECISIONS, at_precision
 from ..losses import LOSSES, Kind, Loss
@@ -115,20 +115,6 @@ def out_activation(loss: Loss) -> str:
 # -- networks --------------------------------------------------------------------
 
 
-def activation_row(choice: Any) -> Activation:
-    """A row by name, by itself, or of a pair of functions (f, slope), both of Z."""
-    if isinstance(choice, Activation):  # the table's own, not a clone: fast paths know it
-        return next((row for row in ACTIVATIONS.values() if row == choice), choice)
-    if isinstance(choice, tuple) or callable(choice):
-        if not (isinstance(choice, tuple) and len(choice) == 2 and all(map(callable, choice))):
-            raise ValueError(
-                f"activation is {choice!r}, but expected a name, an Activation, a pair of "
-                "functions (f(xp, Z), slope(xp, Z)), or a list of one for each hidden layer."
-            )
-        return Activation(*choice, slope_of="Z")
-    return checks.choose("activation", ACTIVATION_NAMES, choice)
-
-
 def network_of(parameters: Mapping[str, Any], sizes: Sequence[int]) -> Network:
     """The network that an estimator's parameters describe."""
     n_hidden = len(sizes) - 2
@@ -140,7 +126,7 @@ def network_of(parameters: Mapping[str, Any], sizes: Sequence[int]) -> Network:
     rates = checks.per_layer("dropout", parameters["dropout"], n_hidden)
     return Network(
         sizes=tuple(int(n) for n in sizes),
-        activations=tuple(activation_row(choice) for choice in choices),
+        activations=tuple(checks.activation(choice, ACTIVATION_NAMES) for choice in choices),
         dropout=tuple(map(checks.dropout, rates)),
         normalization=parameters["normalization"],
         residual=bool(parameters["residual"]),
