@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ from mlp_xp.readers import DataError
 from mlp_xp.searching.families import FAMILIES
 from mlp_xp.searching.front import Interrupted, search
 from mlp_xp.searching.space import DIMENSIONS, arguments, dimensions, draw
-from mlp_xp.searching.study import TRIES, _again, _is_dead, place
+from mlp_xp.searching.study import TRIES, Study, _again, _is_dead, place, quiet
 from mlp_xp.searching.task import Task, Wanted, Watch
 
 ROOT = Path(__file__).parents[1]
@@ -582,6 +583,25 @@ def test_two_processes_share_the_trials_of_one_study(family: str, epochs: int) -
     load_model = (MLP if family == "dense" else Sequential).load
     a, b = (load_model(f"{one}.safetensors") for one in "ab")
     np.testing.assert_array_equal(a.parameters["W1"], b.parameters["W1"])
+
+
+def test_of_two_that_take_the_waiting_trial_one_has_it() -> None:
+    digits = Task(load("digits"), Wanted())
+    with quiet():
+        a, b = (Study(optuna, digits, "search.db", "digits", print).study for _ in "ab")
+    taken: list[int | None] = []
+    other = threading.Thread(target=lambda: taken.append(b._pop_waiting_trial_id()))
+
+    @sqlalchemy.event.listens_for(a._storage._backend.engine, "after_cursor_execute")
+    def between(*args: Any) -> None:
+        """Between what one reads of the trial and what it writes, the other has time."""
+        if "trials.trial_id = ?" in args[2] and other.ident is None:
+            other.start()
+            other.join(0.5)
+
+    taken.append(a._pop_waiting_trial_id())
+    other.join()
+    assert sorted(taken, key=str) == [1, None]
 
 
 def test_of_two_that_begin_a_study_at_once_one_runs_the_first_trial(

@@ -92,6 +92,24 @@ def place(storage: Any) -> str:
         ) from None
 
 
+def _one_at_a_time(engine: Any) -> None:
+    """Let an SQLite file's transactions begin with its lock, before they read.
+
+    Optuna takes a waiting trial by reading its state and writing another, and relies on
+    SELECT … FOR UPDATE in between, which SQLite does not know: two processes would run one trial.
+    """
+    from sqlalchemy import event
+
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # Python's module begins none of its own
+
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", connected)
+    event.listen(engine, "begin", begun)
+
+
 def _opened(optuna: Any, storage: Any) -> Any:
     """Optuna's storage of an address, with signs of life of the processes that work at it."""
     if storage is None or not isinstance(storage, str | os.PathLike):
@@ -108,7 +126,7 @@ def _opened(optuna: Any, storage: Any) -> Any:
             raise FileNotFoundError(f"{storage} cannot be written: there is no folder {folder}.")
     for tries in range(OPENINGS):
         try:
-            return optuna.storages.RDBStorage(
+            opened = optuna.storages.RDBStorage(
                 url,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT,
@@ -124,6 +142,10 @@ def _opened(optuna: Any, storage: Any) -> Any:
                 why = str(error.__cause__ or error).partition("\n")[0]
                 raise ValueError(f"storage {place(storage)} cannot be opened: {why}") from None
             time.sleep(0.1 * (tries + 1))
+        else:
+            if opened.engine.dialect.name == "sqlite":
+                _one_at_a_time(opened.engine)
+            return opened
     return None
 
 
