@@ -71,6 +71,14 @@ def _convolutions() -> Any:
     )
 
 
+def _padded() -> Any:
+    def of(channels: int) -> list[Any]:
+        return [Conv2d(channels, 3, padding="same"), Activation()]
+
+    layers = [*of(32), *of(32), MaxPool(2), *of(64), MaxPool(2), Flatten(), Dense(10)]
+    return Sequential((3, 32, 32), layers, seed=0)
+
+
 def _depthwise() -> Any:
     block = [Conv2d(32, 3, padding="same", groups=32), Conv2d(32, 1), Activation()]
     return Sequential(
@@ -106,6 +114,7 @@ CASES: dict[str, Case] = {
     "clipped": Case(lambda: MLP(WIDE, clip_norm=1.0, seed=0), (784,), clip=1.0),
     "deep, layer norm and residual": Case(_deep, (784,)),
     "two convolutions": Case(_convolutions, (1, 28, 28)),
+    "three convolutions": Case(_padded, (3, 32, 32), m=64),
     "depthwise": Case(_depthwise, (1, 28, 28)),
     "dilated": Case(_dilated, (8, 100)),
     "gru": Case(lambda: Sequential((28, 28), [GRU(128), Dense(10)], seed=0), (28, 28)),

@@ -1,4 +1,4 @@
-"""Products with windows of few rows are sums, and nothing is joined for them."""
+"""Products with windows: sums where rows are few, others read windows where they lie."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from mlp_xp.compile.numpy_program import NumpyProgram
 from mlp_xp.compile.program import Program
 from mlp_xp.compile.step import CompiledStep
 from mlp_xp.compile.trace import Tracer, trace
-from mlp_xp.fast import native
+from mlp_xp.compile.windows import Manner
+from mlp_xp.fast import blas, native
 from mlp_xp.layers import Conv1d, Conv2d, Dense, Flatten
 from mlp_xp.training import Data, train_step
 
@@ -87,12 +88,145 @@ def test_in_tiles_products_are_the_same_in_less_memory(
     graph = Graph("float64")
     roots = trace(formula, graph, *(graph.input(name, a.shape) for name, a in arrays.items()))
     none = [None] * len(roots)
-    plans = [target.plans(fuse.Fusion(roots, none, tile=size)) for size in (tile, 0)]
+    manners = [Manner(tile=size) for size in (tile, 0)]
+    plans = [target.plans(fuse.Fusion(roots, none, manner)) for manner in manners]
     assert (plans[0].n_bytes < plans[1].n_bytes) != kept
     made = target(plans[0], arrays)
     made.finish()
     for mine, theirs in zip(made.run(), interpret.run(roots, arrays), strict=True):
         np.testing.assert_allclose(mine, theirs, **tolerance("float64", 1024))
+
+
+# -- where they lie
+
+PATCHES, LYING = Manner(), Manner(fetch=True)
+fetching = pytest.mark.skipif(
+    not (native.available() and blas.fetches("float32")), reason="products are the BLAS's"
+)
+
+
+def made_so(roots: Any, arrays: dict[str, Any], manner: Manner) -> tuple[Program, list[Product]]:
+    """A program that has run, and its products."""
+    fusion = fuse.Fusion(roots, [None] * len(roots), manner)
+    program = Program(Program.plans(fusion), arrays)
+    program.finish()
+    program.run()
+    return program, [item for item in fusion.items if isinstance(item, Product)]
+
+
+def both_products(
+    xp: Any, W: Any, X: Any, delta: Any, kernel: tuple[int, int], stride: tuple[int, int]
+) -> list[Any]:
+    """W [X_1; …; X_K] and δ [X_1; …; X_K]ᵀ, of windows that move over rows and columns."""
+    n = [
+        (size - k) // step + 1 for size, k, step in zip(X.shape[-3:-1], kernel, stride, strict=True)
+    ]
+    cuts = [
+        [slice(i, i + (many - 1) * step + 1, step) for i in range(k)]
+        for many, k, step in zip(n, kernel, stride, strict=True)
+    ]
+    seen = xp.stack([X[..., i, j, :] for i in cuts[0] for j in cuts[1]], axis=-4)
+    seen = xp.reshape(seen, (*W.shape[:-2], W.shape[-1], n[0] * n[1] * X.shape[-1]))
+    return [xp.matmul(W, seen), xp.matmul(delta, xp.matrix_transpose(seen))]
+
+
+@fetching
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "m"),
+    [
+        ((3, 3), (1, 1), 16),
+        ((3, 3), (1, 1), 1),  # columns lie together, if not many
+        ((1, 5), (1, 1), 7),
+        ((5, 1), (1, 1), 40),
+        ((3, 2), (2, 1), 24),
+        ((2, 3), (1, 2), 33),
+        ((2, 2), (2, 2), 70),
+        ((14, 31), (1, 1), 20),  # one place, and more rows of windows than are laid at once
+    ],
+)
+def test_products_read_windows_where_they_lie(
+    kernel: tuple[int, int], stride: tuple[int, int], m: int, groups: int, dtype: str
+) -> None:
+    rng = np.random.default_rng(0)
+    channels, n_out, rows, columns = 2, 9, 14, 31
+    n = [(size - k) // s + 1 for size, k, s in zip((rows, columns), kernel, stride, strict=True)]
+    K, places = channels * math.prod(kernel), math.prod(n) * m
+    arrays = {
+        "W": rng.normal(size=(groups, n_out, K)).astype(dtype),
+        "X": rng.normal(size=(groups * channels, rows, columns, m)).astype(dtype),
+        "delta": rng.normal(size=(groups, n_out, places)).astype(dtype),
+    }
+    graph = Graph(dtype)
+    given = [graph.input(name, array.shape) for name, array in arrays.items()]
+    roots = trace(lambda xp, *x: both_products(xp, *x, kernel, stride), graph, *given)
+    mine, items = made_so(roots, arrays, LYING)
+    theirs, patched = made_so(roots, arrays, PATCHES)
+    assert [item.windows is not None for item in items] == [True, True]
+    assert [item.windows for item in patched] == [None, None]
+    assert theirs.block.nbytes - mine.block.nbytes >= groups * K * places * mine.dtype.itemsize
+    for one, other in zip(mine.roots, theirs.roots, strict=True):
+        np.testing.assert_array_equal(one, other)  # the same sums, in the same order
+    for one, expected in zip(mine.roots, interpret.run(roots, arrays), strict=True):
+        np.testing.assert_allclose(one, expected, **tolerance(dtype, 64 * max(K, places)))
+
+
+@fetching
+@pytest.mark.parametrize("n_networks", [1, 3])
+def test_windows_of_networks_and_of_what_lies_by_columns(n_networks: int) -> None:
+    """Rows of examples, as a first layer has them, are turned once; weights are of each network."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "W": rng.normal(size=(n_networks, 5, 2 * 9)),
+        "rows": rng.normal(size=(40, 2 * 8 * 9)),
+        "delta": rng.normal(size=(n_networks, 5, 6 * 7 * 40)),
+    }
+
+    def formula(xp: Any, W: Any, rows: Any, delta: Any) -> Any:
+        X = xp.reshape(xp.matrix_transpose(rows), (1, 2, 8, 9, 40))
+        X = xp.broadcast_to(X, (n_networks, 2, 8, 9, 40))
+        return both_products(xp, W, X, delta, (3, 3), (1, 1))
+
+    graph = Graph("float64")
+    roots = trace(formula, graph, *(graph.input(name, a.shape) for name, a in arrays.items()))
+    program, items = made_so(roots, arrays, LYING)
+    assert all(item.windows is not None for item in items)
+    for mine, theirs in zip(program.roots, interpret.run(roots, arrays), strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 1 << 14))
+
+
+@fetching
+@pytest.mark.parametrize("why", ["wanted", "narrow", "of several"])
+def test_patches_are_made_where_they_are_wanted(why: str) -> None:
+    """By others too; and where what lies together is less than a vector."""
+    rng, m = np.random.default_rng(0), 4 if why == "narrow" else 32
+    arrays = {"W": rng.normal(size=(1, 4, 9)), "X": rng.normal(size=(1, 9, 9, m))}
+    stride = (1, 2) if why == "narrow" else (1, 1)
+    arrays["delta"] = rng.normal(size=(1, 4, 7 * (4 if why == "narrow" else 7) * m))
+
+    def formula(xp: Any, W: Any, X: Any, delta: Any) -> Any:
+        if why == "of several":  # no view of one array
+            seen = xp.stack(
+                [X[:, i : i + 7, j : j + 7] + i for i in (0, 1, 2) for j in (0, 1, 2)], axis=1
+            )
+            seen = xp.reshape(seen, (1, 9, -1))
+            return [xp.matmul(W, seen), xp.matmul(delta, xp.matrix_transpose(seen))]
+        found = both_products(xp, W, X, delta, (3, 3), stride)
+        if why == "wanted":
+            seen = xp.stack(
+                [X[:, i : i + 7, j : j + 7] for i in (0, 1, 2) for j in (0, 1, 2)], axis=1
+            )
+            found.append(xp.sum(seen, axis=-1))
+            found.append(seen)
+        return found
+
+    graph = Graph("float64")
+    roots = trace(formula, graph, *(graph.input(name, a.shape) for name, a in arrays.items()))
+    program, items = made_so(roots, arrays, LYING)
+    assert [item.windows for item in items] == [None, None]
+    for mine, theirs in zip(program.roots, interpret.run(roots, arrays), strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 1 << 12))
 
 
 def _formulas() -> dict[str, Any]:

@@ -340,6 +340,9 @@ def _group(program: Program | CudaProgram, item: Item, names: _Names) -> Group:
     shape = out.layout.shape
     shown = [f"{name}{_shape(place.layout.shape)}" for name, place in reads]
     if isinstance(item, Product):
+        if item.windows is not None:
+            turned = "ᵀ" if item.windows.turned else ""
+            shown[1] = f"{len(item.windows.layouts)} windows{turned} of {shown[1]}"
         formula = f"{written}{_shape(shape)} = {shown[0]} @ {shown[1]}"
         flops = 2 * out.layout.size * item.operands[0].layout.shape[-1]
         kind = "product"

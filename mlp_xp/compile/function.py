@@ -77,7 +77,7 @@ class Function:
         given = [graph.input(f"x{i}", x.shape, x.dtype) for i, x in enumerate(arrays)]
         roots = list(trace(self.formula, graph, *given))
         target = self.target
-        return target.plans(Fusion(roots, [None] * len(roots), target.native, target.tile))
+        return target.plans(Fusion(roots, [None] * len(roots), target.manner(self.dtype)))
 
     def _made(self, arrays: Sequence[Buffer], key: Any) -> tuple[Program, list[Node]]:
         plan = planned(key, lambda: self.plan(arrays))

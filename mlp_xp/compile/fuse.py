@@ -25,9 +25,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from .graph import Node, base, live, seen_through
-from .items import Call, Expression, Item, Loop, Place, Product, Target, sides
+from .items import Call, Expression, Item, Loop, Place, Product, Target, Windows, sides
 from .layout import Layout, Shape, Step, broadcast, indexed, packed, reshaped
-from .windows import Spread, spread
+from .windows import SUMS, Lying, Manner, spread
 
 HEAVY = {
     *("exp", "log", "log1p", "expm1", "log2", "sqrt", "divide", "reciprocal", "pow"),
@@ -79,9 +79,7 @@ class Fusion:
     roots    what is wanted
     results  a node that is the memory each root has to be written to: inputs that are given
              up, or the root's own
-    sums     whether products of few rows with windows become sums: not where each addition is
-             a pass over memory, as by NumPy's calls, of which it took two to three times as long
-    tile     bytes of patches, from which on products with them are made in tiles; 0: never
+    manner   what becomes of products with windows
     places   where every node lies that does
     """
 
@@ -89,11 +87,10 @@ class Fusion:
         self,
         roots: Sequence[Node],
         results: Sequence[Node | None],
-        sums: bool = True,
-        tile: int = 0,
+        manner: Manner = SUMS,
     ) -> None:
-        found = spread(roots, tile) if sums else Spread(tuple(roots), set(), set())
-        roots, self.windowed, self.tiles = found
+        found = spread(roots, manner)
+        roots, self.windowed, self.lying, self.unmade, self.tiles = found
         self.wanted, self.items = tuple(roots), list[Item]()
         self.places: dict[Node, Place] = {}
         self.ready: dict[Node, int] = {}  # the first item that can read a node from memory
@@ -118,7 +115,7 @@ class Fusion:
     def _join_places(self) -> None:
         """Products, sums and joins that are pieces of a join are made where they belong."""
         for node in reversed(self.order):
-            if node.op != "join":
+            if node.op != "join" or node in self.unmade:
                 continue
             place = self.places.setdefault(node, Place(node, packed(node.shape)))
             for part, layout in pieces(node, place.layout):
@@ -145,8 +142,12 @@ class Fusion:
         if node.op in ("input", "value"):
             self.ready[node] = 0
         elif node.op == "product":
-            operands = (self._operand(node.args[0]), self._operand(node.args[1]))
-            item = Product(len(self.items), node, operands)
+            left, lying, windows = self._operand(node.args[0]), self.lying.get(node), None
+            if lying is None:
+                right = self._operand(node.args[1])
+            else:
+                right, windows = self._windows(lying)
+            item = Product(len(self.items), node, (left, right), windows)
             self.place(node)
             self.items.append(item)
             self.ready[node] = len(self.items)
@@ -155,7 +156,7 @@ class Fusion:
             self.items.append(Call(len(self.items), node, places))
             self.place(node)
             self.ready[node] = len(self.items)
-        elif node.op == "join":
+        elif node.op == "join" and node not in self.unmade:
             self._fill(node)
         elif node.op == "reduce":
             self._put(Target(node, self.place(node)))
@@ -186,6 +187,16 @@ class Fusion:
         if layout is None or not _is_matrix(layout):
             return self._copied(node)
         return Place(place.owner, layout)
+
+    def _windows(self, lying: Lying) -> tuple[Place, Windows]:
+        """What windows are parts of, and where each of them lies there."""
+        place = self._whole(lying.source)
+        layouts = lying.layouts(place.layout)
+        if layouts is None:
+            place = self._copied(lying.source)
+            layouts = lying.layouts(place.layout)
+            assert layouts is not None, "a copy lies as `windows` asked"
+        return place, Windows(tuple(layouts), lying.n_axes, lying.turned)
 
     def _whole(self, node: Node) -> Place:
         """Any view of what lies in memory."""

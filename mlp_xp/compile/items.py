@@ -65,13 +65,27 @@ class Loop:
         return after == 1 and before <= FEW and along > LONG
 
 
+class Windows(NamedTuple):
+    """What a product's B is made of where it is no matrix: rows that lie anywhere.
+
+    layouts  of each window, (*stack, rows, *places)
+    n_axes   how many of these are places
+    turned   whether places are B's rows
+    """
+
+    layouts: tuple[Layout, ...]
+    n_axes: int
+    turned: bool
+
+
 @dataclass(eq=False)
 class Product:
-    """node = A B; operands as views of what lies in memory."""
+    """node = A B; operands as views of what lies in memory, or B as windows in the second."""
 
     number: int
     node: Node
     operands: tuple[Place, Place]
+    windows: Windows | None = None
 
 
 @dataclass(eq=False)

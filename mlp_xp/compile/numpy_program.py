@@ -14,6 +14,7 @@ from .graph import Node
 from .items import Call, Item, Loop, Place, Product
 from .numpy_loops import Do, LoopCalls, View, entries
 from .program import Plan, Program
+from .windows import Manner
 
 Buffer = npt.NDArray[Any]
 
@@ -44,9 +45,12 @@ class NumpyProgram(Program):
 
     target = "NumPy"
     native = False
-    tile = 0
     plans = NumpyPlan
     plan: NumpyPlan
+
+    @staticmethod
+    def manner(dtype: str) -> Manner:
+        return Manner(sums=False)
 
     def __init__(self, *arguments: Any) -> None:
         self.using: dict[Node, list[tuple[int, Do]]] = {}  # calls that read an input

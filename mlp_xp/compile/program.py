@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import aligned
+from ..fast import aligned, blas
 from ..fast.aligned import LINE
 from ..fast.c_source import MOST_PARTS
 from ..fast.calls import Calls, Table, address
@@ -27,6 +27,7 @@ from .graph import Node
 from .items import Call, Item, Loop, Place, Product
 from .layout import Layout, Step, broadcast, indexed, reshaped
 from .sharing import Piece, fetches, pieces
+from .windows import Manner, rows_of
 
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
@@ -126,6 +127,7 @@ class Plan:
         self.products: dict[int, list[tuple[list[Place], list[Any] | None]]] = {}
         self._blocks: dict[int, tuple[Buffer, list[tuple[int, Place]]]] = {}
         self._pieces: dict[int, list[Piece]] = {}
+        self.kept: list[Buffer] = []  # what products point at
         self.left_out: set[int] = set()
         self.apart: set[Node] = set()
         self.idle: list[Any] = []
@@ -239,14 +241,17 @@ class Program:
     roots    arrays that hold the results after `run`
     target   what its calls are made of
     native   whether it is compiled
-    tile     of a `Fusion` for it
     n_calls  of kernels, products and functions of NumPy, when it is finished
     """
 
     target: ClassVar[str] = "C"
     native: ClassVar[bool] = True
-    tile: ClassVar[int] = TILE
     plans: ClassVar[type[Plan]] = Plan
+
+    @staticmethod
+    def manner(dtype: str) -> Manner:
+        """Of a `Fusion` for it, of numbers of a dtype."""
+        return Manner(fetch=blas.fetches(dtype), tile=TILE)
 
     def __init__(
         self,
@@ -392,11 +397,16 @@ class Program:
         """The places of each product of two matrices, and its row but for the addresses."""
         out = self.fusion.place(item.node)
         lead = out.layout.shape[:-2]
+        left, right = item.operands
+        if item.windows is not None:
+            first, rows, runs = rows_of(item.windows)
+            right = right._replace(layout=first)
+            self.plan.kept += [rows, runs]
         places = [
             place._replace(layout=broadcast(place.layout, (*lead, *place.layout.shape[-2:])))
-            for place in (*item.operands, out)
+            for place in (left, right, out)
         ]
-        constant = self.plan.constant(item.operands[0].owner)
+        constant = self.plan.constant(left.owner)
         found: list[tuple[list[Place], list[Any] | None]] = []
         for index in combinations(*map(range, lead)):
             key: list[Step] = [("at", i) for i in index]
@@ -404,7 +414,12 @@ class Program:
             A, B, C = map(self.array, matrices)
             if C.size == 0:
                 continue
-            row = Calls(self.plan.dtype).product(A, B, C, constant)
+            calls = Calls(self.plan.dtype)
+            row = (
+                calls.product(A, B, C, constant)
+                if item.windows is None
+                else calls.windows(A, B, C, rows, runs, item.windows.turned, constant)
+            )
             found.append((matrices, None if row is None else row[0].rows[row[1]]))
         return found
 

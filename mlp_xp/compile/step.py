@@ -28,6 +28,7 @@ from .graph import Graph, Node
 from .numpy_program import NumpyProgram, best
 from .program import IDLE, WHICH, Plan, Program, planned
 from .trace import trace
+from .windows import SUMS, Manner
 
 Buffer = npt.NDArray[Any]
 T = TypeVar("T")
@@ -81,14 +82,12 @@ def traced(
     data: Data,
     shapes: Mapping[str, tuple[tuple[int, ...], str]],
     plans: Callable[[Fusion], Plan],
-    sums: bool = True,
-    tile: int = 0,
+    manner: Manner = SUMS,
 ) -> StepPlan:
     """A step for arrays of these shapes and dtypes, given by their names.
 
     Examples are given as "rows" or, as columns, as "X"; what decays, by a "rate", or as
-    "shrink", which is rate · weight_decay. `sums` and `tile` as of a
-    `Fusion`.
+    "shrink", which is rate · weight_decay. `manner` as of a `Fusion`.
     """
     graph = Graph(shapes["theta"][1])
     known = {name: graph.input(name, *shape) for name, shape in shapes.items()}
@@ -113,11 +112,11 @@ def traced(
         changed["running"] = after.running
     # the loss last: what it sums of the parameters can go along with their update
     roots = [*changed.values(), after.loss]
-    fusion = Fusion(roots, [*(known[name] for name in changed), None], sums, tile)
+    fusion = Fusion(roots, [*(known[name] for name in changed), None], manner)
     late = frozenset(node.param for node in fusion.overwritten())
     if late:
         kept = [None if name in late else known[name] for name in changed]
-        fusion = Fusion(roots, [*kept, None], sums, tile)
+        fusion = Fusion(roots, [*kept, None], manner)
     return StepPlan(plans(fusion), tuple(changed), late)
 
 
@@ -438,7 +437,7 @@ class CompiledStep:
             given["bits"] = (bits.shape, bits.dtype)
         told = {name: (shape, str(dtype)) for name, (shape, dtype) in in_order(given).items()}
         key = (target, blas.wanted(), key_of(recipe, data, told))
-        of = (target.plans, target.native, target.tile)
+        of = (target.plans, target.manner(told["theta"][1]))
         made: StepPlan = planned(key, lambda: traced(recipe, data, told, *of))
         return made
 

@@ -180,6 +180,11 @@ def own(dtype: str, turned: tuple[bool, bool], shape: tuple[int, int, int]) -> i
     return _multiply(dtype)
 
 
+def fetches(dtype: str) -> bool:
+    """Whether there is a product of the runtime's own, which fetches rows of B where they lie."""
+    return wanted() == "numpy" and _multiply(dtype) is not None
+
+
 @cache
 def _multiply(dtype: str) -> int | None:
     """Where multiply.c begins for a type; None where it has no vectors, or cannot be compiled."""

@@ -163,11 +163,36 @@ class Calls:
         parts = parts_of_product(rows, inner, columns)
         own = blas.own(self.name, (turned_a, turned_b), (rows, columns, inner))
         if own is not None and columns > 1:
-            return self.kernel(own, int(constant), *shape, *operands, 1, parts=parts)
+            return self.kernel(own, int(constant), *shape, *operands, parts=parts)
         functions = blas.product(self.name, vector=columns == 1)
         if functions is None:
             return None
         return self.kernel(functions[0], functions[1], *shape, *operands, parts=parts)
+
+    def windows(
+        self,
+        A: Buffer,
+        B: Buffer,
+        out: Buffer,
+        rows: Buffer,
+        runs: Buffer,
+        turned: bool,
+        constant: bool = False,
+    ) -> tuple[Table, int]:
+        """out ← A X, or A Xᵀ, by the runtime, where X lies in windows of B (`blas.fetches`).
+
+        rows    where each row of X begins, in entries from the beginning of B
+        runs    how many runs of places there are, of how many each, and where each begins
+        turned  whether it is Xᵀ
+        """
+        n, columns = out.shape
+        turned_a, pitch_a = blas.layout(A)
+        shape = (turned_a, turned, n, columns, A.shape[1])
+        operands = (A, pitch_a, B, 1, out, out.strides[0] // out.itemsize if n > 1 else columns)
+        parts = parts_of_product(n, A.shape[1], max(columns, 2))
+        own = blas.own(self.name, (False, False), (n, columns, A.shape[1]))
+        assert own is not None, "whoever asks for windows has asked `blas.fetches`"
+        return self.kernel(own, int(constant), *shape, *operands, runs, rows, parts=parts)
 
     def finish(self) -> None:
         """Compile the kernels and make the tables; raises `CannotCompile`."""

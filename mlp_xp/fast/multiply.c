@@ -9,7 +9,8 @@
    transposed, ends within a vector, or goes to OFTEN tiles; rows of A, those of HELD tiles,
    where A is read transposed and its rows are FAR bytes apart, for then they all lie in the
    same few sets of the cache. BREADTH vectors of B are laid at once. B may also be some rows of
-   a larger matrix, given by their numbers: the examples of a batch, where they lie.  */
+   a larger matrix, given by their numbers: the examples of a batch, where they lie; or windows,
+   given by where each row begins, in runs of columns that lie together.  */
 
 #include <string.h>
 
@@ -120,10 +121,10 @@ TILES(TILE)
 typedef void Tile(I, const T *, I, I, const T *, I, T *, I, int);
 static Tile *const tiles[TALL][WIDE] = {TILES(TILE_NAME)};
 
-/* All of it, on this thread. Rows and columns of C lie ci and cj apart. `which` rows B has, of
-   those `pb` apart; NULL: the first ones.  */
+/* All of it, on this thread; `add`: to what C is. Rows and columns of C lie ci and cj apart.
+   `which` rows B has, of those `pb` apart; NULL: the first ones.  */
 static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, const T *B, I pb,
-                  const I *which, T *C, I ci, I cj) {
+                  const I *which, T *C, I ci, I cj, int add) {
   struct {
     const T *B;
     I pitch, column, width, vectors;
@@ -136,6 +137,7 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
   do {
     const I n = least(depth, inner - k);
     const T *a = A + (ta ? k * pa : k);
+    const int more = add || k > 0;
     for (I start = 0; start < columns; start += BREADTH * LANES) {
       const I until = least(columns, start + BREADTH * LANES);
       I n_panels = 0;
@@ -173,12 +175,12 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
           const I width = panels[p].width, lanes = panels[p].vectors * LANES;
           T *c = C + i * ci + panels[p].column * cj;
           if (cj == 1 && width == lanes) {
-            kernel(n, own, down, along, panels[p].B, panels[p].pitch, c, ci, k > 0);
+            kernel(n, own, down, along, panels[p].B, panels[p].pitch, c, ci, more);
             continue;
           }
-          for (I x = 0; k > 0 && x < r; x++)
+          for (I x = 0; more && x < r; x++)
             for (I y = 0; y < width; y++) edge[x * lanes + y] = c[x * ci + y * cj];
-          kernel(n, own, down, along, panels[p].B, panels[p].pitch, edge, lanes, k > 0);
+          kernel(n, own, down, along, panels[p].B, panels[p].pitch, edge, lanes, more);
           for (I x = 0; x < r; x++)
             for (I y = 0; y < width; y++) c[x * ci + y * cj] = edge[x * lanes + y];
         }
@@ -188,15 +190,35 @@ static void whole(int ta, int tb, I rows, I columns, I inner, const T *A, I pa, 
   } while (k < inner);
 }
 
-/* The words of a product of the BLAS's, but for its function: whether A is only read; and which
-   rows B has. Where B is
+/* Of windows: the runs of B's columns, or of its rows where it is read transposed. How many there
+   are, how many columns each has, and where each begins in B.  */
+static void in_runs(int ta, int tb, I rows, I from, I until, I inner, const T *A, I pa,
+                    const T *B, const I *which, const I *runs, T *C, I pc) {
+  const I n_runs = runs[0], width = runs[1], *starts = runs + 2;
+  for (I run = 0; run < n_runs; run++) {
+    const T *b = B + starts[run];
+    const I before = run * width;
+    if (tb) {
+      whole(ta, 1, rows, until - from, width, A + (ta ? before * pa : before), pa, b, 1,
+            which + from, C + from, pc, 1, run > 0);
+      continue;
+    }
+    const I first = from > before ? from - before : 0, last = least(width, until - before);
+    if (first < last)
+      whole(ta, 0, rows, last - first, inner, A, pa, b + first, 1, which, C + before + first, pc,
+            1, 0);
+  }
+}
+
+/* The words of a product of the BLAS's, but for its function: whether A is only read; and the runs
+   of B, and which rows it has. Where B is
    read transposed, few rows are better the columns of Cᵀ = Bᵀ Aᵀ, for which A is laid together
    instead of B.  */
 void NAME(const I *w, I part, I parts) {
   const I inner = w[7], pa = w[9], pb = w[11], pc = w[13];
   const T *A = (const T *)w[8], *B = (const T *)w[10];
   T *C = (T *)w[12];
-  const I *which = (const I *)w[15];
+  const I *runs = (const I *)w[14], *which = (const I *)w[15];
   const int turned = w[4] && !which && (w[3] || w[5] <= FEW);
   const int ta = turned ? 0 : w[3], tb = turned ? !w[3] : w[4];
   const I rows = turned ? w[6] : w[5], columns = turned ? w[5] : w[6];
@@ -207,7 +229,7 @@ void NAME(const I *w, I part, I parts) {
      long as TAKEN multiplications: 784-100-10, batch 32, is 1.75 times as fast for it. An A that
      nobody writes, as in a prediction, is cut by what it takes to lay alone */
   const I high = ceiled(rows, parts), broad = ceiled(ceiled(columns, LANES), parts) * LANES;
-  const I laying = tb ? LAYING : 0, by_rows = (high + laying) * columns;
+  const I laying = tb || runs ? LAYING : 0, by_rows = (high + laying) * columns;
   const I by_columns = (rows + laying) * broad;
   const int by_row = w[2] ? by_rows <= by_columns
                           : 8 * by_rows <= 9 * by_columns + 8 * TAKEN * rows;
@@ -215,12 +237,15 @@ void NAME(const I *w, I part, I parts) {
   const I n_i = by_row ? least(high, rows - i) : rows;
   const I n_j = by_row ? columns : least(broad, columns - j);
   if (n_i <= 0 || n_j <= 0) return;
-  if (turned)
+  if (runs)
+    in_runs(ta, tb, n_i, j, j + n_j, inner, A + (ta ? i : i * pa), pa, B, which, runs, C + i * pc,
+            pc);
+  else if (turned)
     whole(0, tb, n_i, n_j, inner, B + i * pb, pb, A + (tb ? j * pa : j), pa, NULL, C + j * pc + i,
-          1, pc);
+          1, pc, 0);
   else
     whole(ta, tb, n_i, n_j, inner, A + (ta ? i : i * pa), pa,
           B + (!tb ? j : which ? 0 : j * pb), pb, which && tb ? which + j : which,
-          C + i * pc + j, pc, 1);
+          C + i * pc + j, pc, 1, 0);
 }
 #endif
