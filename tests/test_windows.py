@@ -19,7 +19,7 @@ from mlp_xp.compile.step import CompiledStep
 from mlp_xp.compile.trace import Tracer, trace
 from mlp_xp.compile.windows import Manner
 from mlp_xp.fast import blas, native
-from mlp_xp.layers import Conv1d, Conv2d, Dense, Flatten
+from mlp_xp.layers import Activation, Conv1d, Conv2d, Dense, Flatten
 from mlp_xp.training import Data, train_step
 
 TARGETS = [
@@ -294,3 +294,23 @@ def test_depthwise_steps_make_no_patches(which: str, seed: Any) -> None:
     items = made.program.fusion.items
     joined = [t.node for i in items if isinstance(i, Loop) for t in i.writes]
     assert not [node for node in joined if node.size * 8 > 2 * patches]
+
+
+@pytest.mark.skipif(not native.available(), reason="no C compiler")
+def test_what_is_cheap_once_others_are_kept_is_copied_where_it_lies_otherwise() -> None:
+    """δ of one example, summed along an axis of one: a view of a map, of a view that no strides
+    show."""
+    layers = [
+        Conv2d(4, 2, padding="same", groups=2),
+        Activation(),
+        Conv2d(6, 1, stride=(1, 2), padding=1),
+    ]
+    model = Sequential((2, 14, 5), [*layers, Flatten(), Dense(3)], dtype="float64", seed=0)
+    rng = np.random.default_rng(0)
+    data = Data(rng.normal(size=(4, 140)), rng.integers(0, 3, 4), None)
+    step, state = CompiledStep(model._recipe, model.device, data), model._run.state
+    X, T = data.rows[:1].T, np.eye(3)[data.targets[:1]].T
+    expected = train_step(model._recipe, np, state, X, T, None, None, 0.01)
+    found = step(state, np.arange(1), None, 0.01)  # a warning, that it is not compiled, is an error
+    for mine, theirs in zip(found.moments, expected.moments, strict=True):
+        np.testing.assert_allclose(mine, theirs, **tolerance("float64", 1 << 14))

@@ -281,13 +281,20 @@ class Fusion:
                     self._kept(other)
             loop = self._find(target, (), since)
         if loop is None:
-            if node.op == "reduce":
-                loop = Loop(len(self.items), node.args[0].shape, node.param[1])
-            else:
-                loop = Loop(len(self.items), self._space(node))
+            loop = self._new(target)
+            if shared and not self._fits(loop, target, math.prod(loop.space)):
+                self._prepare(node)  # what has become cheap is done on the way: see what it reads
+                loop = self._new(target)
             self.items.append(loop)
             self._add(loop, target)
         return loop
+
+    def _new(self, target: Target) -> Loop:
+        """A loop for a target, after all others."""
+        node = target.node
+        if node.op == "reduce":
+            return Loop(len(self.items), node.args[0].shape, node.param[1])
+        return Loop(len(self.items), self._space(node))
 
     def _space(self, node: Node) -> Shape:
         """A map's shape, or that of a sum over windows in it, whose reads have no other."""
