@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -559,6 +560,27 @@ def test_a_step_lets_the_data_go_that_others_replace(
     expected = np.array(expected.theta)
     found = step(state, index, None, 0.1)
     np.testing.assert_allclose(found.theta, expected, **tolerance("float32", 64))
+
+
+def test_a_sequence_twice_as_long_is_planned_with_twice_the_calls() -> None:
+    def planned(n_steps: int) -> int:
+        model = Sequential((2, n_steps), [LSTM(4), Dense(3)], seed=0)
+        data = Data(np.zeros((8, 2 * n_steps), np.float32), np.zeros(8, np.int64), None)
+        step, calls = CompiledStep(model._recipe, model.device, data), 0
+
+        def count(frame: Any, event: str, _: Any) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            step(model._run.state, np.arange(8), None, 0.01)
+        finally:
+            sys.setprofile(before)
+        return calls
+
+    assert planned(80) < 2.1 * planned(40)
 
 
 def _nodes(step: CompiledStep, made: Batch) -> list[Node]:

@@ -133,7 +133,10 @@ class Fusion:
 
     def place(self, node: Node) -> Place:
         """Where a node lies, or will."""
-        return self.places.setdefault(node, Place(node, packed(node.shape)))
+        found = self.places.get(node)
+        if found is None:
+            found = self.places[node] = Place(node, packed(node.shape))
+        return found
 
     # -- in order
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import product as combinations
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -26,7 +27,7 @@ from .fuse import Fusion
 from .graph import Node
 from .items import Call, Item, Loop, Place, Product
 from .layout import Layout, Step, broadcast, indexed, reshaped
-from .sharing import Piece, fetches, pieces
+from .sharing import Piece, fetches, made_by_products, pieces
 from .windows import Manner, rows_of
 
 Buffer = npt.NDArray[Any]
@@ -161,8 +162,17 @@ class Plan:
         found = self._pieces.get(loop.number)
         if found is None:
             kernel = self.kernels[loop.number]
-            found = self._pieces[loop.number] = pieces(self.fusion, loop, kernel)
+            found = self._pieces[loop.number] = pieces(self._made, loop, kernel)
         return found
+
+    @cached_property
+    def _made(self) -> dict[Node, list[Piece]]:
+        return made_by_products(self.fusion)
+
+    @cached_property
+    def _looped(self) -> set[Node]:
+        """What loops write."""
+        return {target.place.owner for loop in self._loops() for target in loop.writes}
 
     def fetched(self, node: Node) -> bool:
         """Whether an input's rows need not be gathered: products alone read them, and of theirs
@@ -177,8 +187,7 @@ class Plan:
 
     def constant(self, node: Node) -> bool:
         """Whether an array is an input that no loop writes: weights in a prediction."""
-        written = (target.place.owner for loop in self._loops() for target in loop.writes)
-        return node.op == "input" and all(owner is not node for owner in written)
+        return node.op == "input" and node not in self._looped
 
     def _loops(self) -> list[Loop]:
         """Those that run."""

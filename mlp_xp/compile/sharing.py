@@ -6,7 +6,7 @@ What a core must fetch from another takes up to thirty times as long as what it 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..fast import blas
@@ -26,12 +26,31 @@ class Piece(NamedTuple):
     parts: int
 
 
-def pieces(fusion: Fusion, loop: Loop, kernel: Kernel) -> list[Piece]:
+def made_by_products(fusion: Fusion) -> dict[Node, list[Piece]]:
+    """What products make of arrays, as it is cut."""
+    found: dict[Node, list[Piece]] = {}
+    for item in fusion.items:
+        if not isinstance(item, Product):
+            continue
+        place, inner = fusion.place(item.node), item.operands[0].layout.shape[-1]
+        layout = place.layout
+        if layout.together and len(layout.shape) == 2:
+            parts = parts_of_product(layout.shape[0], inner, layout.shape[1])
+            piece = Piece(layout.offset, layout.offset + layout.size, parts)
+            found.setdefault(place.owner, []).append(piece)
+    return found
+
+
+def pieces(products: Mapping[Node, list[Piece]], loop: Loop, kernel: Kernel) -> list[Piece]:
     """A loop in the order in which it runs: over what products make, as these are cut."""
     n = math.prod(loop.space)
     along = [kernel.arguments[i] for i in kernel.along]
     begin = {place.owner: place.layout.offset for place in along if isinstance(place, Place)}
-    made = sorted(piece for item in fusion.items for piece in _made(fusion, item, begin))
+    made = sorted(
+        Piece(piece.start - first, piece.stop - first, piece.parts)
+        for owner, first in begin.items()
+        for piece in products.get(owner, ())
+    )
     whole = Piece(0, n, parts_of(kernel.work))
     if not made or whole.parts == 1:
         return [whole]
@@ -49,18 +68,6 @@ def pieces(fusion: Fusion, loop: Loop, kernel: Kernel) -> list[Piece]:
     return found
 
 
-def _made(fusion: Fusion, item: Item, begin: Mapping[Node, int]) -> Iterator[Piece]:
-    """What a product makes of arrays, counted from where a loop begins, as it is cut."""
-    if not isinstance(item, Product):
-        return
-    place, inner = fusion.place(item.node), item.operands[0].layout.shape[-1]
-    layout = place.layout
-    if place.owner in begin and layout.together and len(layout.shape) == 2:
-        rows, columns = layout.shape
-        start = layout.offset - begin[place.owner]
-        yield Piece(start, start + layout.size, parts_of_product(rows, inner, columns))
-
-
 def fetches(item: Item, node: Node, dtype: str) -> bool:
     """Whether a product's B are an input's rows, one an example, and the runtime makes it."""
     if not isinstance(item, Product) or len(item.node.shape) != 2 or min(node.shape) == 1:
@@ -76,4 +83,4 @@ def fetches(item: Item, node: Node, dtype: str) -> bool:
     return own is not None and not (turned[1] and rows <= blas.FEW)
 
 
-__all__ = ["Piece", "fetches", "pieces"]
+__all__ = ["Piece", "fetches", "made_by_products", "pieces"]
