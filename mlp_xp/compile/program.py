@@ -27,7 +27,7 @@ from .fuse import Fusion
 from .graph import Node
 from .items import Call, Item, Loop, Place, Product
 from .layout import Layout, Step, broadcast, indexed, reshaped
-from .sharing import Piece, fetches, made_by_products, pieces
+from .sharing import Piece, fetches, made_by_products, pieces, takes
 from .windows import Manner, rows_of
 
 Buffer = npt.NDArray[Any]
@@ -178,12 +178,19 @@ class Plan:
         """Whether an input's rows need not be gathered: products alone read them, and of theirs
         those that fetch rows where they lie.
         """
-        reading = [
+        return self.taken(node) and all(fetches(item, self.dtype) for item in self._reading(node))
+
+    def taken(self, node: Node) -> bool:
+        """Whether products alone read an input's rows, one an example."""
+        reading = self._reading(node)
+        return bool(reading) and all(takes(item, node) for item in reading)
+
+    def _reading(self, node: Node) -> list[Item]:
+        return [
             item
             for item in self.fusion.items
             if any(place.owner is node for place in self._touched(item))
         ]
-        return bool(reading) and all(fetches(item, node, self.dtype) for item in reading)
 
     def constant(self, node: Node) -> bool:
         """Whether an array is an input that no loop writes: weights in a prediction."""

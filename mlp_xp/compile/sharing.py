@@ -68,19 +68,24 @@ def pieces(products: Mapping[Node, list[Piece]], loop: Loop, kernel: Kernel) -> 
     return found
 
 
-def fetches(item: Item, node: Node, dtype: str) -> bool:
-    """Whether a product's B are an input's rows, one an example, and the runtime makes it."""
+def takes(item: Item, node: Node) -> bool:
+    """Whether a product's B are an input's rows, one an example."""
     if not isinstance(item, Product) or len(item.node.shape) != 2 or min(node.shape) == 1:
         return False
     A, B = item.operands
     examples = packed((node.size // node.shape[-1], node.shape[-1]))
     turned_round = Layout(examples.shape[::-1], examples.strides[::-1])
-    if A.owner is node or B.layout not in (examples, turned_round):
-        return False
+    return A.owner is not node and B.layout in (examples, turned_round)
+
+
+def fetches(item: Item, dtype: str) -> bool:
+    """Whether a product that takes rows is the runtime's, and fetches them where they lie."""
+    assert isinstance(item, Product)
+    A, B = item.operands
     (rows, columns), inner = item.node.shape, B.layout.shape[0]
     turned = (A.layout.strides[-1] != 1, B.layout.strides[-1] != 1)
     own = blas.own(dtype, turned, (rows, columns, inner))
     return own is not None and not (turned[1] and rows <= blas.FEW)
 
 
-__all__ = ["Piece", "fetches", "made_by_products", "pieces"]
+__all__ = ["Piece", "fetches", "made_by_products", "pieces", "takes"]

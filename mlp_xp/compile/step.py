@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from ..fast import aligned, blas, calls, native
+from ..fast import aligned, blas, calls, native, sparse
 from ..fast.calls import Table, address, parts_of
 from ..fast.tracing import Untraceable
 from ..hardware import Device
@@ -166,13 +166,17 @@ class Batch:
         self.index = np.zeros(rows.shape[:-1], np.int64) if index is None else index
         self.bits = bits_of(step, m, dropped) if bits is None else bits
         node = made.plan.inputs["rows"]
-        self.fetched = node if step.target.native and made.plan.fetched(node) else None
+        taken = step.target.native and made.plan.taken(node)
+        self.fetches = taken and made.plan.fetched(node)
+        self.kept = np.zeros(4, np.int64)  # how sparse rows are: see `runtime.c`
         own = {**self.inputs, "bits": self.bits} if dropped else self.inputs
         given = in_order({**step.given(), **own})
         self.program = step.target(made.plan, given, self._gather(), step.block)
         step.block = self.program.block
         *arrays, self.loss = self._copied(self.program.roots) if lends else self.program.roots
         self.program.finish()
+        reading = self.program.addresses[node] if taken else []
+        self.reading = [(*place, place[0][place[1][0], 0]) for place in reading]
         self.after = [
             (name, array)
             for name, array in zip(made.changed, arrays, strict=True)
@@ -221,7 +225,7 @@ class Batch:
             if not self.step.target.native:
                 return
             for name, buffer in self.inputs.items():
-                if name == "rows" and self.fetched is not None:
+                if name == "rows" and self.fetches:
                     continue
                 size = buffer.nbytes // max(1, self.index.size)
                 parts = parts_of(buffer.nbytes // 4)
@@ -256,17 +260,34 @@ class Batch:
     def _read(self, data: Data) -> None:
         """Take the batch from these data: by NumPy where they do not lie as a kernel reads them."""
         self.read = data
-        read = [*self.places, *(["rows"] if self.fetched is not None else [])]
+        read = [*self.places, *(["rows"] if self.fetches else [])]
         there = {name: where for name in read if (where := self._where(name))}
+        product = self._of_sparse()
         self.taken = [name for name in self.inputs if name not in there]
+        if product:
+            self.taken.remove("rows")
         for name, (table, row) in self.places.items():
             count = self.index.size if name in there else 0
             table.words[row, [3, 5]] = (there.get(name, 0), count)
-        if self.fetched is not None:
-            which = address(self.index) if "rows" in there else 0
-            start = there.get("rows") or address(self.inputs["rows"])
-            for words, (row, word), offset in self.program.addresses[self.fetched]:
-                words[row, word], words[row, WHICH] = start + offset, which
+        start, which = address(self.inputs["rows"]), 0
+        if product:
+            start, which = address(self.kept), address(self.index)
+        elif self.fetches and "rows" in there:
+            start, which = there["rows"], address(self.index)
+        for words, (row, word), offset, own in self.reading:
+            words[row, [0, word, WHICH]] = product or own, start + offset, which
+
+    def _of_sparse(self) -> int:
+        """The product with rows as they are kept; 0 where they are not sparse, or are copied."""
+        assert self.read is not None
+        csr, dtype = getattr(self.read.rows, "csr", None), self.inputs["rows"].dtype
+        if not self.reading or csr is None or csr.dtype != dtype or not sparse.few(csr):
+            return 0
+        told = sparse.kept(csr)
+        if told is None:
+            return 0
+        self.kept[:] = told
+        return sparse.kernel(str(dtype))
 
     def _where(self, name: str) -> int:
         """Where data lie, if a kernel can read them there, else 0."""

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..devices import device as find_device
 from ..exchange import is_foreign, library
+from ..fast import sparse
 from ..hardware import Device
 from ..kernels import SPEC
 from ..training import pieces
@@ -148,18 +149,65 @@ class SparseRows:
     """CSR rows on the host, of which a part at a time becomes dense, on the device."""
 
     def __init__(self, rows: Any, device: Device) -> None:
-        self.rows, self.device = rows, device
+        self.csr, self.device = rows, device
         self.shape = rows.shape
         self.dtype = device.put(np.empty(0, rows.dtype)).dtype
 
     def __getitem__(self, index: Any) -> SparseRows:
         if not isinstance(index, slice):
             index = self.device.get(index)
-        return SparseRows(self.rows[index], self.device)
+        return SparseRows(self.csr[index], self.device)
 
     def toarray(self) -> Array:
         """A dense copy on the device."""
-        return self.device.put(self.rows.toarray())
+        return self.device.put(self.csr.toarray())
+
+    @property
+    def few(self) -> bool:
+        """Whether they lie on the host, and products take them faster than a dense copy."""
+        return self.device is HOST and sparse.few(self.csr)
+
+
+class Sparse:
+    """Sparse rows (m, n_features) as an array of a formula, or columns (n_features, m)."""
+
+    ndim = 2
+
+    def __init__(self, csr: Any, turned: bool = False) -> None:
+        self.csr, self.turned, self.dtype = csr, turned, csr.dtype
+        self.shape: tuple[int, int] = csr.shape[::-1] if turned else csr.shape
+
+
+class SparseNumpy:
+    """NumPy as a namespace whose products take `Sparse` on their right, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def matmul(self, left: Any, right: Any) -> Any:
+        """left right, dense."""
+        if not isinstance(right, Sparse):
+            return np.matmul(left, right)
+        return (sparse.product if right.turned else sparse.gradient)(left, right.csr)
+
+    def matrix_transpose(self, x: Any) -> Any:
+        """The last two axes exchanged."""
+        if isinstance(x, Sparse):
+            return Sparse(x.csr, not x.turned)
+        return np.matrix_transpose(x)
+
+    def astype(self, x: Any, dtype: Any, **options: Any) -> Any:
+        """x in another dtype."""
+        if isinstance(x, Sparse):
+            return Sparse(x.csr.astype(dtype), x.turned)
+        return np.astype(x, dtype, **options)
+
+
+def sparse_pieces(rows: SparseRows, size: int) -> Iterator[Sparse]:
+    """Rows that stay sparse, some at a time."""
+    if rows.shape[0] <= size:
+        return iter([Sparse(rows.csr)])
+    return (Sparse(rows.csr[piece]) for piece in pieces(rows.shape[0], size))
 
 
 def dense_pieces(rows: Any, size: int) -> Iterator[Array]:

@@ -66,6 +66,7 @@ from .solvers import (
     in_pieces,
     minimise,
     scores,
+    stays_sparse,
 )
 
 if TYPE_CHECKING:
@@ -604,7 +605,7 @@ class BaseMLP(Exportable, Shares):
         device = live.place.device
         if not isinstance(rows, np.ndarray) or device is not HOST:
             rows = to_device(rows, device, dtype_name(live.layers[0].W))
-        predict = live.predict()
+        predict = None if stays_sparse(live.recipe, rows) else live.predict()
         if predict is not None:
             if isinstance(rows, np.ndarray) and rows.shape[0] <= CHUNK:
                 return predict(rows)

@@ -251,7 +251,8 @@ def _examples(device: Device, data: Data, chosen: npt.NDArray[Any] | None = None
     """Examples in words, and the hash of all that is in them."""
     rows, some = data.rows, [] if chosen is None else [chosen]
     if isinstance(rows, SparseRows):
-        some += [rows.rows.data, rows.rows.indices, rows.rows.indptr, np.array(rows.shape)]
+        csr = rows.csr
+        some += [csr.data, csr.indices, csr.indptr, np.array(csr.shape)]
         data = data._replace(rows=data.targets)
     m = data.m if chosen is None else len(chosen)
     return f"{m:,} with SHA-256 {digest(chain(some, arrays_of(device, data)))}"

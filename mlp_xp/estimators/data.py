@@ -139,7 +139,7 @@ def to_device(rows: Any, device: Device, dtype: str | None) -> Any:
     """Checked rows as the core wants them: on the device, in C order, in a dtype if it is given."""
     if hasattr(rows, "tocsr"):
         rows = rows.tocsr()
-        return SparseRows(rows if dtype is None else rows.astype(dtype), device)
+        return SparseRows(rows if dtype is None else rows.astype(dtype, copy=False), device)
     if isinstance(rows, np.ndarray):
         if device.put_rows is not None:
             return device.put_rows(rows, dtype or rows.dtype)

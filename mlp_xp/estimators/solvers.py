@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,7 +49,7 @@ from ..training import (
     objective,
 )
 from ..types import Array, Layer, Namespace, State
-from .arrays import dense_pieces, dtype_name
+from .arrays import SparseNumpy, SparseRows, dense_pieces, dtype_name, sparse_pieces
 from .live import Live, publish
 from .objective import share_of_gradient
 from .recipe import family_of
@@ -122,18 +122,29 @@ def scores(
     recipe: Recipe, device: Device, layers: Sequence[Layer], running: Array, rows: Any
 ) -> Array:
     """Scores (n_out, m) of rows (m, n_features), dense or sparse, in evaluation."""
-    xp, network = device.xp, recipe.network
+    network, is_sparse = recipe.network, stays_sparse(recipe, rows)
+    xp: Any = SparseNumpy() if is_sparse else device.xp
 
-    def part(X: Array) -> Array:
+    def part(X: Any) -> Array:
         X = xp.matrix_transpose(X)
         return forward(network, recipe.kernels, xp, layers, X, running=running).scores
 
-    return in_pieces(xp, part, rows)
+    return in_pieces(xp, part, rows, sparse_pieces if is_sparse else dense_pieces)
 
 
-def in_pieces(xp: Namespace, function: Callable[[Array], Array], rows: Any) -> Array:
+def stays_sparse(recipe: Recipe, rows: Any) -> bool:
+    """Whether no dense copy is made of rows for their scores."""
+    return isinstance(rows, SparseRows) and rows.few and recipe.precision == "float32"
+
+
+def in_pieces(
+    xp: Namespace,
+    function: Callable[[Array], Array],
+    rows: Any,
+    pieces: Callable[[Any, int], Iterator[Any]] = dense_pieces,
+) -> Array:
     """function(rows), some rows at a time, joined along the last axis."""
-    parts = [function(X) for X in dense_pieces(rows, CHUNK)]
+    parts = [function(X) for X in pieces(rows, CHUNK)]
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=-1)
 
 
@@ -475,15 +486,20 @@ def minimise(est: Any, problem: Problem, state: State) -> State:
 
     labels = data.targets.ndim == 1
     part, key = share_of_gradient(plain, data)
-    made = None if device.function is None else device.function(part, "float64", key)
-    share_of = made or partial(part, xp)
+    is_sparse = stays_sparse(plain, data.rows)
+    made = None
+    if device.function is not None and not is_sparse:
+        made = device.function(part, "float64", key)
+    own: Any = SparseNumpy() if is_sparse else xp
+    share_of = made or partial(part, own)
+    parts_of = sparse_pieces if is_sparse else dense_pieces
 
     def value(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         theta, start = device.put(flat), 0
         J, g = 0.0, xp.zeros_like(theta)
-        for X in dense_pieces(data.rows, MINIMISER_CHUNK):
+        for X in parts_of(data.rows, MINIMISER_CHUNK):
             stop = start + X.shape[0]
-            X = xp.astype(X, xp.float64, copy=False)
+            X = own.astype(X, xp.float64, copy=False)
             targets = data.targets[start:stop, ...]
             targets = targets if labels else xp.astype(targets, xp.float64, copy=False)
             w = [] if weights is None else [weights[start:stop]]

@@ -49,7 +49,11 @@ PRODUCTS = [
     for dtype in ("float32", "float64")
     for bits in (32, 64)
 ]
-ENTRIES = ("run", "use_threads", "use_weights", "each", "gather", *PRODUCTS)  # of the runtime
+SPARSE = ["sparse_float32", "sparse_float64"]
+ENTRIES = (  # of the runtime
+    *("run", "use_threads", "use_weights", "each", "gather"),
+    *(*PRODUCTS, *SPARSE),
+)
 
 
 class CannotCompile(RuntimeError):

@@ -393,3 +393,59 @@ PRODUCT(product_float32_64, float, long long)
 PRODUCT(product_float64_64, double, long long)
 PRODUCT(product_float32_32, float, int)
 PRODUCT(product_float64_32, double, int)
+
+/* out ← A B, of examples that are rows of a sparse matrix, and the words of a product with them as
+   B, or transposed as B: which of its rows stands last, and where B would lie how they are kept
+   (CSR): where rows begin, their columns, their values, and whether the first two are 64 bits wide.
+   A's rows are taken ROWS at a time, which share what is read of an example. Every entry has the
+   terms of a dense product in its order, but for those that are zero.  */
+enum { ROWS = 4 };
+
+#define SPARSE(NAME, T, N)                                                                   \
+  static void NAME##_##N(const I *w, I from, I until) {                                      \
+    const I *kept = (const I *)w[10], *which = (const I *)w[15];                             \
+    const N *begin = (const N *)kept[0], *columns = (const N *)kept[1];                      \
+    const T *values = (const T *)kept[2], *A = (const T *)w[8];                              \
+    const I pc = w[13], down = w[3] ? 1 : w[9], along = w[3] ? w[9] : 1;                     \
+    const I n = w[4] ? w[6] : w[7]; /* examples */                                           \
+    for (I i = from; i < until; i += ROWS) {                                                 \
+      const I n_rows = least(ROWS, until - i);                                               \
+      const T *a[ROWS];                                                                      \
+      T *c[ROWS];                                                                            \
+      for (I r = 0; r < ROWS; r++) { /* the last one stands for those beyond */              \
+        a[r] = A + (i + least(r, n_rows - 1)) * down;                                        \
+        c[r] = (T *)w[12] + (i + least(r, n_rows - 1)) * pc;                                 \
+      }                                                                                      \
+      for (I r = 0; !w[4] && r < n_rows; r++) memset(c[r], 0, w[6] * sizeof(T));             \
+      for (I j = 0; j < n; j++) {                                                            \
+        const I first = begin[which[j]], last = begin[which[j] + 1];                         \
+        T x[ROWS];                                                                           \
+        for (I r = 0; r < ROWS; r++) x[r] = w[4] ? 0 : a[r][j * along];                      \
+        if (w[4]) {                                                                          \
+          for (I k = first; k < last; k++) {                                                 \
+            const I at = columns[k] * along;                                                 \
+            const T value = values[k];                                                       \
+            for (I r = 0; r < ROWS; r++) x[r] += a[r][at] * value;                           \
+          }                                                                                  \
+          for (I r = 0; r < n_rows; r++) c[r][j] = x[r];                                     \
+        } else {                                                                             \
+          for (I k = first; k < last; k++) {                                                 \
+            const I at = columns[k];                                                         \
+            const T value = values[k];                                                       \
+            for (I r = 0; r < n_rows; r++) c[r][at] += x[r] * value;                         \
+          }                                                                                  \
+        }                                                                                    \
+      }                                                                                      \
+    }                                                                                        \
+  }
+
+#define OF_SPARSE(NAME, T)                                                                   \
+  SPARSE(NAME, T, int)                                                                       \
+  SPARSE(NAME, T, I)                                                                         \
+  void NAME(const I *w, I part, I parts) {                                                   \
+    const I high = (w[5] + parts - 1) / parts, from = part * high;                           \
+    (((const I *)w[10])[3] ? NAME##_I : NAME##_int)(w, from, least(from + high, w[5]));      \
+  }
+
+OF_SPARSE(sparse_float32, float)
+OF_SPARSE(sparse_float64, double)
