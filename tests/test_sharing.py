@@ -89,7 +89,7 @@ def test_examples_are_fetched_where_they_lie(lie: str, dtype: str) -> None:
     assert_as_specified(step, model, indices(), most=1024)
     for made in step.programs.values():
         assert isinstance(made, Batch)
-        assert made.fetched is not None
+        assert made.fetches
         assert made.taken == ([] if lie == "as read" else ["rows"])
 
 
@@ -113,7 +113,7 @@ def test_examples_that_something_else_reads_are_gathered(
     monkeypatch.setattr("mlp_xp.compile.step.LARGE", 0)
     model = MLP(sizes, **settings)
     made = made_by(step_of(model, m), model, m)
-    assert {one.fetched is not None for one in getattr(made, "batches", [made])} == {fetched}
+    assert {one.fetches for one in getattr(made, "batches", [made])} == {fetched}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Sparse rows: scikit-learn's time against ours, of a fit, of predictions, and of one.
 
-    python bench/sparse.py [--rounds 5]
+    python bench/sparse_rows.py [--rounds 5]
 
 Rows are random, with as many words as a text has; labels too. Both have to come to the same
 model before anything is timed; then they take turns, and a ratio is the median of each round's.
