@@ -562,6 +562,20 @@ def test_a_step_lets_the_data_go_that_others_replace(
     np.testing.assert_allclose(found.theta, expected, **tolerance("float32", 64))
 
 
+def test_a_loop_runs_along_its_large_arrays_not_along_many_small_ones() -> None:
+    """As of batch normalisation in evaluation: four numbers a unit, and two arrays."""
+
+    def formula(xp: Any, Z: Any, *of_units: Any) -> Any:
+        mean, variance, gain, shift = of_units
+        return gain * ((Z - mean) / xp.sqrt(variance)) + shift
+
+    graph = Graph("float64")
+    shapes = {"Z": (30, 500), **dict.fromkeys(("mean", "variance", "gain", "shift"), (30, 1))}
+    root = trace(formula, graph, *(graph.input(name, shape) for name, shape in shapes.items()))
+    (kernel,) = Plan(fuse.Fusion([root], [None])).kernels.values()
+    assert kernel.arguments[:2] == [30, 500]  # the loops, the innermost last
+
+
 def test_a_sequence_twice_as_long_is_planned_with_twice_the_calls() -> None:
     def planned(n_steps: int) -> int:
         model = Sequential((2, n_steps), [LSTM(4), Dense(3)], seed=0)

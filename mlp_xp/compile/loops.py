@@ -739,9 +739,18 @@ def _stride(layout: Layout, group: Sequence[int]) -> int:
 def _fastest_last(
     space: Shape, groups: list[list[int]], layouts: Sequence[Layout]
 ) -> list[list[int]]:
-    """With the axis last along which most arrays lie together."""
+    """With the axis last along which most entries lie together, each counted once."""
     if len(groups) < 2:
         return groups
-    together = [sum(_stride(layout, group) == 1 for layout in layouts) for group in groups]
+    sizes = [
+        math.prod(n for n, step in zip(layout.shape, layout.strides, strict=True) if step != 0)
+        for layout in layouts
+    ]
+    together = [
+        sum(
+            size for size, layout in zip(sizes, layouts, strict=True) if _stride(layout, group) == 1
+        )
+        for group in groups
+    ]
     best = max(range(len(groups)), key=lambda i: (together[i], i))
     return [*groups[:best], *groups[best + 1 :], groups[best]]
