@@ -153,6 +153,49 @@ def test_nothing_beside_a_matrix_is_read_or_written(
         np.testing.assert_allclose(out, A.copy() @ B.copy(), rtol=1e-3, atol=1e-3)
 
 
+def windows_in(X: Any, kernel: Any, stride: Any) -> tuple[Any, Any, Any]:
+    """Where the rows of windows in X (channels, rows, columns, m) begin; their runs; and they."""
+    channels, high, wide, m = X.shape
+    (tall, broad), (down, along) = kernel, stride
+    places = np.lib.stride_tricks.as_strided(
+        X,
+        (channels, tall, broad, (high - tall) // down + 1, (wide - broad) // along + 1, m),
+        (*X.strides[:3], X.strides[1] * down, X.strides[2] * along, X.strides[3]),
+    )
+    entry = np.arange(X.size).reshape(X.shape)
+    begins = entry[:, : high - tall + 1 : down, : wide - broad + 1 : along, 0]
+    rows = np.ascontiguousarray(entry[:, :tall, :broad, 0]).reshape(-1)
+    runs = begins[0, :, :1] if along == 1 else begins[0]
+    width = m * (begins.shape[2] if along == 1 else 1)
+    told = np.array([runs.size, width, *runs.reshape(-1)], np.int64)
+    return rows, told, places.reshape(channels * tall * broad, -1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("turned", TURNED)
+def test_nothing_beside_windows_is_read_or_written(
+    dtype: str, turned: tuple[bool, bool], kernels: dict[str, int]
+) -> None:
+    rng = np.random.default_rng(5)
+    kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong])
+    for m in (1, 3, 8, 15, 16, 33, 65) * 6:
+        taps, strides = rng.integers(1, 4, 2), rng.integers(1, 3, 2)
+        shape = (int(rng.integers(1, 5)), *map(int, taps + rng.integers(0, 6, 2)), m)
+        X = walled(rng, 1, 0, int(np.prod(shape)), dtype).reshape(shape)
+        begins, runs, B = windows_in(X, taps, strides)
+        B = B.T if turned[1] else B
+        rows, (inner, columns) = int(rng.integers(1, 28)), B.shape
+        sides = (inner, rows) if turned[0] else (rows, inner)
+        A, out = (walled(rng, n, k, k, dtype) for n, k in (sides, (rows, columns)))
+        words = [0, 0, 0, *turned, rows, columns, inner, calls.address(A), sides[1]]
+        words += [calls.address(X), 1, calls.address(out), columns]
+        table = np.array([*words, calls.address(runs), calls.address(begins)], np.int64)
+        parts = int(rng.choice([1, 2, 3, 7, 64]))
+        for part in range(parts):
+            kernel(kernels[dtype])(calls.address(table), part, parts)
+        np.testing.assert_allclose(out, (A.T if turned[0] else A) @ B, rtol=1e-2, atol=1e-2)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_sum_of_nothing_is_zero(dtype: str, kernels: dict[str, int]) -> None:
     A, B = np.ones((9, 1), dtype)[:, :0], np.ones((1, 20), dtype)[:0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import scipy.sparse
 from sklearn.exceptions import ConvergenceWarning
+from test_products import walled
 
 from conftest import tolerance
 from mlp_xp import MLPClassifier, MLPRegressor
 from mlp_xp.estimators.arrays import HOST, Sparse, SparseNumpy, SparseRows
 from mlp_xp.fast import native, sparse
+from mlp_xp.fast.calls import address
 
 N_FEATURES = 120
 
@@ -60,6 +63,30 @@ def test_products_with_sparse_rows_are_those_with_dense_ones(
     for lies in (np.ascontiguousarray, np.asfortranarray, lambda A: np.repeat(A, 2, 0)[::2]):
         np.testing.assert_allclose(sparse.product(lies(W), rows), W @ X.T, **near)
         np.testing.assert_allclose(sparse.gradient(lies(delta), rows), delta @ X, **near)
+
+
+@pytest.mark.skipif(not native.available(), reason="no C compiler")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_nothing_beside_sparse_rows_is_read_or_written(turned: bool, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p, ctypes.c_longlong, ctypes.c_longlong])
+    for n_out in (1, 2, 4, 5, 9, 30) * 5:
+        rows = rows_of(int(rng.integers(1, 20)), float(rng.random()), dtype, int(rng.integers(99)))
+        values, which = walled(rng, 1, 0, rows.nnz, dtype)[0], rng.integers(0, rows.shape[0], 13)
+        values[:] = rows.data
+        found = scipy.sparse.csr_array((values, rows.indices, rows.indptr), rows.shape)
+        told = sparse.kept(found)
+        assert told is not None
+        X, kept = rows.toarray()[which], np.array(told, np.int64)
+        inner, columns = X.shape[::-1] if turned else X.shape
+        A, out = (walled(rng, n_out, n, n, dtype) for n in (inner, columns))
+        words = [0, 0, 0, 0, turned, n_out, columns, inner, address(A), inner, address(kept), 0]
+        table = np.array([*words, address(out), columns, 0, address(which)], np.int64)
+        parts = int(rng.choice([1, 2, 3, 7, 64]))
+        for part in range(parts):
+            kernel(sparse.kernel(dtype))(address(table), part, parts)
+        np.testing.assert_allclose(out, A @ (X.T if turned else X), rtol=1e-3, atol=1e-3)
 
 
 def test_entries_that_stand_twice_or_in_no_order_are_added() -> None:
