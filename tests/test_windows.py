@@ -197,7 +197,7 @@ def test_windows_of_networks_and_of_what_lies_by_columns(n_networks: int) -> Non
 
 
 @fetching
-@pytest.mark.parametrize("why", ["wanted", "narrow", "of several"])
+@pytest.mark.parametrize("why", ["wanted", "narrow", "of several", "of several steps"])
 def test_patches_are_made_where_they_are_wanted(why: str) -> None:
     """By others too; and where what lies together is less than a vector."""
     rng, m = np.random.default_rng(0), 4 if why == "narrow" else 32
@@ -211,6 +211,11 @@ def test_patches_are_made_where_they_are_wanted(why: str) -> None:
                 [X[:, i : i + 7, j : j + 7] + i for i in (0, 1, 2) for j in (0, 1, 2)], axis=1
             )
             seen = xp.reshape(seen, (1, 9, -1))
+            return [xp.matmul(W, seen), xp.matmul(delta, xp.matrix_transpose(seen))]
+        if why == "of several steps":
+            wide = xp.concat([X, X], axis=-2)
+            parts = [wide[:, :7, :14:2], *(wide[:, :7, j : j + 7] for j in range(8))]
+            seen = xp.reshape(xp.stack(parts, axis=1), (1, 9, -1))
             return [xp.matmul(W, seen), xp.matmul(delta, xp.matrix_transpose(seen))]
         found = both_products(xp, W, X, delta, (3, 3), stride)
         if why == "wanted":

@@ -102,16 +102,17 @@ class Lying(NamedTuple):
     def layouts(self, source: Layout) -> list[Layout] | None:
         """Where each of them lies, if its source does so; None where no product can read them.
 
-        Its rows may lie anywhere; the entries of its last axis have to lie together.
+        All have to lie alike, from wherever each begins, and the entries of the last axis together.
         """
         found = []
         for steps in self.views:
             seen = seen_through(steps, source)
             layout = None if seen is None else reshaped(seen, self.shape)
-            if layout is None or layout.shape[-1] > 1 != layout.strides[-1]:
+            if layout is None or (layout.shape[-1] > 1 and layout.strides[-1] != 1):
                 return None
             found.append(layout)
-        return found
+        alike = all(layout.strides == found[0].strides for layout in found)
+        return found if alike else None
 
 
 def run_of(layout: Layout, n_axes: int) -> tuple[int, int]:
