@@ -97,6 +97,21 @@ def test_entries_that_stand_twice_or_in_no_order_are_added() -> None:
     np.testing.assert_array_equal(sparse.product(W, rows), expected)
 
 
+@pytest.mark.parametrize("width", ["i2", "u4", ">i4", ">i8", "misaligned"])
+def test_rows_whose_columns_are_numbered_otherwise_are_read_by_scipy(width: str) -> None:
+    """It takes every integer that somebody puts there, where two are the runtime's."""
+    rows, W = rows_of(50), np.random.default_rng(0).normal(size=(5, N_FEATURES))
+    delta = np.random.default_rng(1).normal(size=(5, 50))
+    product, gradient = sparse.product(W, rows), sparse.gradient(delta, rows)
+    if width == "misaligned":
+        rows.data = np.frombuffer(b"-" + rows.data.tobytes(), offset=1)
+    else:
+        rows.indices, rows.indptr = rows.indices.astype(width), rows.indptr.astype(width)
+    assert sparse.kept(rows) is None
+    np.testing.assert_allclose(sparse.product(W, rows), product, **tolerance("float64", 250))
+    np.testing.assert_allclose(sparse.gradient(delta, rows), gradient, **tolerance("float64", 250))
+
+
 def test_a_formula_takes_sparse_rows_as_columns() -> None:
     rows, xp = rows_of(9), SparseNumpy()
     X = xp.matrix_transpose(Sparse(rows))

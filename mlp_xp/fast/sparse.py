@@ -32,8 +32,9 @@ def few(csr: Any) -> bool:
 def kept(csr: Any) -> tuple[int, int, int, int] | None:
     """How rows are kept, as the runtime is told (`runtime.c`); None where it cannot read them."""
     parts, wide = (csr.indptr, csr.indices, csr.data), csr.indices.dtype
-    readable = csr.indptr.dtype == wide and csr.dtype in (np.float32, np.float64)
-    if not readable or not all(part.flags.c_contiguous for part in parts):
+    known = wide in (np.int32, np.int64) and csr.dtype in (np.float32, np.float64)
+    lie = all(part.flags.c_contiguous and part.flags.aligned for part in parts)
+    if not known or not lie or csr.indptr.dtype != wide:
         return None
     starts, columns, values = map(address, parts)
     return starts, columns, values, int(wide == np.int64)
