@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -204,6 +205,25 @@ def test_steps_go_from_sparse_rows_to_dense_ones_and_back(n_units: int) -> None:
         theirs.partial_fit(X.toarray(), y, classes=[0, 1, 2])
     for one, other in zip(mine.coefs_, theirs.coefs_, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(not native.available(), reason="no C compiler")
+def test_a_dense_batch_takes_no_memory_before_there_is_one() -> None:
+    """Not even memory that is never touched: a quota of addresses counts it."""
+    rows = scipy.sparse.random(100, 200_000, 0.0005, "csr", np.float32, random_state=0)
+    y, dense = np.arange(100) % 2, 100 * 200_000 * 4
+    model, peaks = MLPClassifier((2,), batch_size=100), list[int]()
+    tracemalloc.start()
+    try:
+        for X in (rows, rows, rows.toarray()):
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            model.partial_fit(X, y, classes=[0, 1])
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        tracemalloc.stop()
+    assert max(peaks[:2]) < dense / 2
+    assert np.isfinite(model.loss_)
 
 
 def test_products_at_another_precision_take_a_dense_copy() -> None:

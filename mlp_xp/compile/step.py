@@ -140,6 +140,12 @@ def bits_of(step: CompiledStep, m: int, dropped: bool) -> Buffer:
     return np.zeros((*step.theta.shape[:-1], n), np.uint16)
 
 
+def _hollow(shape: tuple[int, ...], dtype: Any) -> Buffer:
+    """An array that has a place and strides, but no memory: never read or written."""
+    place, steps = np.zeros(1, dtype), np.cumprod((1, *shape[:0:-1]))[::-1]
+    return np.lib.stride_tricks.as_strided(place, shape, steps * place.itemsize)
+
+
 class Batch:
     """A step's program for batches of m examples.
 
@@ -159,14 +165,16 @@ class Batch:
     ) -> None:
         self.step, self.read = step, cast("Data | None", None)
         self.made = made = step.planned(m, shared, dropped)
+        node = made.plan.inputs["rows"]
+        taken = step.target.native and made.plan.taken(node)
+        self.hollow = taken and hasattr(step.data.rows, "csr")  # rows may never want their memory
         self.inputs = {
-            name: aligned.zeros(*shape) for name, shape in step.examples(m, shared).items()
+            name: _hollow(*shape) if name == "rows" and self.hollow else aligned.zeros(*shape)
+            for name, shape in step.examples(m, shared).items()
         }
         rows = self.inputs["rows"]
         self.index = np.zeros(rows.shape[:-1], np.int64) if index is None else index
         self.bits = bits_of(step, m, dropped) if bits is None else bits
-        node = made.plan.inputs["rows"]
-        taken = step.target.native and made.plan.taken(node)
         self.fetches = taken and made.plan.fetched(node)
         self.kept = np.zeros(4, np.int64)  # how sparse rows are: see `runtime.c`
         own = {**self.inputs, "bits": self.bits} if dropped else self.inputs
@@ -259,10 +267,12 @@ class Batch:
 
     def _read(self, data: Data) -> None:
         """Take the batch from these data: by NumPy where they do not lie as a kernel reads them."""
+        product = self._of_sparse(data)
+        if self.hollow and not product:
+            self._fill()
         self.read = data
         read = [*self.places, *(["rows"] if self.fetches else [])]
         there = {name: where for name in read if (where := self._where(name))}
-        product = self._of_sparse()
         self.taken = [name for name in self.inputs if name not in there]
         if product:
             self.taken.remove("rows")
@@ -277,10 +287,19 @@ class Batch:
         for words, (row, word), offset, own in self.reading:
             words[row, [0, word, WHICH]] = product or own, start + offset, which
 
-    def _of_sparse(self) -> int:
+    def _fill(self) -> None:
+        """Give rows their memory."""
+        hollow = self.inputs["rows"]
+        rows = self.inputs["rows"] = aligned.zeros(hollow.shape, hollow.dtype)
+        self.program.give(self.made.plan.inputs["rows"], rows)
+        if "rows" in self.places:
+            table, row = self.places["rows"]
+            table.words[row, 2] = address(rows)
+        self.hollow = False
+
+    def _of_sparse(self, data: Data) -> int:
         """The product with rows as they are kept; 0 where they are not sparse, or are copied."""
-        assert self.read is not None
-        csr, dtype = getattr(self.read.rows, "csr", None), self.inputs["rows"].dtype
+        csr, dtype = getattr(data.rows, "csr", None), self.inputs["rows"].dtype
         if not self.reading or csr is None or csr.dtype != dtype or not sparse.few(csr):
             return 0
         told = sparse.kept(csr)
