@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import tracemalloc
 import warnings
+import weakref
 from typing import Any
 
 import numpy as np
@@ -224,6 +225,23 @@ def test_a_dense_batch_takes_no_memory_before_there_is_one() -> None:
         tracemalloc.stop()
     assert max(peaks[:2]) < dense / 2
     assert np.isfinite(model.loss_)
+
+
+def test_a_matrix_that_is_given_other_arrays_is_trained_on_as_it_was() -> None:
+    """Methods such as `sum_duplicates` do that; steps still read the arrays of before."""
+    rows, other, y = rows_of(5_000), rows_of(5_000, 0.01, seed=1), np.arange(5_000) % 3
+    options = {"hidden_layer_sizes": (5,), "max_iter": 3, "random_state": 0}
+    before, kept = rows.copy(), weakref.ref(rows.data)
+
+    def change(*_: object) -> None:
+        rows.data, rows.indices, rows.indptr = other.data, other.indices, other.indptr
+        assert kept() is not None
+
+    with pytest.warns(ConvergenceWarning):
+        found = MLPClassifier(**options, callbacks=[change]).fit(rows, y)
+    with pytest.warns(ConvergenceWarning):
+        expected = MLPClassifier(**options).fit(before, y)
+    np.testing.assert_array_equal(found.coefs_[0], expected.coefs_[0])
 
 
 def test_products_at_another_precision_take_a_dense_copy() -> None:

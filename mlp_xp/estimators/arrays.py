@@ -8,6 +8,7 @@ matrices) counts as NumPy.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -149,7 +150,9 @@ class SparseRows:
     """CSR rows on the host, of which a part at a time becomes dense, on the device."""
 
     def __init__(self, rows: Any, device: Device) -> None:
-        self.csr, self.device = rows, device
+        # an own matrix of the same arrays: methods of the caller's may give that others, and what
+        # reads these by their addresses wants them to stay
+        self.csr, self.device = copy(rows), device
         self.shape = rows.shape
         self.dtype = device.put(np.empty(0, rows.dtype)).dtype
 
